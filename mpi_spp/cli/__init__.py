@@ -1,0 +1,80 @@
+"""The command line: one click command a file, loaded when it is used."""
+
+import importlib
+import os
+import pkgutil
+import signal
+import sys
+import traceback
+from typing import NoReturn
+
+import click
+
+from mpi_spp import __version__
+from mpi_spp.comm.environment import launched_rank, launched_size
+from mpi_spp.errors import UserError
+
+
+class CommandsByFile(click.Group):
+    """A group whose commands are the modules of this package; `bench_comm.py` would be `bench-comm`."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(
+            module.name.replace("_", "-")
+            for module in pkgutil.iter_modules(__path__)
+            if not module.name.startswith("_")
+        )
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        return importlib.import_module(f"mpi_spp.cli.{cmd_name.replace('-', '_')}").command
+
+
+@click.group(cls=CommandsByFile, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mpi-spp")
+def commands() -> None:
+    """Run a Hugging Face decoder language model over MPI ranks, on CPUs and GPUs."""
+
+
+def main() -> NoReturn:
+    """Run one command on this rank and leave with its status: 0, 2 for bad input, 1 for any other failure.
+
+    Ctrl-C and the launcher's signals end the process at once, wherever it is: inside MPI or torch too.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if launched_rank() > 0:
+        sys.stdout = open(os.devnull, "w")  # help and version texts come from one rank
+    try:
+        commands(standalone_mode=False)
+    except click.exceptions.Exit as leave:
+        sys.exit(leave.exit_code)
+    except click.UsageError as error:
+        hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
+        _leave_with(UserError(error.format_message() + hint))
+    except UserError as error:
+        _leave_with(error)
+    except Exception:
+        _abort()
+    sys.exit(0)
+
+
+def _leave_with(error: UserError) -> NoReturn:
+    """Say what is wrong from one rank, and end all ranks with status 2."""
+    if launched_size() > 1:
+        from mpi_spp.comm.world import leave_together
+
+        leave_together(error)
+    print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
+    sys.exit(2)
+
+
+def _abort() -> NoReturn:
+    """Show the traceback of this rank and end all ranks with status 1."""
+    where = f"[rank {launched_rank()}] " if launched_size() > 1 else ""
+    print(where + traceback.format_exc(), file=sys.stderr, flush=True)
+    if launched_size() > 1:
+        from mpi_spp.comm.world import abort
+
+        abort(1)
+    sys.exit(1)

@@ -1,0 +1,1 @@
+"""Everything that speaks MPI: the only package that imports mpi4py."""

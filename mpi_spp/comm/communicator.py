@@ -1,0 +1,112 @@
+"""A communicator that moves torch tensors and counts what it moves."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from mpi4py import MPI
+
+from mpi_spp.comm.buffers import Direct, Staging, bytes_type, memory_of, spec_of, unit_bytes
+from mpi_spp.comm.requests import Idle, Request, Transfer
+
+_VALUE_AND_ID = np.dtype([("value", np.float32), ("id", np.int32)])  # the layout of MPI.FLOAT_INT
+
+
+class Communicator:
+    """The ranks of one axis. Every method moves bytes; none computes with them but `largest`.
+
+    `bytes_sent` counts what this rank hands over times the ranks that must get it, whatever way MPI takes.
+    """
+
+    def __init__(self, comm: MPI.Comm, staging: Staging | None = None, shares_core: bool = False) -> None:
+        self._comm = comm
+        self._staging = staging or Direct()
+        self._idle = Idle(shares_core)
+        self._largest_tag = comm.Get_attr(MPI.TAG_UB)
+        self.rank, self.size = comm.rank, comm.size
+        self.bytes_sent = 0
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is rank 0."""
+        return self.rank == 0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether this is the rank of the highest number."""
+        return self.rank == self.size - 1
+
+    @property
+    def next(self) -> int:
+        """The next rank round the ring."""
+        return (self.rank + 1) % self.size
+
+    @property
+    def prev(self) -> int:
+        """The rank before this one, round the ring."""
+        return (self.rank - 1) % self.size
+
+    def duplicate(self) -> "Communicator":
+        """The same ranks with a space of messages of their own, so that two conversations cannot mix. Collective."""
+        copy = Communicator(self._comm.Dup(), self._staging)
+        copy._idle = self._idle
+        return copy
+
+    def isend(self, tensor: torch.Tensor, dest: int, tag: int = 0) -> Request:
+        """Start sending a contiguous tensor; it must not change before the request is complete."""
+        buffer = self._staging.outgoing(tensor)
+        self.bytes_sent += tensor.nbytes
+        return Transfer(self._comm.Isend(spec_of(buffer), dest, self._wrap(tag)), buffer)
+
+    def irecv(self, tensor: torch.Tensor, source: int, tag: int = 0) -> Request:
+        """Start receiving into a contiguous tensor of exactly the size that was sent."""
+        buffer, finish = self._staging.incoming(tensor, read_too=False)
+        return Transfer(self._comm.Irecv(spec_of(buffer), source, self._wrap(tag)), buffer, finish)
+
+    def iallgather(self, tensor: torch.Tensor, lengths: Sequence[int]) -> Request:
+        """Start filling a tensor [sum(lengths), row] whose slices belong to the ranks: each gives its own, in place.
+
+        `lengths[r]` is the number of rows of rank r; it may be 0.
+        """
+        buffer, finish = self._staging.incoming(tensor, read_too=True)
+        unit = unit_bytes(buffer)
+        units_per_row = buffer[:1].nbytes // unit
+        counts = [length * units_per_row for length in lengths]
+        offsets = [sum(counts[:rank]) for rank in range(self.size)]
+        self.bytes_sent += counts[self.rank] * unit * (self.size - 1)
+        spec = [memory_of(buffer), (counts, offsets), bytes_type(unit)]
+        return Transfer(self._comm.Iallgatherv(MPI.IN_PLACE, spec), buffer, finish)
+
+    def broadcast(self, tensor: torch.Tensor, root: int) -> None:
+        """Give all ranks the root's values, in place."""
+        buffer, finish = self._staging.incoming(tensor, read_too=True)
+        if self.rank == root:
+            self.bytes_sent += tensor.nbytes * (self.size - 1)
+        self.wait(Transfer(self._comm.Ibcast(spec_of(buffer), root), buffer, finish))
+
+    def largest(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        """For each row the id of the largest value over all ranks; of equal values the lowest id.
+
+        `values` float32 [rows], `ids` int64 [rows] below 2**31; returns int64 [rows] on the CPU, the same on all ranks.
+        """
+        mine = np.empty(len(values), _VALUE_AND_ID)
+        mine["value"], mine["id"] = values.cpu().numpy(), ids.cpu().numpy()
+        best = np.empty_like(mine)
+        self.bytes_sent += mine.nbytes * (self.size - 1)
+        request = self._comm.Iallreduce([mine, MPI.FLOAT_INT], [best, MPI.FLOAT_INT], MPI.MAXLOC)
+        self.wait(Transfer(request, (mine, best)))
+        return torch.from_numpy(best["id"].astype(np.int64))
+
+    def barrier(self) -> None:
+        """Return when all ranks have called this."""
+        self.wait(Transfer(self._comm.Ibarrier(), None))
+
+    def wait(self, request: Request, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Return when the request is complete, leaving the core to others when it is shared.
+
+        `meanwhile` is called again and again: what other ranks wait for must move on too.
+        """
+        self._idle.wait(request, meanwhile)
+
+    def _wrap(self, tag: int) -> int:
+        return tag % (self._largest_tag + 1)

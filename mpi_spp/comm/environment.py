@@ -1,0 +1,22 @@
+"""What a launcher tells its processes through environment variables; needs no MPI library."""
+
+import os
+from collections.abc import Mapping
+
+# First match wins. Open MPI; MPICH, Intel MPI and other PMI-1 launchers; MVAPICH; srun (a job step, not the whole allocation).
+_RANK_NAMES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
+_SIZE_NAMES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+
+
+def _first_integer(names: tuple[str, ...], environment: Mapping[str, str]) -> int | None:
+    return next((int(environment[name]) for name in names if environment.get(name, "").isdigit()), None)
+
+
+def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
+    """The rank that the launcher gave this process; 0 without a launcher."""
+    return _first_integer(_RANK_NAMES, environment) or 0
+
+
+def launched_size(environment: Mapping[str, str] = os.environ) -> int:
+    """How many processes the launcher says it started; 1 without a launcher."""
+    return _first_integer(_SIZE_NAMES, environment) or 1

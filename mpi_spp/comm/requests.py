@@ -1,0 +1,63 @@
+"""Nonblocking operations that own their buffers, and how a rank waits for them."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from mpi4py import MPI
+
+_SPIN_SECONDS = 100e-6  # a message between two ready ranks of one machine arrives well within this
+_NAP_SECONDS = 20e-6
+
+
+class Request(Protocol):
+    """An operation under way."""
+
+    def test(self) -> bool:
+        """Whether it is complete; moves it on."""
+
+
+class Idle:
+    """What a rank does between two looks at an operation that is not complete.
+
+    Open MPI and MPICH spin inside their own waits. With more ranks than cores that takes the core from the very
+    rank that is waited for, so a rank that shares its core spins shortly and then sleeps.
+    """
+
+    def __init__(self, shares_core: bool) -> None:
+        self._shares_core = shares_core
+
+    def wait(self, request: Request, meanwhile: Callable[[], object] = lambda: None) -> None:
+        """Return when the request is complete; `meanwhile` moves other work on."""
+        if request.test():
+            return
+        nap_after = time.perf_counter() + (_SPIN_SECONDS if self._shares_core else float("inf"))
+        while not request.test():
+            meanwhile()
+            if time.perf_counter() > nap_after:
+                time.sleep(_NAP_SECONDS)
+            elif self._shares_core:
+                os.sched_yield()
+
+
+class Transfer:
+    """An MPI operation with the buffers that must live until it is complete.
+
+    `finish` runs once, on completion: it copies a staged message to where it belongs.
+    """
+
+    def __init__(self, request: MPI.Request, keep_alive: Any, finish: Callable[[], None] | None = None) -> None:
+        self._request = request
+        self._keep_alive = keep_alive
+        self._finish = finish
+        self._complete = False
+
+    def test(self) -> bool:
+        """Whether the transfer is complete; moves it on."""
+        if not self._complete and self._request.Test():
+            self._complete = True
+            if self._finish is not None:
+                self._finish()
+            self._keep_alive = self._finish = None
+        return self._complete

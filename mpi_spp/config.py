@@ -1,0 +1,74 @@
+"""The options of a run: one frozen dataclass, validated when made. Its defaults are the command line's defaults."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from mpi_spp import registry
+from mpi_spp.errors import UserError
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DEVICES = ("auto", "cpu", "cuda")
+GRANULARITIES = ("layer", "chunk", "prefill")
+CUDA_AWARE = ("auto", "yes", "no")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What the user chose. Raises UserError naming the option when a value cannot work."""
+
+    model: str
+    prompt: str | None = None
+    prompt_file: str | None = None
+    prompt_ids: str | None = None
+    chat: bool | None = None  # None: a chat when the model has a chat template
+    system: str | None = None
+    max_new_tokens: int = 100
+    ignore_eos: bool = False
+    chunk_size: int = 128
+    prefill: str = "pipeline"
+    sync_strategy: str = "pairwise"
+    sync_granularity: str = "chunk"
+    decode: str = "replicated"
+    dtype: str = "auto"
+    device: str = "auto"
+    gpu_ids: tuple[int, ...] = ()
+    cuda_aware: str = "auto"
+    threads: int | None = None  # None: the cores of this rank, shared with the ranks bound to the same ones
+    log_dir: str | None = None
+    json: str | None = None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("prompt", "prompt_file", "prompt_ids") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(map(option_name, given)) or "none"
+            raise UserError(f"give exactly one of --prompt, --prompt-file and --prompt-ids (found: {found})")
+        for name in ("max_new_tokens", "chunk_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UserError(f"{option_name(name)}: {value} is too small; give 1 or more")
+        self._check_choice("sync_strategy", registry.choices("sync"))
+        self._check_choice("prefill", registry.choices("prefill"))
+        self._check_choice("decode", registry.choices("decode"))
+        self._check_choice("sync_granularity", GRANULARITIES)
+        self._check_choice("dtype", DTYPES)
+        self._check_choice("device", DEVICES)
+        self._check_choice("cuda_aware", CUDA_AWARE)
+        if self.gpu_ids and self.device == "cpu":
+            raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
+        if self.prompt_ids is not None and self.chat:
+            raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
+
+    def _check_choice(self, name: str, allowed: list[str] | tuple[str, ...]) -> None:
+        value = getattr(self, name)
+        if value not in allowed:
+            raise UserError(f"{option_name(name)}: {value!r} is unknown; choose one of {', '.join(allowed)}")
+
+
+def option_name(field_name: str) -> str:
+    """The command-line spelling of a field: `chunk_size` is `--chunk-size`."""
+    return "--" + field_name.replace("_", "-")
+
+
+def default_of(field_name: str) -> Any:
+    """The default of a field of RunConfig, for the command line."""
+    return next(field.default for field in fields(RunConfig) if field.name == field_name)

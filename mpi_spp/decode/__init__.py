@@ -1,0 +1,1 @@
+"""Decode strategies, one file each; the file name is the key."""

@@ -1,0 +1,140 @@
+"""Load, prefill, sync, decode: one prompt in, a stream of tokens out, the same on every rank."""
+
+import logging
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mpi_spp import registry
+from mpi_spp.comm.buffers import choose_staging
+from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.cuda import is_cuda_aware
+from mpi_spp.comm.world import World
+from mpi_spp.config import RunConfig
+from mpi_spp.errors import UserError
+from mpi_spp.kv.cache import KVCache
+from mpi_spp.kv.exchange import Exchange
+from mpi_spp.kv.rounds import plan_rounds
+from mpi_spp.model.checkpoint import Checkpoint
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.decoder import Stage
+from mpi_spp.model.device import choose_device, choose_dtype
+from mpi_spp.model.weights import checkpoint_dtype, load_stage, stage_shapes
+from mpi_spp.partition import split_chunks, split_evenly
+from mpi_spp.prefill._job import PrefillJob
+from mpi_spp.report.timings import Clock
+from mpi_spp.sampling.greedy import select
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    """A model spread over the ranks of a job. Making one is collective: it loads the weights, or raises on all ranks."""
+
+    def __init__(self, config: RunConfig, model: ModelConfig, directory: Path, world: World, clock: Clock) -> None:
+        self.config, self.model, self.world, self.clock = config, model, world, clock
+        self._prefill, self._sync, self._decode = load_strategies(config)
+        self.layer_spans = split_evenly(model.num_hidden_layers, world.size)
+        self.threads = config.threads or world.default_threads()
+        torch.set_num_threads(self.threads)
+        self.stage = self._load(directory)
+        self._connect()
+
+    def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
+        """Yield the answer's token ids, the stop token included, on every rank. Collective; `clock` gets the moments."""
+        cache = self.stage.new_cache(range(self.model.num_hidden_layers), len(prompt_ids) + max_new_tokens)
+        hidden = self.prefill(prompt_ids, cache)
+        for position in range(len(prompt_ids), len(prompt_ids) + max_new_tokens):
+            token = select(self.stage.logits(hidden), self.stage.vocabulary, self.comm)
+            self.clock.mark("first_token" if position == len(prompt_ids) else "decode_end")
+            yield int(token)
+            if int(token) in stop_ids:
+                return
+            if position + 1 < len(prompt_ids) + max_new_tokens:
+                hidden = self._decode.step(self.stage, cache, token, position)
+
+    def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
+        """Fill the cache on every rank; returns the last token's hidden state [1, hidden_size], on every rank too."""
+        self.comm.barrier()
+        self.clock.mark("prefill_start")
+        chunks = split_chunks(len(prompt_ids), self.config.chunk_size)
+        rounds = plan_rounds(self.config.sync_granularity, self.layer_spans, chunks)
+        exchange = Exchange(self.kv_comm, self._sync.exchange, cache, rounds)
+        ids = torch.tensor(prompt_ids)
+        job = PrefillJob(self.stage, self.comm, ids, chunks, self.layer_spans, cache, exchange)
+        hidden = self._prefill.prefill(job)
+        self._mark_done("prefill_end")
+        exchange.finish()
+        self.comm.barrier()
+        self._mark_done("sync_end")
+        self.comm.broadcast(hidden, root=self.comm.size - 1)
+        return hidden
+
+    def facts(self) -> dict[str, Any]:
+        """What this rank is and did, as plain values."""
+        span = self.layer_spans[self.world.rank]
+        return {
+            "rank": self.world.rank,
+            "host": self.world.host,
+            "device": str(self.stage.device),
+            "threads": self.threads,
+            "affinity": self.world.cores,
+            "prefill_layers": [span.start, span.stop],
+            "decode_layers": [0, self.model.num_hidden_layers],
+            "vocabulary": [self.stage.vocabulary.start, self.stage.vocabulary.stop],
+            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts KiB
+            "peak_gpu_memory_bytes": self._peak_gpu_memory(),
+            "bytes_sent": self.comm.bytes_sent + self.kv_comm.bytes_sent,
+            "kv_bytes_sent": self.kv_comm.bytes_sent,
+            "moments": self.clock.moments,
+        }
+
+    def _load(self, directory: Path) -> Stage:
+        """Check the files' headers on all ranks before any rank spends time on reading weights."""
+        layers = range(self.model.num_hidden_layers)
+        vocabulary = split_evenly(self.model.vocab_size, self.world.size)[self.world.rank]
+
+        def check() -> tuple[Checkpoint, torch.device]:
+            checkpoint = Checkpoint(directory)
+            checkpoint.require(stage_shapes(self.model, layers))
+            world, config = self.world, self.config
+            return checkpoint, choose_device(config.device, config.gpu_ids, world.local_rank, world.local_size)
+
+        checkpoint, device = self.world.together(check)
+        dtype = choose_dtype(self.config.dtype, self.model.dtype or checkpoint_dtype(checkpoint), device)
+        log.info("loading %s as %s on %s", directory, dtype, device)
+        return self.world.together(lambda: load_stage(checkpoint, self.model, layers, vocabulary, dtype, device))
+
+    def _connect(self) -> None:
+        """Two conversations that never mix: hidden states and tokens, and the KV sync."""
+        mpi_comm, device = self.world.mpi_comm, self.stage.device
+        aware = device.type == "cuda" and is_cuda_aware(self.config.cuda_aware, mpi_comm)
+        shares_core = self.world.shares_core(self.threads)
+        self.comm = Communicator(mpi_comm.Dup(), choose_staging(device, aware), shares_core)
+        self.kv_comm = self.comm.duplicate()
+        log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, self.threads, self.world.cores)
+
+    def _mark_done(self, name: str) -> None:
+        if self.stage.device.type == "cuda":
+            torch.cuda.synchronize(self.stage.device)
+        self.clock.mark(name)
+        log.info("%s at %.3f s", name, self.clock.moments[name])
+
+    def _peak_gpu_memory(self) -> int:
+        return torch.cuda.max_memory_allocated(self.stage.device) if self.stage.device.type == "cuda" else 0
+
+
+def load_strategies(config: RunConfig) -> tuple[Any, Any, Any]:
+    """The modules of the chosen prefill, sync and decode. Raises UserError when the sync does not join the two others."""
+    prefill = registry.load("prefill", config.prefill)
+    sync = registry.load("sync", config.sync_strategy)
+    decode = registry.load("decode", config.decode)
+    if sync.JOINS != (prefill.LEAVES, decode.WANTS):
+        raise UserError(
+            f"--sync-strategy: {config.sync_strategy} joins caches from '{sync.JOINS[0]}' to '{sync.JOINS[1]}', but prefill"
+            f" {config.prefill} leaves '{prefill.LEAVES}' and decode {config.decode} wants '{decode.WANTS}'"
+        )
+    return prefill, sync, decode

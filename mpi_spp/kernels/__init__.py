@@ -1,0 +1,1 @@
+"""Arithmetic back ends, chosen by device and dtype."""

@@ -1,0 +1,1 @@
+"""The key/value cache and who holds which part of it."""

@@ -1,0 +1,145 @@
+"""The shape of a model, read from its Hugging Face configuration."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mpi_spp.errors import UserError
+from mpi_spp.model.families import FAMILIES, Family
+from mpi_spp.model.rope import ROPE_TYPES, Rope, make_rope
+
+# Fields for which transformers would silently take the default of some other model.
+_REQUIRED = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "vocab_size",
+    "max_position_embeddings",
+)
+ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """A decoder as data. Plain values only, so that rank 0 can send it to ranks that never read the file."""
+
+    model_type: str
+    num_hidden_layers: int
+    hidden_size: int
+    intermediate_size: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    max_position_embeddings: int
+    rms_norm_eps: float
+    hidden_act: str
+    tie_word_embeddings: bool
+    qkv_bias: bool
+    output_bias: bool
+    mlp_bias: bool
+    qk_norm: bool
+    sliding_windows: tuple[int | None, ...]  # for each layer the keys that a query sees, itself included; None: all
+    rope: Rope
+    dtype: torch.dtype | None  # of the checkpoint, where the file says so
+
+    @property
+    def query_groups(self) -> int:
+        """Query heads for each key/value head."""
+        return self.num_attention_heads // self.num_key_value_heads
+
+
+def read_config(directory: Path) -> ModelConfig:
+    """Read `config.json` of a model directory. Raises UserError naming the file and what is missing or unsupported."""
+    path = directory / "config.json"
+    raw = _read_json(path)
+    family = _family_of(raw, path)
+    missing = [name for name in _REQUIRED if raw.get(name) is None]
+    if missing:
+        raise UserError(f"{path}: the field {missing[0]!r} is missing; get a complete config.json of this model")
+    for name in ("quantization_config", "per_layer_config"):
+        if raw.get(name):
+            raise UserError(f"{path}: {name!r} is not supported; use a float32, bfloat16 or float16 checkpoint")
+    return _from_transformers(_parse(directory, path), family, path)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file, so this is not a Hugging Face model directory") from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(raw, dict):
+        raise UserError(f"{path}: holds no JSON object, so it is not a model configuration")
+    return raw
+
+
+def _family_of(raw: dict[str, Any], path: Path) -> Family:
+    supported = f"supported are {', '.join(FAMILIES)}"
+    if "model_type" not in raw:
+        raise UserError(f"{path}: the field 'model_type' is missing; {supported}")
+    if raw["model_type"] not in FAMILIES:
+        raise UserError(f"{path}: model_type {raw['model_type']!r} is not supported; {supported}")
+    return FAMILIES[raw["model_type"]]
+
+
+def _parse(directory: Path, path: Path) -> Any:
+    """The configuration object of transformers: it knows every default and every older spelling of a field."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds; all of them mean that this file is wrong
+        raise UserError(f"{path}: is not a valid model configuration ({error})") from None
+
+
+def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if config.num_attention_heads % config.num_key_value_heads:
+        raise UserError(
+            f"{path}: num_attention_heads {config.num_attention_heads} is no multiple of"
+            f" num_key_value_heads {config.num_key_value_heads}"
+        )
+    if config.hidden_act not in ACTIVATIONS:
+        raise UserError(f"{path}: hidden_act {config.hidden_act!r} is not supported; {', '.join(ACTIVATIONS)} are")
+    rope_type = config.rope_parameters.get("rope_type", "default")
+    if rope_type not in ROPE_TYPES or config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
+        raise UserError(f"{path}: rope_type {rope_type!r} is not supported; {', '.join(ROPE_TYPES)} are (not partial)")
+
+    def decided(rule: bool | str) -> bool:
+        return bool(getattr(config, rule)) if isinstance(rule, str) else rule
+
+    return ModelConfig(
+        model_type=family.model_type,
+        num_hidden_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=head_dim,
+        vocab_size=config.vocab_size,
+        max_position_embeddings=config.max_position_embeddings,
+        rms_norm_eps=config.rms_norm_eps,
+        hidden_act=config.hidden_act,
+        tie_word_embeddings=config.tie_word_embeddings,
+        qkv_bias=decided(family.qkv_bias),
+        output_bias=decided(family.output_bias),
+        mlp_bias=decided(family.mlp_bias),
+        qk_norm=family.qk_norm,
+        sliding_windows=tuple(_window(config, family, layer) for layer in range(config.num_hidden_layers)),
+        rope=make_rope(config, head_dim),
+        dtype=config.dtype,
+    )
+
+
+def _window(config: Any, family: Family, layer: int) -> int | None:
+    if family.sliding_layers == "all":
+        return config.sliding_window
+    if family.sliding_layers == "by layer" and config.layer_types[layer] == "sliding_attention":
+        return config.sliding_window
+    return None

@@ -1,0 +1,129 @@
+"""The decoder of one rank: embeds, runs layers, gives logits of a slice of the vocabulary. Knows no ranks."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from mpi_spp.kernels.attention import attention, first_visible
+from mpi_spp.kernels.linear import Linear
+from mpi_spp.kernels.norm import rms_norm
+from mpi_spp.kv.cache import KVCache
+from mpi_spp.model.batch import Batch
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.rope import rotate
+
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+}
+
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each [tokens, head_dim]
+
+
+@dataclass
+class LayerWeights:
+    """The weights of one layer; products with the same input are fused."""
+
+    input_norm: torch.Tensor
+    qkv: Linear
+    q_norm: torch.Tensor | None
+    k_norm: torch.Tensor | None
+    output: Linear
+    mlp_norm: torch.Tensor
+    gate_up: Linear
+    down: Linear
+
+
+@dataclass
+class StageWeights:
+    """The weights that one rank holds."""
+
+    embedding: torch.Tensor  # [vocab_size, hidden_size]
+    layers: dict[int, LayerWeights]  # by the layer's number in the whole model
+    norm: torch.Tensor
+    head: Linear  # the rows of this rank's slice of the vocabulary
+
+
+class Stage:
+    """What one rank computes, for any of the layers whose weights it holds."""
+
+    def __init__(self, config: ModelConfig, weights: StageWeights, vocabulary: range) -> None:
+        self.config, self.weights, self.vocabulary = config, weights, vocabulary
+        self.dtype, self.device = weights.norm.dtype, weights.norm.device
+        self._activation = _ACTIVATIONS[config.hidden_act]
+
+    def new_cache(self, layers: range, capacity: int) -> KVCache:
+        """An empty cache for `capacity` positions of these layers."""
+        config = self.config
+        return KVCache(layers, config.num_key_value_heads, capacity, config.head_dim, self.dtype, self.device)
+
+    @torch.inference_mode()
+    def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """Hidden states [tokens, hidden_size] of token ids [tokens]."""
+        return F.embedding(token_ids.to(self.device), self.weights.embedding)
+
+    def hidden_like(self, num_tokens: int) -> torch.Tensor:
+        """An uninitialised tensor for the hidden states of so many tokens, [num_tokens, hidden_size]."""
+        return torch.empty((num_tokens, self.config.hidden_size), dtype=self.dtype, device=self.device)
+
+    @torch.inference_mode()
+    def forward(
+        self, hidden: torch.Tensor, batch: Batch, layers: range, after_layer: Callable[[int], None] = lambda layer: None
+    ) -> torch.Tensor:
+        """Run the layers on hidden states [tokens, hidden_size], writing their keys and values into the caches.
+
+        `after_layer(layer)` is called after each: nonblocking communication moves on there.
+        """
+        rotation = self._rotation(batch)
+        for layer in layers:
+            hidden = self._layer(layer, hidden, batch, rotation)
+            after_layer(layer)
+        return hidden
+
+    @torch.inference_mode()
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Scores [tokens, len(vocabulary)] of this rank's slice for the last layer's hidden states."""
+        return self.weights.head(rms_norm(hidden, self.weights.norm, self.config.rms_norm_eps))
+
+    def _rotation(self, batch: Batch) -> Rotation:
+        parts = [
+            self.config.rope.rotation(
+                batch.position_ids[span.rows.start : span.rows.stop], span.sequence_length, self.dtype
+            )
+            for span in batch.spans
+        ]
+        return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
+
+    def _layer(self, layer: int, hidden: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
+        weights, eps = self.weights.layers[layer], self.config.rms_norm_eps
+        attended = self._attend(layer, rms_norm(hidden, weights.input_norm, eps), batch, rotation)
+        hidden = hidden + weights.output(attended)
+        gate, up = weights.gate_up(rms_norm(hidden, weights.mlp_norm, eps)).chunk(2, dim=-1)
+        return hidden + weights.down(self._activation(gate) * up)
+
+    def _attend(self, layer: int, x: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
+        """Attention outputs [tokens, num_attention_heads * head_dim], every span over its own cache."""
+        queries, keys, values = self._query_key_value(layer, x, rotation)
+        outputs = []
+        for span in batch.spans:
+            rows = slice(span.rows.start, span.rows.stop)
+            span.cache.write(layer, span.start, keys[rows], values[rows])
+            window = self.config.sliding_windows[layer]
+            seen = range(first_visible(span.start, window), span.start + len(span.rows))
+            outputs.append(attention(queries[rows], *span.cache.read(layer, seen), span.start, window))
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+    def _query_key_value(self, layer: int, x: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, ...]:
+        """Rotated queries and keys, and values, each [tokens, heads, head_dim]."""
+        config, weights = self.config, self.weights.layers[layer]
+        heads = weights.qkv(x).view(len(x), -1, config.head_dim)
+        counts = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
+        queries, keys, values = heads.split(counts, dim=1)
+        if weights.q_norm is not None and weights.k_norm is not None:
+            queries = rms_norm(queries, weights.q_norm, config.rms_norm_eps)
+            keys = rms_norm(keys, weights.k_norm, config.rms_norm_eps)
+        return rotate(queries, *rotation), rotate(keys, *rotation), values

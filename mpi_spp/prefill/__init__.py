@@ -1,0 +1,1 @@
+"""Prefill strategies, one file each; the file name is the key."""

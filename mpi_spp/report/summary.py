@@ -1,0 +1,93 @@
+"""What a run did: as a JSON object, and as tables for people."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def timings_of(ranks: list[dict[str, Any]], total_s: float) -> dict[str, float]:
+    """The phases in seconds, from each rank's moments.
+
+    All ranks leave a barrier at "prefill_start". The last rank computes last: its clock tells when the prefill ended, and
+    how long after that the sync was still exposed (to the barrier behind it).
+    """
+    first, last = ranks[0]["moments"], ranks[-1]["moments"]
+    return {
+        "load_s": first["prefill_start"],
+        "prefill_s": last["prefill_end"] - last["prefill_start"],
+        "sync_exposed_s": last["sync_end"] - last["prefill_end"],
+        "first_token_s": first["first_token"] - first["prefill_start"],
+        "decode_s": first.get("decode_end", first["first_token"]) - first["first_token"],
+        "total_s": total_s,
+    }
+
+
+def summarize(
+    ranks: list[dict[str, Any]], answer: dict[str, Any], configuration: dict[str, Any], total_s: float
+) -> dict[str, Any]:
+    """The JSON object of a run. `answer`: text, token_ids, prompt_tokens, finish_reason."""
+    timings = timings_of(ranks, total_s)
+    later_tokens = len(answer["token_ids"]) - 1  # the first token is the prefill's
+    return answer | {
+        "world_size": len(ranks),
+        "timings": timings,
+        "prefill_tokens_per_s": answer["prompt_tokens"] / timings["prefill_s"],
+        "decode_tokens_per_s": later_tokens / timings["decode_s"] if later_tokens else None,
+        "bytes_sent": [rank["bytes_sent"] for rank in ranks],
+        "configuration": configuration,
+        "ranks": ranks,
+    }
+
+
+def print_tables(summary: dict[str, Any], console: Console) -> None:
+    """The timeline of the run, and one row a rank."""
+    console.print(_timeline(summary))
+    console.print(_ranks(summary["ranks"]))
+
+
+def _timeline(summary: dict[str, Any]) -> Table:
+    timings = summary["timings"]
+    prefill_start = timings["load_s"]
+    prefill_end = prefill_start + timings["prefill_s"]
+    decode_start = prefill_start + timings["first_token_s"]
+    new_tokens = len(summary["token_ids"])
+    rows = [
+        ("prefill start", prefill_start, "from the start of the program: imports, weights, tokenizer"),
+        ("prefill end", prefill_end, _rate(summary["prompt_tokens"], summary["prefill_tokens_per_s"], "prompt")),
+        ("sync end", prefill_end + timings["sync_exposed_s"], _exposed(timings)),
+        ("decode start", decode_start, "first token"),
+        ("decode end", decode_start + timings["decode_s"], _rate(new_tokens, summary["decode_tokens_per_s"], "new")),
+        ("total", timings["total_s"], f"finished by {summary['finish_reason']}"),
+    ]
+    table = Table("moment", "s", "", title=f"{summary['world_size']} ranks")
+    for name, seconds, note in rows:
+        table.add_row(name, f"{seconds:.3f}", note)
+    return table
+
+
+def _exposed(timings: dict[str, float]) -> str:
+    share = timings["sync_exposed_s"] / timings["prefill_s"]
+    return f"exposed sync {timings['sync_exposed_s'] * 1e3:.1f} ms, {share:.1%} of the prefill"
+
+
+def _rate(tokens: int, per_second: float | None, kind: str) -> str:
+    rate = "" if per_second is None else f", {per_second:.1f} tokens/s"
+    return f"{tokens} {kind} tokens{rate}"
+
+
+def _ranks(ranks: list[dict[str, Any]]) -> Table:
+    table = Table("rank", "host", "device", "threads", "prefill layers", "vocabulary", "MB sent", "peak MB")
+    for rank in ranks:
+        layers, vocabulary = rank["prefill_layers"], rank["vocabulary"]
+        table.add_row(
+            str(rank["rank"]),
+            rank["host"],
+            rank["device"],
+            str(rank["threads"]),
+            f"{layers[0]}-{layers[1] - 1}",
+            f"{vocabulary[0]}-{vocabulary[1] - 1}" if vocabulary[1] > vocabulary[0] else "none",
+            f"{rank['bytes_sent'] / 1e6:.2f}",
+            f"{rank['peak_memory_bytes'] / 1e6:.0f}",
+        )
+    return table
