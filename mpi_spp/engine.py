@@ -35,13 +35,18 @@ class Engine:
     """A model spread over the ranks of a job. Making one is collective: it loads the weights, or raises on all ranks."""
 
     def __init__(self, config: RunConfig, model: ModelConfig, directory: Path, world: World, clock: Clock) -> None:
-        self.config, self.model, self.world, self.clock = config, model, world, clock
-        self._prefill, self._sync, self._decode = load_strategies(config)
+        self.model, self.world = model, world
+        self.configure(config, clock)
         self.layer_spans = split_evenly(model.num_hidden_layers, world.size)
         self.threads = config.threads or world.default_threads()
         torch.set_num_threads(self.threads)
         self.stage = self._load(directory)
         self._connect()
+
+    def configure(self, config: RunConfig, clock: Clock) -> None:
+        """Take the strategies, chunk size and granularity of another run of the same model, and its clock."""
+        self._prefill, self._sync, self._decode = load_strategies(config)
+        self.config, self.clock = config, clock
 
     def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective; `clock` gets the moments."""

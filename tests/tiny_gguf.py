@@ -1,6 +1,7 @@
 """A tiny Llama as a GGUF file, written as llama.cpp's converter writes it, and as a wheel that holds it."""
 
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,18 @@ def tiny_llama() -> Any:
     return LlamaForCausalLM(config)
 
 
-def write_gguf(path: Path, model: Any, architecture: str = "llama") -> Path:
-    """Write the model as GGUF with fp32 tensors and a byte-level tokenizer of the 'smollm' kind."""
+def nothing(writer: GGUFWriter) -> None:
+    """Add nothing to a GGUF file."""
+
+
+def write_gguf(
+    path: Path, model: Any, architecture: str = "llama", add: Callable[[GGUFWriter], None] = nothing
+) -> Path:
+    """Write the model as GGUF with fp32 tensors and a byte-level tokenizer of the 'smollm' kind, and what `add` adds."""
     writer = GGUFWriter(path, architecture)
     _write_metadata(writer, model.config)
     _write_tokenizer(writer)
+    add(writer)
     for name, tensor in model.model.state_dict().items():
         writer.add_tensor(_gguf_name(name), _permuted(name, tensor.float().numpy(), model.config))
     writer.write_header_to_file()

@@ -118,10 +118,10 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[s
             )
         tokenizer = load_tokenizer(directory)
         prompt_ids = prompt_token_ids(config, tokenizer, directory, model.vocab_size)
-        free = model.max_position_embeddings - len(prompt_ids)
+        free = model.max_positions - len(prompt_ids)
         if free < 1:
             raise UserError(
-                f"the prompt has {len(prompt_ids)} tokens, but {config.model} has {model.max_position_embeddings}"
+                f"the prompt has {len(prompt_ids)} tokens, but {config.model} has {model.max_positions}"
                 " positions; give a shorter one"
             )
         stream = TextStream(tokenizer) if tokenizer is not None else None

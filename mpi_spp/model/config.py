@@ -35,7 +35,7 @@ class ModelConfig:
     num_key_value_heads: int
     head_dim: int
     vocab_size: int
-    max_position_embeddings: int
+    max_positions: int  # the longest sequence, context extension included
     rms_norm_eps: float
     hidden_act: str
     tie_word_embeddings: bool
@@ -123,7 +123,7 @@ def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
         num_key_value_heads=config.num_key_value_heads,
         head_dim=head_dim,
         vocab_size=config.vocab_size,
-        max_position_embeddings=config.max_position_embeddings,
+        max_positions=_max_positions(config),
         rms_norm_eps=config.rms_norm_eps,
         hidden_act=config.hidden_act,
         tie_word_embeddings=config.tie_word_embeddings,
@@ -143,3 +143,15 @@ def _window(config: Any, family: Family, layer: int) -> int | None:
     if family.sliding_layers == "by layer" and config.layer_types[layer] == "sliding_attention":
         return config.sliding_window
     return None
+
+
+def _max_positions(config: Any) -> int:
+    """Linear and dynamic scaling stretch max_position_embeddings; yarn stretches the original length; llama3 says it."""
+    parameters = config.rope_parameters
+    rope_type, factor = parameters.get("rope_type", "default"), parameters.get("factor", 1.0)
+    if rope_type in ("linear", "dynamic"):
+        return int(config.max_position_embeddings * factor)
+    if rope_type == "yarn":
+        original = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
+        return max(config.max_position_embeddings, int(original * factor))
+    return config.max_position_embeddings

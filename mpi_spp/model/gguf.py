@@ -14,6 +14,16 @@ from typing import Any
 from mpi_spp.errors import UserError
 from mpi_spp.model.families import FAMILIES
 
+_TENSORS = "names of the tensors"
+_REQUIRED = (
+    "context_length",
+    "block_count",
+    "embedding_length",
+    "feed_forward_length",
+    "attention.head_count",
+    "attention.layer_norm_rms_epsilon",
+)
+_LOST = ("rope.scaling.type", "attention.sliding_window")
 DTYPES = ("bfloat16", "float16", "float32")
 Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done (0 to 1)
 
@@ -58,20 +68,33 @@ def _check_file(gguf: Path) -> str:
     if metadata["general.architecture"] not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise UserError(f"{gguf}: architecture {metadata['general.architecture']!r} is not supported; {known} are")
+    _check_metadata(gguf, metadata)
     return str(metadata.get("tokenizer.ggml.pre", ""))
 
 
+def _check_metadata(gguf: Path, metadata: dict[str, Any]) -> None:
+    """Refuse what transformers would fill in or drop in silence: the model would be another one."""
+    architecture = metadata["general.architecture"]
+    missing = [name for name in _REQUIRED if f"{architecture}.{name}" not in metadata]
+    if missing:
+        raise UserError(f"{gguf}: is corrupt (no {architecture}.{missing[0]} in its metadata); get the file again")
+    lost = [name for name in _LOST if metadata.get(f"{architecture}.{name}", "none") != "none"]
+    lost += ["rope_freqs.weight"] if "rope_freqs.weight" in metadata[_TENSORS] else []
+    if lost:
+        raise UserError(f"{gguf}: {' and '.join(lost)} cannot be converted; get the model as safetensors files instead")
+
+
 def _read_header(gguf: Path) -> tuple[dict[str, Any], int]:
-    """The metadata of a GGUF file, and where its last tensor ends."""
+    """The metadata of a GGUF file with the names of its tensors under _TENSORS, and where the last one ends."""
     from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
 
     try:
-        metadata, _ = read_gguf_metadata(str(gguf))
+        metadata, names = read_gguf_metadata(str(gguf))
         header = GgufHeader.from_file(str(gguf))
         ends = [header.data_start + tensor.offset + tensor.nbytes for tensor in header.tensors]
     except (ValueError, KeyError, IndexError, struct.error) as error:
         raise UserError(f"{gguf}: its header is truncated or corrupt ({error}); get the file again") from error
-    return metadata, max(ends, default=0)
+    return {**metadata, _TENSORS: names}, max(ends, default=0)
 
 
 @contextmanager
@@ -115,19 +138,29 @@ def _load(gguf: Path, dtype: str, progress: Progress) -> tuple[Any, Any]:
 
     place = str(gguf.parent)
     source: dict[str, Any] = {"gguf_file": gguf.name, "local_files_only": True}
+    whole: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}  # for _check_complete
     try:
         progress("reading the configuration", 0.0)
         config = _with_short_floats(AutoConfig.from_pretrained(place, **source))
         progress("reading the weights", 0.2)
         dense = GgufConfig(dequantize=True)
-        model = AutoModelForCausalLM.from_pretrained(
-            place, config=config, dtype=dtype, quantization_config=dense, **source
+        model, found = AutoModelForCausalLM.from_pretrained(
+            place, config=config, dtype=dtype, quantization_config=dense, **source, **whole
         )
         progress("reading the tokenizer", 0.7)
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
     except Exception as error:  # whatever the library stumbles over, it is this file that it stumbles over
         raise UserError(f"{gguf}: transformers cannot load it ({type(error).__name__}: {error})") from error
+    _check_complete(gguf, found)
     return _forget_quantization(model), tokenizer
+
+
+def _check_complete(gguf: Path, found: dict[str, Any]) -> None:
+    """Refuse a model some of whose weights transformers had to invent, or could not place."""
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        if found[kind]:
+            example = min(map(str, found[kind]))
+            raise UserError(f"{gguf}: is corrupt ({kind.replace('_', ' ')}: {len(found[kind])}, e.g. {example})")
 
 
 def _with_short_floats(config: Any) -> Any:

@@ -1,0 +1,116 @@
+"""Any number of ranks, any sync, any chunk size gives the tokens of transformers."""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import reference_models
+import smollm2
+import torch
+
+from mpi_spp import registry
+from mpi_spp.comm.world import World, the_world
+from mpi_spp.config import GRANULARITIES, RunConfig
+from mpi_spp.engine import Engine
+from mpi_spp.model.config import read_config
+from mpi_spp.report.timings import Clock
+
+CHUNK_SIZES = (1, 7, 128, 4096)
+SYNCS = list(itertools.product(registry.choices("sync"), GRANULARITIES))
+FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return the_world()
+
+
+@pytest.fixture(scope="session")
+def models(world: World) -> Path:
+    return world.on_rank_0(reference_models.build_reference_models)
+
+
+def run_config(directory: Path, **options: object) -> RunConfig:
+    settings = {"prompt": "unused", "dtype": "float32", "threads": 1, "device": "cpu"} | options
+    return RunConfig(model=str(directory), **settings)
+
+
+def make_engine(directory: Path, world: World, **options: object) -> Engine:
+    model = world.on_rank_0(lambda: read_config(directory))
+    return Engine(run_config(directory, **options), model, directory, world, Clock())
+
+
+def answer(engine: Engine, prompt_ids: list[int], new_tokens: int, **options: object) -> list[int]:
+    """The same tokens on all ranks, or an error."""
+    engine.configure(run_config(Path(engine.config.model), **options), Clock())
+    tokens = list(engine.generate(prompt_ids, frozenset(), new_tokens))
+    of_all = engine.world.gather(tokens)
+    assert of_all == [tokens] * engine.world.size
+    return tokens
+
+
+@pytest.mark.parametrize("name", reference_models.RECIPES)
+def test_every_family_and_feature(name: str, models: Path, world: World) -> None:
+    """Every chunk size with every prompt length; the syncs take turns."""
+    engine = make_engine(models / name, world)
+    syncs = itertools.cycle(SYNCS)
+    for length, chunk_size in itertools.product(reference_models.PROMPT_LENGTHS, CHUNK_SIZES):
+        sync, granularity = next(syncs)
+        tokens = answer(
+            engine,
+            reference_models.prompt_of(name, length),
+            reference_models.NEW_TOKENS,
+            sync_strategy=sync,
+            sync_granularity=granularity,
+            chunk_size=chunk_size,
+        )
+        expected = reference_models.reference_tokens(models, name, length)
+        assert tokens == expected, f"{length} tokens in chunks of {chunk_size}, {sync} {granularity}"
+
+
+@pytest.fixture(scope="session")
+def smollm2_engine(world: World) -> Iterator[tuple[Engine, dict[str, list[int]]]]:
+    directory = world.on_rank_0(smollm2.directory)
+    yield make_engine(directory, world), world.on_rank_0(smollm2.reference)
+
+
+@pytest.mark.parametrize("chunk_size", CHUNK_SIZES if FULL else (128,))
+@pytest.mark.parametrize("sync,granularity", SYNCS if FULL else (("pairwise", "layer"), ("ring", "chunk")))
+def test_smollm2(
+    smollm2_engine: tuple[Engine, dict[str, list[int]]], sync: str, granularity: str, chunk_size: int
+) -> None:
+    engine, reference = smollm2_engine
+    options = {"sync_strategy": sync, "sync_granularity": granularity, "chunk_size": chunk_size}
+    tokens = answer(engine, reference["prompt_ids"], smollm2.NEW_TOKENS, **options)
+    assert tokens == reference["token_ids"]
+
+
+@pytest.mark.parametrize("chunk_size", (7, 128))
+def test_all_syncs_leave_the_same_cache_on_all_ranks(models: Path, world: World, chunk_size: int) -> None:
+    """To the bit, and as one rank alone computes it."""
+    name = "llama_tied"
+    engine = make_engine(models / name, world)
+    prompt_ids = reference_models.prompt_of(name, 100)
+    expected = cache_of_one_rank(engine, prompt_ids, chunk_size)
+    for sync, granularity in SYNCS:
+        options = {"sync_strategy": sync, "sync_granularity": granularity, "chunk_size": chunk_size}
+        engine.configure(run_config(models / name, **options), Clock())
+        cache = engine.stage.new_cache(range(engine.model.num_hidden_layers), len(prompt_ids))
+        cache.data.fill_(float("nan"))
+        engine.prefill(prompt_ids, cache)
+        assert torch.equal(cache.data, expected), f"{sync} {granularity} on rank {world.rank}"
+
+
+def cache_of_one_rank(engine: Engine, prompt_ids: list[int], chunk_size: int) -> torch.Tensor:
+    """What this rank computes with no communication at all."""
+    from mpi_spp.model.batch import one_span
+    from mpi_spp.partition import split_chunks
+
+    layers = range(engine.model.num_hidden_layers)
+    cache = engine.stage.new_cache(layers, len(prompt_ids))
+    for chunk in split_chunks(len(prompt_ids), chunk_size):
+        hidden = engine.stage.embed(torch.tensor(prompt_ids[chunk.start : chunk.stop]))
+        engine.stage.forward(hidden, one_span(chunk, cache, len(prompt_ids)), layers)
+    return cache.data
