@@ -48,18 +48,28 @@ class Engine:
         self._prefill, self._sync, self._decode = load_strategies(config)
         self.config, self.clock = config, clock
 
+    def new_cache(self, capacity: int) -> KVCache:
+        """An empty cache of all layers for `capacity` positions."""
+        return self.stage.new_cache(range(self.model.num_hidden_layers), capacity)
+
     def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective; `clock` gets the moments."""
-        cache = self.stage.new_cache(range(self.model.num_hidden_layers), len(prompt_ids) + max_new_tokens)
+        cache = self.new_cache(len(prompt_ids) + max_new_tokens)
         hidden = self.prefill(prompt_ids, cache)
-        for position in range(len(prompt_ids), len(prompt_ids) + max_new_tokens):
-            token = select(self.stage.logits(hidden), self.stage.vocabulary, self.comm)
-            self.clock.mark("first_token" if position == len(prompt_ids) else "decode_end")
-            yield int(token)
-            if int(token) in stop_ids:
+        for token in self.decode(hidden, cache, len(prompt_ids), max_new_tokens):
+            yield token
+            if token in stop_ids:
                 return
-            if position + 1 < len(prompt_ids) + max_new_tokens:
-                hidden = self._decode.step(self.stage, cache, token, position)
+
+    def decode(self, hidden: torch.Tensor, cache: KVCache, position: int, num_tokens: int) -> Iterator[int]:
+        """Yield tokens from `position` on, on every rank. `hidden`: the last token's hidden state [1, hidden_size]."""
+        last = position + num_tokens - 1
+        for place in range(position, last + 1):
+            token = select(self.stage.logits(hidden), self.stage.vocabulary, self.comm)
+            self.clock.mark("first_token" if place == position else "decode_end")
+            yield int(token)
+            if place < last:
+                hidden = self._decode.step(self.stage, cache, token, place)
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
         """Fill the cache on every rank; returns the last token's hidden state [1, hidden_size], on every rank too."""

@@ -51,7 +51,7 @@ def nothing(writer: GGUFWriter) -> None:
 def write_gguf(
     path: Path, model: Any, architecture: str = "llama", add: Callable[[GGUFWriter], None] = nothing
 ) -> Path:
-    """Write the model as GGUF with fp32 tensors and a byte-level tokenizer of the 'smollm' kind, and what `add` adds."""
+    """Write the model as GGUF with fp32 tensors and a 'smollm' byte-level tokenizer, and what `add` adds."""
     writer = GGUFWriter(path, architecture)
     _write_metadata(writer, model.config)
     _write_tokenizer(writer)

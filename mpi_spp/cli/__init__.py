@@ -11,6 +11,7 @@ from typing import NoReturn
 import click
 
 from mpi_spp import __version__
+from mpi_spp.cli._debug import wait_for_debugger_if_asked
 from mpi_spp.comm.environment import launched_rank, launched_size
 from mpi_spp.errors import UserError
 
@@ -46,6 +47,7 @@ def main() -> NoReturn:
     if launched_rank() > 0:
         sys.stdout = open(os.devnull, "w")  # help and version texts come from one rank
     try:
+        wait_for_debugger_if_asked()
         commands(standalone_mode=False)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)

@@ -36,7 +36,7 @@ def get(name: str, as_json: bool) -> None:
 @as_json
 def list_models(as_json: bool) -> None:
     """List the models of the store, and those that 'mpi-spp model get' knows."""
-    stored = [
+    stored: list[dict[str, Any]] = [
         {"name": name, "path": str(store.store_path(name)), "bytes": store.model_size(name)}
         for name in store.stored_models()
     ]
@@ -45,7 +45,7 @@ def list_models(as_json: bool) -> None:
         for name, source in store.CATALOGUE.items()
         if not store.is_stored(name)
     ]
-    lines = [f"stored     {model['name']}  {_megabytes(model['bytes'])}  {model['path']}" for model in stored]
+    lines = [f"stored     {model['name']}  {model['bytes'] / 1e6:.0f} MB  {model['path']}" for model in stored]
     lines += [f"available  {model['name']}  {model['summary']}" for model in available]
     _print_result({"stored": stored, "available": available}, "\n".join(lines), as_json)
 
@@ -64,10 +64,6 @@ def convert_gguf(file: Path, directory: Path, dtype: str, as_json: bool) -> None
 
 def _print_result(result: dict[str, Any], text: str, as_json: bool) -> None:
     click.echo(json.dumps(result) if as_json else text)
-
-
-def _megabytes(size: int) -> str:
-    return f"{size / 1e6:.0f} MB"
 
 
 @contextmanager

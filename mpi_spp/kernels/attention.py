@@ -2,6 +2,8 @@
 
 import torch
 
+_FEW_TOKENS = 4  # up to so many, one batched product over all heads is faster than a loop over them
+
 
 def first_visible(start: int, window: int | None) -> int:
     """The first key position that the query at position `start` sees through a sliding window of `window` keys."""
@@ -9,29 +11,50 @@ def first_visible(start: int, window: int | None) -> int:
 
 
 def attention(
-    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int, window: int | None = None
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, window: int | None = None
 ) -> torch.Tensor:
-    """Grouped-query attention; query row i stands at position `start + i` and sees no later key.
+    """Grouped-query attention of the last tokens of a sequence: row i sees the keys up to its own position.
 
-    `queries` [tokens, num_attention_heads, head_dim]; `keys` and `values` [num_key_value_heads, positions, head_dim] from
-    position `first_visible(start, window)` to `start + tokens`. Returns [tokens, num_attention_heads * head_dim].
-    A loop over key/value heads of plain matrix products is faster on CPUs than one batched product.
+    `queries` [tokens, num_attention_heads, head_dim], already scaled; `keys` [num_key_value_heads, head_dim, positions] and
+    `values` [num_key_value_heads, positions, head_dim], of which the last `tokens` positions are the queries' own. Returns
+    [tokens, num_attention_heads * head_dim].
+
+    Scores are rounded to the dtype of the queries, softmax runs in float32 inside: in bfloat16 the logits then differ from float32 as
+    much as those of torch's fused attention do (tests/unit/test_bfloat16.py), and the products run at full speed.
     """
     tokens, num_heads, head_dim = queries.shape
     num_groups = keys.shape[0]
-    mask = _mask(tokens, keys.shape[1], window, queries)
-    scale = head_dim**-0.5
+    mask = _mask(tokens, keys.shape[2], window, queries)
+    if tokens <= _FEW_TOKENS:
+        return _batched(queries, keys, values, mask)
     output = torch.empty_like(queries).view(tokens, num_groups, -1, head_dim)
     grouped = queries.view(tokens, num_groups, -1, head_dim)
     for group in range(num_groups):
         rows = grouped[:, group].reshape(-1, head_dim)  # [tokens * heads of the group, head_dim]
-        scores = torch.mm(rows, keys[group].t()).mul_(scale)
-        if mask is not None:
-            by_token = scores.view(tokens, -1, scores.shape[1])[..., -mask.shape[1] :]
-            by_token += mask[:, None]
-        weights = torch.softmax(scores, dim=-1, dtype=torch.float32).to(queries.dtype)
-        output[:, group] = torch.mm(weights, values[group]).view(tokens, -1, head_dim)
+        scores = torch.mm(rows, keys[group])
+        _hide(scores.view(tokens, -1, scores.shape[1]), mask)
+        output[:, group] = torch.mm(torch.softmax(scores, dim=-1), values[group]).view(tokens, -1, head_dim)
     return output.view(tokens, num_heads * head_dim)
+
+
+def _batched(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor | None
+) -> torch.Tensor:
+    """All heads in two batched products."""
+    tokens, num_heads, head_dim = queries.shape
+    num_groups = keys.shape[0]
+    by_group = queries.view(tokens, num_groups, -1, head_dim).transpose(0, 1).reshape(num_groups, -1, head_dim)
+    scores = torch.bmm(by_group, keys)
+    _hide(scores.view(num_groups, tokens, -1, scores.shape[2]), mask)
+    output = torch.bmm(torch.softmax(scores, dim=-1), values)
+    return output.view(num_groups, tokens, -1).transpose(0, 1).reshape(tokens, num_heads * head_dim)
+
+
+def _hide(scores: torch.Tensor, mask: torch.Tensor | None) -> None:
+    """Add the mask to the last columns of scores [..., tokens, heads, keys], in place."""
+    if mask is not None:
+        last = scores[..., -mask.shape[1] :]
+        last += mask[:, None]
 
 
 def _mask(tokens: int, num_keys: int, window: int | None, like: torch.Tensor) -> torch.Tensor | None:

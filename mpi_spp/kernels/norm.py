@@ -1,10 +1,21 @@
 """Root-mean-square normalisation (Zhang and Sennrich, 2019)."""
 
 import torch
+import torch.nn.functional as F
 
 
-def rms_norm(x: torch.Tensor, weight: torch.Tensor, eps: float) -> torch.Tensor:
-    """Normalise the last dim in float32, as transformers does, and scale in the dtype of x."""
-    wide = x.float()
-    wide = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)
-    return weight * wide.to(x.dtype)
+class RMSNorm:
+    """y = weight * x / sqrt(mean(x^2) + eps) over the last dim, computed in float32."""
+
+    def __init__(self, weight: torch.Tensor, eps: float) -> None:
+        self._weight, self._eps = weight, eps
+        self._twice = torch.cat((weight, weight))
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the shape and dtype of x."""
+        size = x.shape[-1]
+        if x.numel() != size:
+            return F.rms_norm(x, (size,), self._weight, self._eps)
+        # One row is bound by the number of calls: layer normalisation is a single one, and [x, -x] has mean 0.
+        mirrored = torch.cat((x, -x), dim=-1)
+        return F.layer_norm(mirrored, (2 * size,), self._twice, None, self._eps)[..., :size]

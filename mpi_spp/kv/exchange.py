@@ -9,7 +9,7 @@ import torch
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.requests import Request
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.kv.rounds import Block, Round
+from mpi_spp.kv.rounds import Round
 
 
 @dataclass
@@ -59,25 +59,17 @@ class Exchange:
         self._comm.wait(self)
 
     def _start(self, tag: int, round_: Round) -> None:
-        lengths = [len(block) * self._rows_per_position for block in round_.blocks]
-        data = self._cache.data
-        shared = Shared(data.new_empty((sum(lengths), data.shape[-1])), lengths, tag)
-        mine = self._block_view(round_.blocks[self._comm.rank])
-        shared.part(self._comm.rank).view(mine.shape).copy_(mine)
+        lengths = [len(block) for block in round_.blocks]
+        rows = self._cache.keys.new_empty((sum(lengths), self._cache.position_size))
+        shared = Shared(rows, lengths, tag)
+        mine = round_.blocks[self._comm.rank]
+        self._cache.pack(mine.layers, mine.positions, shared.part(self._comm.rank))
         self._under_way.append(_UnderWay(self._strategy(self._comm, shared), lambda: self._unpack(round_, shared)))
-
-    @property
-    def _rows_per_position(self) -> int:
-        return 2 * self._cache.data.shape[2]  # keys and values of every head
 
     def _unpack(self, round_: Round, shared: Shared) -> None:
         for rank, block in enumerate(round_.blocks):
-            if rank != self._comm.rank and len(block):
-                view = self._block_view(block)
-                view.copy_(shared.part(rank).view(view.shape))
-
-    def _block_view(self, block: Block) -> torch.Tensor:
-        return self._cache.block(block.layers, block.positions)
+            if rank != self._comm.rank:
+                self._cache.unpack(block.layers, block.positions, shared.part(rank))
 
 
 class _UnderWay:

@@ -11,12 +11,13 @@ from mpi_spp.errors import UserError
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
+_DTYPES = ("F64", "F32", "BF16", "F16")  # as safetensors spells them; others need scales that we would not apply
 
 
 class Checkpoint:
     """The tensors of a model directory: one `model.safetensors`, or the shards that an index names.
 
-    Every error names the file and is a UserError: a missing or truncated shard, a tensor that is not there, a wrong shape.
+    Every error names the file and is a UserError: a missing or truncated shard, a missing tensor, a wrong shape.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -25,12 +26,15 @@ class Checkpoint:
         self._file_of = self._read_index()
 
     def require(self, shapes: dict[str, tuple[int, ...]]) -> None:
-        """Check from the files' headers alone that these tensors are there in these shapes."""
+        """Check from the files' headers alone that these tensors are there, in these shapes and in a known dtype."""
         for name, shape in shapes.items():
-            found = tuple(self._slice(name).get_shape())
+            part = self._slice(name)
+            found, dtype = tuple(part.get_shape()), part.get_dtype()
+            path = self._directory / self._file_of[name]
             if found != shape:
-                path = self._directory / self._file_of[name]
                 raise UserError(f"{path}: {name} has shape {list(found)}, but config.json asks for {list(shape)}")
+            if dtype not in _DTYPES:
+                raise UserError(f"{path}: {name} is of dtype {dtype}; supported are {', '.join(_DTYPES)}")
 
     def read(self, name: str, rows: range | None = None) -> torch.Tensor:
         """One tensor, or only some of its rows (dim 0), still memory-mapped where it is read whole."""
@@ -61,9 +65,16 @@ class Checkpoint:
         index = self._directory / _INDEX
         if index.exists():
             try:
-                return dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                return {name: _file_name(value) for name, value in weight_map.items()}
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 raise UserError(f"{index}: is not a safetensors index ({error!r})") from None
         if not (self._directory / _SINGLE).exists():
             raise UserError(f"{self._directory}: holds neither {_SINGLE} nor {_INDEX}; only safetensors are read")
         return dict.fromkeys(self._open(_SINGLE).keys(), _SINGLE)
+
+
+def _file_name(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no file name")
+    return value

@@ -20,6 +20,8 @@ _REQUIRED = (
     "vocab_size",
     "max_position_embeddings",
 )
+_POSITIVE = (*_REQUIRED, "num_key_value_heads", "head_dim", "sliding_window")
+_LAYER_TYPES = ("full_attention", "sliding_attention")
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 
 
@@ -72,7 +74,7 @@ def _read_json(path: Path) -> dict[str, Any]:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such file, so this is not a Hugging Face model directory") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: cannot be read as JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f"{path}: holds no JSON object, so it is not a model configuration")
@@ -83,7 +85,7 @@ def _family_of(raw: dict[str, Any], path: Path) -> Family:
     supported = f"supported are {', '.join(FAMILIES)}"
     if "model_type" not in raw:
         raise UserError(f"{path}: the field 'model_type' is missing; {supported}")
-    if raw["model_type"] not in FAMILIES:
+    if raw["model_type"] not in tuple(FAMILIES):  # a list or an object has no hash
         raise UserError(f"{path}: model_type {raw['model_type']!r} is not supported; {supported}")
     return FAMILIES[raw["model_type"]]
 
@@ -98,7 +100,19 @@ def _parse(directory: Path, path: Path) -> Any:
         raise UserError(f"{path}: is not a valid model configuration ({error})") from None
 
 
+def _check_numbers(config: Any, path: Path) -> None:
+    """Refuse what transformers lets pass or only warns of."""
+    for name in _POSITIVE:
+        value = getattr(config, name, None)
+        if value is not None and value < 1:
+            raise UserError(f"{path}: {name} is {value}, which no model can have; get the file again")
+    for name, value in config.rope_parameters.items():
+        if name not in ("rope_type", "type") and not isinstance(value, int | float | None):
+            raise UserError(f"{path}: {name!r} of the rope parameters is {value!r}; only numbers are supported")
+
+
 def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
+    _check_numbers(config, path)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if config.num_attention_heads % config.num_key_value_heads:
         raise UserError(
@@ -110,6 +124,10 @@ def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
     rope_type = config.rope_parameters.get("rope_type", "default")
     if rope_type not in ROPE_TYPES or config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
         raise UserError(f"{path}: rope_type {rope_type!r} is not supported; {', '.join(ROPE_TYPES)} are (not partial)")
+
+    unknown = set(getattr(config, "layer_types", None) or ()) - set(_LAYER_TYPES)
+    if family.sliding_layers == "by layer" and unknown:
+        raise UserError(f"{path}: layer_types {sorted(unknown)} are not supported; {', '.join(_LAYER_TYPES)} are")
 
     def decided(rule: bool | str) -> bool:
         return bool(getattr(config, rule)) if isinstance(rule, str) else rule
@@ -146,7 +164,7 @@ def _window(config: Any, family: Family, layer: int) -> int | None:
 
 
 def _max_positions(config: Any) -> int:
-    """Linear and dynamic scaling stretch max_position_embeddings; yarn stretches the original length; llama3 says it."""
+    """Linear and dynamic scaling stretch max_position_embeddings, yarn the original length; llama3 says it."""
     parameters = config.rope_parameters
     rope_type, factor = parameters.get("rope_type", "default"), parameters.get("factor", 1.0)
     if rope_type in ("linear", "dynamic"):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from mpi_spp.kernels.attention import attention, first_visible
 from mpi_spp.kernels.linear import Linear
-from mpi_spp.kernels.norm import rms_norm
+from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
@@ -21,19 +21,19 @@ _ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "relu": F.relu,
 }
 
-Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each [tokens, head_dim]
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and signed sines, each [tokens, head_dim]
 
 
 @dataclass
 class LayerWeights:
     """The weights of one layer; products with the same input are fused."""
 
-    input_norm: torch.Tensor
+    input_norm: RMSNorm
     qkv: Linear
-    q_norm: torch.Tensor | None
-    k_norm: torch.Tensor | None
+    q_norm: RMSNorm | None
+    k_norm: RMSNorm | None
     output: Linear
-    mlp_norm: torch.Tensor
+    mlp_norm: RMSNorm
     gate_up: Linear
     down: Linear
 
@@ -44,7 +44,7 @@ class StageWeights:
 
     embedding: torch.Tensor  # [vocab_size, hidden_size]
     layers: dict[int, LayerWeights]  # by the layer's number in the whole model
-    norm: torch.Tensor
+    norm: RMSNorm
     head: Linear  # the rows of this rank's slice of the vocabulary
 
 
@@ -53,7 +53,8 @@ class Stage:
 
     def __init__(self, config: ModelConfig, weights: StageWeights, vocabulary: range) -> None:
         self.config, self.weights, self.vocabulary = config, weights, vocabulary
-        self.dtype, self.device = weights.norm.dtype, weights.norm.device
+        self.dtype, self.device = weights.embedding.dtype, weights.embedding.device
+        self._scale = config.head_dim**-0.5
         self._activation = _ACTIVATIONS[config.hidden_act]
 
     def new_cache(self, layers: range, capacity: int) -> KVCache:
@@ -87,7 +88,7 @@ class Stage:
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores [tokens, len(vocabulary)] of this rank's slice for the last layer's hidden states."""
-        return self.weights.head(rms_norm(hidden, self.weights.norm, self.config.rms_norm_eps))
+        return self.weights.head(self.weights.norm(hidden))
 
     def _rotation(self, batch: Batch) -> Rotation:
         parts = [
@@ -99,11 +100,11 @@ class Stage:
         return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
     def _layer(self, layer: int, hidden: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
-        weights, eps = self.weights.layers[layer], self.config.rms_norm_eps
-        attended = self._attend(layer, rms_norm(hidden, weights.input_norm, eps), batch, rotation)
-        hidden = hidden + weights.output(attended)
-        gate, up = weights.gate_up(rms_norm(hidden, weights.mlp_norm, eps)).chunk(2, dim=-1)
-        return hidden + weights.down(self._activation(gate) * up)
+        weights = self.weights.layers[layer]
+        attended = self._attend(layer, weights.input_norm(hidden), batch, rotation)
+        hidden = weights.output(attended).add_(hidden)
+        gate, up = weights.gate_up(weights.mlp_norm(hidden)).chunk(2, dim=-1)
+        return weights.down(self._activation(gate).mul_(up)).add_(hidden)
 
     def _attend(self, layer: int, x: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
         """Attention outputs [tokens, num_attention_heads * head_dim], every span over its own cache."""
@@ -114,16 +115,17 @@ class Stage:
             span.cache.write(layer, span.start, keys[rows], values[rows])
             window = self.config.sliding_windows[layer]
             seen = range(first_visible(span.start, window), span.start + len(span.rows))
-            outputs.append(attention(queries[rows], *span.cache.read(layer, seen), span.start, window))
+            outputs.append(attention(queries[rows], *span.cache.read(layer, seen), window))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _query_key_value(self, layer: int, x: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, ...]:
-        """Rotated queries and keys, and values, each [tokens, heads, head_dim]."""
+    def _query_key_value(
+        self, layer: int, x: torch.Tensor, rotation: Rotation
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotated and scaled queries, rotated keys, and values, each [tokens, heads, head_dim]."""
         config, weights = self.config, self.weights.layers[layer]
         heads = weights.qkv(x).view(len(x), -1, config.head_dim)
         counts = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
         queries, keys, values = heads.split(counts, dim=1)
         if weights.q_norm is not None and weights.k_norm is not None:
-            queries = rms_norm(queries, weights.q_norm, config.rms_norm_eps)
-            keys = rms_norm(keys, weights.k_norm, config.rms_norm_eps)
-        return rotate(queries, *rotation), rotate(keys, *rotation), values
+            queries, keys = weights.q_norm(queries), weights.k_norm(keys)
+        return rotate(queries, *rotation).mul_(self._scale), rotate(keys, *rotation), values

@@ -182,9 +182,9 @@ def _short(value: Any) -> Any:
 
 def _forget_quantization(model: Any) -> Any:
     """Make the dense model savable: transformers refuses to save one that came from a GGUF."""
-    for holder, name in ((model, "hf_quantizer"), (model, "quantization_method"), (model.config, "quantization_config")):
-        if hasattr(holder, name):
-            delattr(holder, name)
+    for name in ("hf_quantizer", "quantization_method"):
+        vars(model).pop(name, None)
+    vars(model.config).pop("quantization_config", None)
     return model
 
 

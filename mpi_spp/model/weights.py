@@ -2,7 +2,8 @@
 
 import torch
 
-from mpi_spp.kernels.linear import Linear, fused
+from mpi_spp.kernels.linear import BACKENDS, Linear
+from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import LayerWeights, Stage, StageWeights
@@ -48,29 +49,43 @@ def stage_shapes(config: ModelConfig, layers: range) -> Shapes:
 class _Reader:
     """Reads the tensors that a configuration asks for, in the dtype and onto the device of the run."""
 
-    def __init__(self, checkpoint: Checkpoint, shapes: Shapes, dtype: torch.dtype, device: torch.device) -> None:
-        self._checkpoint, self._shapes, self._dtype, self._device = checkpoint, shapes, dtype, device
+    def __init__(
+        self, checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device, backend: str
+    ) -> None:
+        self._checkpoint, self._config, self._dtype, self._device = checkpoint, config, dtype, device
+        self._backend = BACKENDS[backend]
 
     def tensor(self, name: str, rows: range | None = None) -> torch.Tensor:
-        return self._checkpoint.read(name, rows).to(device=self._device, dtype=self._dtype).contiguous()
+        return self._checkpoint.read(name, rows).to(device=self._device, dtype=self._dtype)
 
-    def linear(self, name: str, rows: range | None = None) -> Linear:
-        bias = self.tensor(f"{name}.bias", rows) if f"{name}.bias" in self._shapes else None
-        return Linear(self.tensor(f"{name}.weight", rows), bias)
+    def norm(self, name: str) -> RMSNorm:
+        return RMSNorm(self.tensor(name), self._config.rms_norm_eps)
 
-    def layer(self, config: ModelConfig, layer: int) -> LayerWeights:
-        prefix = f"model.layers.{layer}."
-        attention = prefix + "self_attn."
+    def linear(self, names: list[str], has_bias: bool = False) -> Linear:
+        """One product for several of the same input; their outputs stand side by side."""
+        bias = self._joined([f"{name}.bias" for name in names]) if has_bias else None
+        return self._backend(self._joined([f"{name}.weight" for name in names]), bias)
+
+    def head(self, rows: range) -> Linear:
+        return self._backend(self.tensor(_EMBEDDING if self._config.tie_word_embeddings else _HEAD, rows), None)
+
+    def layer(self, layer: int) -> LayerWeights:
+        config, prefix = self._config, f"model.layers.{layer}."
+        attention, mlp = prefix + "self_attn.", prefix + "mlp."
         return LayerWeights(
-            input_norm=self.tensor(prefix + "input_layernorm.weight"),
-            qkv=fused([self.linear(f"{attention}{part}_proj") for part in "qkv"]),
-            q_norm=self.tensor(attention + "q_norm.weight") if config.qk_norm else None,
-            k_norm=self.tensor(attention + "k_norm.weight") if config.qk_norm else None,
-            output=self.linear(attention + "o_proj"),
-            mlp_norm=self.tensor(prefix + "post_attention_layernorm.weight"),
-            gate_up=fused([self.linear(f"{prefix}mlp.{part}_proj") for part in ("gate", "up")]),
-            down=self.linear(prefix + "mlp.down_proj"),
+            input_norm=self.norm(prefix + "input_layernorm.weight"),
+            qkv=self.linear([f"{attention}{part}_proj" for part in "qkv"], config.qkv_bias),
+            q_norm=self.norm(attention + "q_norm.weight") if config.qk_norm else None,
+            k_norm=self.norm(attention + "k_norm.weight") if config.qk_norm else None,
+            output=self.linear([attention + "o_proj"], config.output_bias),
+            mlp_norm=self.norm(prefix + "post_attention_layernorm.weight"),
+            gate_up=self.linear([mlp + "gate_proj", mlp + "up_proj"], config.mlp_bias),
+            down=self.linear([mlp + "down_proj"], config.mlp_bias),
         )
+
+    def _joined(self, names: list[str]) -> torch.Tensor:
+        parts = [self.tensor(name) for name in names]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def load_stage(
@@ -80,17 +95,18 @@ def load_stage(
     vocabulary: range,
     dtype: torch.dtype,
     device: torch.device,
+    backend: str = "plain",
 ) -> Stage:
-    """Read the weights of these layers and of this slice of the vocabulary; call `Checkpoint.require` before."""
-    reader = _Reader(checkpoint, stage_shapes(config, layers), dtype, device)
-    embedding = reader.tensor(_EMBEDDING)
-    tied = config.tie_word_embeddings
-    head = Linear(embedding[vocabulary.start : vocabulary.stop]) if tied else reader.linear("lm_head", vocabulary)
+    """Read the weights of these layers and of this slice of the vocabulary; call `Checkpoint.require` before.
+
+    `backend`: a key of `kernels.linear.BACKENDS`.
+    """
+    reader = _Reader(checkpoint, config, dtype, device, backend)
     weights = StageWeights(
-        embedding=embedding,
-        layers={layer: reader.layer(config, layer) for layer in layers},
-        norm=reader.tensor(_NORM),
-        head=head,
+        embedding=reader.tensor(_EMBEDDING),
+        layers={layer: reader.layer(layer) for layer in layers},
+        norm=reader.norm(_NORM),
+        head=reader.head(vocabulary),
     )
     return Stage(config, weights, vocabulary)
 

@@ -14,6 +14,7 @@ from mpi_spp import registry
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.engine import Engine
+from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.config import read_config
 from mpi_spp.report.timings import Clock
 
@@ -98,12 +99,14 @@ def test_all_syncs_leave_the_same_cache_on_all_ranks(models: Path, world: World,
         options = {"sync_strategy": sync, "sync_granularity": granularity, "chunk_size": chunk_size}
         engine.configure(run_config(models / name, **options), Clock())
         cache = engine.stage.new_cache(range(engine.model.num_hidden_layers), len(prompt_ids))
-        cache.data.fill_(float("nan"))
+        cache.keys.fill_(float("nan"))
+        cache.values.fill_(float("nan"))
         engine.prefill(prompt_ids, cache)
-        assert torch.equal(cache.data, expected), f"{sync} {granularity} on rank {world.rank}"
+        assert torch.equal(cache.keys, expected.keys), f"keys, {sync} {granularity} on rank {world.rank}"
+        assert torch.equal(cache.values, expected.values), f"values, {sync} {granularity} on rank {world.rank}"
 
 
-def cache_of_one_rank(engine: Engine, prompt_ids: list[int], chunk_size: int) -> torch.Tensor:
+def cache_of_one_rank(engine: Engine, prompt_ids: list[int], chunk_size: int) -> KVCache:
     """What this rank computes with no communication at all."""
     from mpi_spp.model.batch import one_span
     from mpi_spp.partition import split_chunks
@@ -113,4 +116,4 @@ def cache_of_one_rank(engine: Engine, prompt_ids: list[int], chunk_size: int) ->
     for chunk in split_chunks(len(prompt_ids), chunk_size):
         hidden = engine.stage.embed(torch.tensor(prompt_ids[chunk.start : chunk.stop]))
         engine.stage.forward(hidden, one_span(chunk, cache, len(prompt_ids)), layers)
-    return cache.data
+    return cache

@@ -2,15 +2,18 @@
 
 import json
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from gguf import GGUFWriter, RopeScalingType
+from tiny_gguf import CHAT_TEMPLATE, tiny_llama, write_gguf
 
 from mpi_spp.errors import UserError
 from mpi_spp.model.gguf import convert
-from tests.tiny_gguf import CHAT_TEMPLATE, tiny_llama, write_gguf
 
 
 @pytest.fixture(scope="module")
@@ -109,13 +112,53 @@ def test_other_files_are_refused(gguf: Path, tmp_path: Path, original: Any) -> N
     assert list(tmp_path.iterdir()) == [other]
 
 
-def test_corrupt_content_is_one_line(gguf: Path, tmp_path: Path) -> None:
-    corrupt = tmp_path / "corrupt.gguf"
-    corrupt.write_bytes(gguf.read_bytes().replace(b"llama.block_count", b"llama.blick_count"))
-    with pytest.raises(UserError, match=r"corrupt\.gguf: ") as caught:
+def altered(gguf: Path, path: Path, old: bytes, new: bytes) -> Path:
+    """A copy of the GGUF file with a few bytes changed, and nothing moved."""
+    content = gguf.read_bytes()
+    assert old in content and len(old) == len(new)
+    path.write_bytes(content.replace(old, new))
+    return path
+
+
+@pytest.mark.parametrize(
+    "old,new,message",
+    [
+        pytest.param(b"llama.block_count", b"llama.blick_count", "no llama.block_count", id="no layer count"),
+        pytest.param(b"_rms_epsilon", b"_rms_absalon", "no llama.attention", id="no epsilon"),
+        pytest.param(b"blk.1.ffn_up", b"blk.1.ffn_op", "missing keys", id="misnamed weight"),
+        pytest.param(b"length\4\0\0\0\x40", b"length\4\0\0\0\x41", "mismatched keys", id="another MLP size"),
+    ],
+)
+def test_model_that_transformers_would_complete_is_refused(
+    gguf: Path, tmp_path: Path, old: bytes, new: bytes, message: str
+) -> None:
+    corrupt = altered(gguf, tmp_path / "corrupt.gguf", old, new)
+    with pytest.raises(UserError, match=rf"corrupt\.gguf: is corrupt \({message}"):
         convert(corrupt, tmp_path / "model")
-    assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == [corrupt]
+
+
+@pytest.mark.parametrize(
+    "name,add",
+    [
+        ("rope.scaling.type", lambda writer: writer.add_rope_scaling_type(RopeScalingType.YARN)),
+        ("attention.sliding_window", lambda writer: writer.add_sliding_window(128)),
+        ("rope_freqs.weight", lambda writer: writer.add_tensor("rope_freqs.weight", np.ones(8, np.float32))),
+    ],
+)
+def test_what_transformers_would_drop_in_silence_is_refused(
+    original: Any, tmp_path: Path, name: str, add: Callable[[GGUFWriter], None]
+) -> None:
+    with pytest.raises(UserError, match=f"{name} cannot be converted; get the model as safetensors"):
+        convert(write_gguf(tmp_path / "special.gguf", original, add=add), tmp_path / "model")
+
+
+def test_scaling_type_none_is_no_scaling(original: Any, tmp_path: Path) -> None:
+    plain = write_gguf(
+        tmp_path / "plain.gguf", original, add=lambda writer: writer.add_rope_scaling_type(RopeScalingType.NONE)
+    )
+    convert(plain, tmp_path / "model")
+    assert (tmp_path / "model" / "config.json").is_file()
 
 
 def test_directory_must_be_new_or_empty(gguf: Path, tmp_path: Path) -> None:
@@ -128,7 +171,7 @@ def test_directory_must_be_new_or_empty(gguf: Path, tmp_path: Path) -> None:
 
 
 def test_unwritable_directory_is_named(gguf: Path) -> None:
-    with pytest.raises(UserError, match=r"tiny\.gguf/model: cannot be written \(Not a directory\)"):
+    with pytest.raises(UserError, match=r"tiny\.gguf/model: cannot be written"):
         convert(gguf, gguf / "model")
     with pytest.raises(UserError, match=r"/proc/model: cannot be written"):
         convert(gguf, Path("/proc/model"))

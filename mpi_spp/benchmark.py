@@ -1,0 +1,108 @@
+"""Measures the phases of an engine: every case in turn, round after round, so that a drifting machine hits all alike."""
+
+import platform
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+from mpi_spp.config import RunConfig
+from mpi_spp.engine import Engine
+from mpi_spp.report.samples import describe
+from mpi_spp.report.summary import timings_of
+from mpi_spp.report.timings import Clock
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The lengths of a measured request, in tokens, and how often it is run."""
+
+    prompt_tokens: int
+    new_tokens: int
+    warmup: int
+    repetitions: int
+
+
+def prompt_ids_of(count: int, vocab_size: int) -> list[int]:
+    """Token ids without a pattern that a cache could use; the time of a dense model does not depend on them."""
+    return torch.randint(vocab_size, (count,), generator=torch.Generator().manual_seed(0)).tolist()
+
+
+def measure(engine: Engine, configs: dict[str, RunConfig], workload: Workload, kind: str) -> list[dict[str, Any]]:
+    """One case for every named configuration: samples of tokens per second, and of the phases. Collective.
+
+    `kind`: "prefill" counts prompt tokens over the prefill with its exposed sync, "decode" new tokens over the decode, "e2e" new
+    tokens over the whole request.
+    """
+    prompt_ids = prompt_ids_of(workload.prompt_tokens, engine.model.vocab_size)
+    timings: dict[str, list[dict[str, float]]] = {name: [] for name in configs}
+    for counts in _rounds(workload, engine.world.rank == 0):
+        for name, config in configs.items():
+            sample = _run_once(engine, config, prompt_ids, workload.new_tokens if kind != "prefill" else 1)
+            if counts:
+                timings[name].append(sample)
+    return [_case(name, timings[name], _speed_of(kind, workload)) for name in configs]
+
+
+def machine(engine: Engine) -> dict[str, Any]:
+    """What the figures were measured on."""
+    return {
+        "cpu": _cpu_name(),
+        "torch": torch.__version__,
+        "mpi": engine.world.library,
+        "ranks": [
+            {name: rank[name] for name in ("rank", "host", "device", "threads", "affinity", "peak_memory_bytes")}
+            for rank in engine.world.gather(engine.facts())
+        ],
+    }
+
+
+def _rounds(workload: Workload, shows: bool) -> Iterator[bool]:
+    """False for a warm-up round, True for a measured one; a bar on rank 0's terminal."""
+    total = workload.warmup + workload.repetitions
+    for number in tqdm(range(total), desc="rounds", disable=None if shows else True):
+        yield number >= workload.warmup
+
+
+def _run_once(engine: Engine, config: RunConfig, prompt_ids: list[int], new_tokens: int) -> dict[str, float]:
+    """The timings of one request, the same on all ranks."""
+    engine.configure(config, Clock())
+    for _ in engine.generate(prompt_ids, frozenset(), new_tokens):
+        pass
+    engine.clock.mark("total")
+    ranks = engine.world.gather(engine.facts())
+    return timings_of(ranks, ranks[0]["moments"]["total"])
+
+
+def _speed_of(kind: str, workload: Workload) -> Callable[[dict[str, float]], float]:
+    """Tokens per second of one request's timings."""
+    if kind == "prefill":
+        return lambda t: workload.prompt_tokens / (t["prefill_s"] + t["sync_exposed_s"])
+    if kind == "decode":
+        return lambda t: (workload.new_tokens - 1) / t["decode_s"]
+    return lambda t: workload.new_tokens / (t["first_token_s"] + t["decode_s"])
+
+
+def _case(
+    name: str, timings: list[dict[str, float]], speed: Callable[[dict[str, float]], float]
+) -> dict[str, Any]:
+    shares = [t["sync_exposed_s"] / t["prefill_s"] for t in timings]
+    return {
+        "name": name,
+        "unit": "tokens/s",
+        **describe([speed(t) for t in timings]),
+        "sync_exposed_share": describe(shares)["median"] if max(shares) > 0 else 0.0,
+        "timings": timings,
+        "measured_at": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+
+
+def _cpu_name() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor()

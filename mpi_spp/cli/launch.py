@@ -1,0 +1,149 @@
+"""`mpi-spp launch`: start a command on several ranks, with the options that the MPI at hand needs."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
+from mpi_spp.comm.environment import launched_size
+from mpi_spp.errors import UserError
+from mpi_spp.launch.hostfile import Host, read_hostfile
+from mpi_spp.launch.launcher import find_launcher
+from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
+from mpi_spp.launch.placement import cores_here
+
+_RANKS_HELP = (
+    "Ranks to start.  [default: all slots of the hostfile; else one for each GPU id; else one for each core,"
+    f" at most {DEFAULT_RANKS_LIMIT}]"
+)
+_EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
+
+
+def _parse_gpu_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    parts = [] if value is None else [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"{value!r} is no comma-separated list of numbers from 0 up, such as 5,6,7")
+    return tuple(map(int, parts))
+
+
+@click.command("launch", context_settings={"allow_interspersed_args": False})
+@click.option("-np", "-n", "num_ranks", type=click.IntRange(min=1), metavar="N", help=_RANKS_HELP)
+@click.option("--hostfile", type=click.Path(), help="The hosts, in the format of Open MPI, MPICH or Intel MPI.")
+@click.option("--gpu-ids", callback=_parse_gpu_ids, help="GPUs of each host, one a rank: 5,6,7.")
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads and cores of each rank.  [default: every host divides all its cores]",
+)
+@click.option("--dry-run", is_flag=True, help="Print the line and start nothing.")
+@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print it as JSON.")
+@click.option("--debug-rank", type=click.IntRange(min=0), help="This rank waits for a debugger.")
+@click.option(
+    "--debug-port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="Where it waits."
+)
+@click.argument("inner", nargs=-1, metavar="-- COMMAND [OPTIONS]...")
+def command(
+    num_ranks: int | None,
+    hostfile: str | None,
+    gpu_ids: tuple[int, ...],
+    threads: int | None,
+    dry_run: bool,
+    as_json: bool,
+    debug_rank: int | None,
+    debug_port: int,
+    inner: tuple[str, ...],
+) -> None:
+    """Run an mpi-spp COMMAND on several ranks: mpi-spp launch -np 3 -- generate --model ...
+
+    The mpirun beside this Python is used, else the one on PATH; MPI_SPP_MPIRUN names another, with options if need be.
+    Ranks on other hosts start by ssh, and need this Python and the model under the same paths.
+    """
+    if as_json and not dry_run:
+        raise click.UsageError("--json: prints the line of --dry-run; give both")
+    if launched_size() > 1:
+        raise UserError("launch: runs under an mpirun already; start it on its own, or leave it out")
+    hosts = read_hostfile(hostfile) if hostfile is not None else ()
+    inner, values = _complete(inner, {"gpu_ids": ",".join(map(str, gpu_ids)), "threads": str(threads or "")})
+    gpu_ids, threads = gpu_ids or values.get("gpu_ids") or (), threads or values.get("threads")
+    num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, len(cores_here()))
+    check_gpu_ids(gpu_ids, num_ranks, hosts)
+    argv, environment = _line(inner, num_ranks, hosts, threads, _debugging(debug_rank, debug_port, num_ranks))
+    if dry_run:
+        _print(argv, environment, as_json)
+    else:
+        _become(argv, environment)
+
+
+def _complete(inner: tuple[str, ...], shared: dict[str, str]) -> tuple[tuple[str, ...], dict[str, Any]]:
+    """The inner command with the options that `launch` was given for it too, and the values of all its options."""
+    values = _parse(inner)
+    for name, value in shared.items():
+        option = "--" + name.replace("_", "-")
+        if value and values.get(name):
+            raise UserError(f"{option}: given to launch and to {inner[0]}; leave one of them out")
+        # A command without threads of its own is still bound to so many cores; ids of GPUs must reach the program.
+        if value and (name in values or name != "threads"):
+            inner += (option, value)
+    return inner, _parse(inner)
+
+
+def _parse(inner: tuple[str, ...]) -> dict[str, Any]:
+    """Read the inner command here, so that a wrong word is one line and not one of each rank and mpirun's besides."""
+    from mpi_spp.cli import commands
+
+    context, words = click.Context(commands, info_name="mpi-spp"), list(inner)
+    while isinstance(context.command, click.Group):
+        if not words:
+            raise click.UsageError(f"the command to start is missing; for example: {_EXAMPLE}")
+        name, found, rest = context.command.resolve_command(context, words)
+        if found is None or found is command:
+            raise UserError(f"launch: cannot start itself; give another command, for example: {_EXAMPLE}")
+        context = _context(found, name, rest, context)
+        words = rest
+    return context.params
+
+
+def _context(found: click.Command, name: str | None, words: list[str], parent: click.Context) -> click.Context:
+    """A command's options are read, a group waits for the command in it."""
+    if isinstance(found, click.Group):
+        return click.Context(found, info_name=name, parent=parent)
+    return found.make_context(name, words, parent=parent)
+
+
+def _debugging(rank: int | None, port: int, num_ranks: int) -> dict[str, str]:
+    if rank is None:
+        return {}
+    if rank >= num_ranks:
+        raise UserError(f"--debug-rank: {rank} is not there; the {num_ranks} ranks are 0 to {num_ranks - 1}")
+    return debug_variables(rank, port)
+
+
+def _line(
+    inner: tuple[str, ...], num_ranks: int, hosts: tuple[Host, ...], threads: int | None, exports: dict[str, str]
+) -> tuple[list[str], dict[str, str]]:
+    program = (sys.executable, "-m", "mpi_spp", *inner)
+    return mpirun_line(request_here(program, num_ranks, hosts, threads, exports), find_launcher())
+
+
+def _print(argv: list[str], environment: dict[str, str], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"argv": argv, "environment": environment}, indent=1))
+    else:
+        print(*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(argv))
+
+
+def _become(argv: list[str], environment: dict[str, str]) -> NoReturn:
+    """Turn into mpirun: its exit status, Ctrl-C and other signals need nobody between it and the shell."""
+    sys.stdout.flush()
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and mpirun would inherit that
+    try:
+        os.execvpe(argv[0], argv, {**os.environ, **environment})
+    except OSError as error:
+        raise UserError(
+            f"{argv[0]}: cannot be started ({error.strerror}); name a working mpirun in MPI_SPP_MPIRUN"
+        ) from None

@@ -1,0 +1,70 @@
+"""Hostfiles: read in the format of any MPI, and named as one list of hosts."""
+
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from mpi_spp.errors import UserError
+
+_FORMATS = "one host a line, as 'node1 slots=2' (Open MPI) or 'node1:2' (MPICH, Intel MPI)"
+_LINE = re.compile(r"(?P<name>[\w.@-]+)(?:\s*:\s*(?P<colon>\d+)|\s+slots\s*=\s*(?P<slots>\d+))?", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Host:
+    """A machine and how many ranks it takes."""
+
+    name: str
+    slots: int
+
+
+def read_hostfile(path: str | Path) -> tuple[Host, ...]:
+    """The hosts in order of first mention; the slots of repeated lines add up, and a line without a number is one slot.
+
+    All names of this machine count as one host, since MPICH and Intel MPI would take `localhost` and its own name
+    for two, and every rank must know how many others share its cores.
+    """
+    slots: dict[str, int] = {}
+    own_name = None
+    for host in _hosts_of_lines(path):
+        if is_this_machine(host.name):
+            own_name = own_name or host.name
+            host = Host(own_name, host.slots)
+        slots[host.name] = slots.get(host.name, 0) + host.slots
+    if not slots:
+        raise UserError(f"--hostfile: {path} names no host; write {_FORMATS}")
+    return tuple(Host(name, count) for name, count in slots.items())
+
+
+def is_this_machine(name: str) -> bool:
+    """Whether the name is one of the usual names of the machine that asks."""
+    own = os.uname().nodename
+    return name in ("localhost", "127.0.0.1", own, own.split(".")[0])
+
+
+def _hosts_of_lines(path: str | Path) -> Iterator[Host]:
+    for number, line in enumerate(_text(path).splitlines(), start=1):
+        entry = line.split("#")[0].strip()
+        if entry:
+            yield _parse(entry, f"--hostfile: {path}, line {number}")
+
+
+def _text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"--hostfile: {path} is no text; write {_FORMATS}") from None
+    except OSError as error:
+        raise UserError(f"--hostfile: {path} cannot be read ({error.strerror}); give a file with {_FORMATS}") from None
+
+
+def _parse(entry: str, where: str) -> Host:
+    match = _LINE.fullmatch(entry)
+    if match is None:
+        raise UserError(f"{where}: {entry!r} is not understood; write {_FORMATS}")
+    slots = int(match["colon"] or match["slots"] or 1)
+    if slots < 1:
+        raise UserError(f"{where}: {match['name']} has {slots} slots; give it 1 or more, or remove the line")
+    return Host(match["name"], slots)

@@ -1,0 +1,131 @@
+"""The mpirun line of every MPI, as a pure function."""
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from mpi_spp.errors import UserError
+from mpi_spp.launch.cma import cma_is_refused
+from mpi_spp.launch.hostfile import Host
+from mpi_spp.launch.launcher import Launcher
+
+DEFAULT_RANKS_LIMIT = 4  # every rank of one machine decodes with its own copy of the weights
+# What a rank on another host must know too. MPICH and Intel MPI pass everything on, Open MPI nothing.
+_PASSED_ON = ("MPI_SPP_", "HF_", "TRANSFORMERS_", "PYTHONPATH", "LD_LIBRARY_PATH")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchRequest:
+    """What to start where. `hosts` empty: this machine, or the hosts that a batch system gives to the launcher."""
+
+    command: tuple[str, ...]
+    num_ranks: int
+    hosts: tuple[Host, ...] = ()
+    threads: int | None = None  # of each rank; None: every host divides all its cores
+    exports: Mapping[str, str] = field(default_factory=dict)  # variables that all ranks get
+    passed_on: tuple[str, ...] = ()  # names of variables that ranks on other hosts get from here
+    as_root: bool = False
+    cma_refused: bool = False
+
+
+def request_here(
+    command: tuple[str, ...],
+    num_ranks: int,
+    hosts: tuple[Host, ...] = (),
+    threads: int | None = None,
+    exports: Mapping[str, str] | None = None,
+) -> LaunchRequest:
+    """The request, with what this machine says of itself."""
+    return LaunchRequest(
+        command=command,
+        num_ranks=num_ranks,
+        hosts=hosts,
+        threads=threads,
+        exports={"HWLOC_COMPONENTS": without_gl(os.environ.get("HWLOC_COMPONENTS", "")), **(exports or {})},
+        passed_on=tuple(sorted(name for name in os.environ if name.startswith(_PASSED_ON))) if hosts else (),
+        as_root=os.geteuid() == 0,
+        cma_refused=cma_is_refused(),
+    )
+
+
+def without_gl(components: str) -> str:
+    """hwloc's components less GL, which hangs in WSL and wherever something on port 6006 looks like an X server."""
+    names = [name for name in components.split(",") if name]
+    return ",".join(names if "-gl" in names else [*names, "-gl"])
+
+
+def default_num_ranks(hosts: tuple[Host, ...], gpu_ids: tuple[int, ...], num_cores: int) -> int:
+    """All slots of the hosts; else one rank for each GPU; else one for each core, up to DEFAULT_RANKS_LIMIT."""
+    if hosts:
+        return sum(host.slots for host in hosts)
+    return len(gpu_ids) or min(num_cores, DEFAULT_RANKS_LIMIT)
+
+
+def check_gpu_ids(gpu_ids: tuple[int, ...], num_ranks: int, hosts: tuple[Host, ...]) -> None:
+    """Every host's ranks take the ids in order, so the fullest host needs an id for each of its ranks."""
+    if len(set(gpu_ids)) < len(gpu_ids):
+        raise UserError(f"--gpu-ids: {_joined(gpu_ids)} names a GPU twice; give each rank of a host its own")
+    host = max(_filled(num_ranks, hosts), key=lambda host: host.slots)
+    if gpu_ids and len(gpu_ids) < host.slots:
+        raise UserError(
+            f"--gpu-ids: {_joined(gpu_ids)} is too short for the {host.slots} ranks on {host.name};"
+            " give one id for each of them"
+        )
+
+
+def mpirun_line(request: LaunchRequest, launcher: Launcher) -> tuple[list[str], dict[str, str]]:
+    """The arguments that start the ranks, and what the launcher's own environment needs besides."""
+    options = {"openmpi": _open_mpi, "mpich": _mpich, "intel": _intel}[launcher.vendor]
+    threads = [] if request.threads is None else ["--threads", str(request.threads)]
+    placement = [sys.executable, "-m", "mpi_spp.launch.placement", *threads]
+    hwloc = {name: value for name, value in request.exports.items() if name == "HWLOC_COMPONENTS"}
+    return [*launcher.command, *options(request, launcher.major), *placement, *request.command], hwloc
+
+
+def _open_mpi(request: LaunchRequest, major: int) -> list[str]:
+    hosts = ["--host", _host_list(request.hosts)] if request.hosts else []
+    exports = [word for name, value in request.exports.items() for word in ("-x", f"{name}={value}")]
+    passed_on = [word for name in request.passed_on if name not in request.exports for word in ("-x", name)]
+    root = ["--allow-run-as-root"] if request.as_root else []
+    through_shared_memory = ["smsc", "^cma"] if major >= 5 else ["btl_vader_single_copy_mechanism", "none"]
+    copying = ["--mca", *through_shared_memory] if request.cma_refused else []
+    placing = ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
+    return ["-np", str(request.num_ranks), *hosts, *placing, *exports, *passed_on, *root, *copying]
+
+
+def _mpich(request: LaunchRequest, major: int) -> list[str]:
+    hosts = ["-hosts", _host_list(request.hosts)] if request.hosts else []
+    copying = {"MPIR_CVAR_CH4_CMA_ENABLE": "0"} if request.cma_refused else {}
+    return ["-n", str(request.num_ranks), *hosts, "-bind-to", "none", *_hydra_exports({**request.exports, **copying})]
+
+
+def _intel(request: LaunchRequest, major: int) -> list[str]:
+    # Without the comma at the end it takes a single `node1:2` for a name.
+    hosts = ["-hosts", _host_list(request.hosts) + ","] if request.hosts else []
+    return ["-n", str(request.num_ranks), *hosts, *_hydra_exports({"I_MPI_PIN": "0", **request.exports})]
+
+
+def _hydra_exports(exports: Mapping[str, str]) -> list[str]:
+    return [word for name, value in exports.items() for word in ("-genv", name, value)]
+
+
+def _host_list(hosts: tuple[Host, ...]) -> str:
+    # A list on the line needs no temporary file, so the line that --dry-run prints works later and elsewhere.
+    return ",".join(f"{host.name}:{host.slots}" for host in hosts)
+
+
+def _filled(num_ranks: int, hosts: tuple[Host, ...]) -> list[Host]:
+    """How many ranks each host gets: its slots in turn, and round again when there are more ranks than slots."""
+    hosts = hosts or (Host("this machine", num_ranks),)
+    rounds, left = divmod(num_ranks, sum(host.slots for host in hosts))
+    filled = []
+    for host in hosts:
+        last = min(left, host.slots)
+        left -= last
+        filled.append(Host(host.name, rounds * host.slots + last))
+    return filled
+
+
+def _joined(gpu_ids: tuple[int, ...]) -> str:
+    return ",".join(map(str, gpu_ids))

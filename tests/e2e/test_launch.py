@@ -1,0 +1,272 @@
+"""Ranks that are really started, by the mpirun that belongs to this Python: places, statuses, signals, a debugger."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pytest
+from debug_client import DebugClient
+
+from mpi_spp.launch.hostfile import Host
+from mpi_spp.launch.launcher import find_launcher
+from mpi_spp.launch.line import mpirun_line, request_here
+from mpi_spp.launch.placement import cores_here
+
+ROOT = Path(__file__).parents[2]
+TIMEOUT_SECONDS = 60
+CORES = cores_here()
+SHOW_PLACE = """
+import json, os, sys
+from mpi4py import MPI
+names = ("OMP_NUM_THREADS", "HWLOC_COMPONENTS", "OMPI_MCA_mpi_yield_when_idle")
+facts = {name: os.environ.get(name) for name in names}
+facts |= {"rank": MPI.COMM_WORLD.rank, "size": MPI.COMM_WORLD.size, "cores": sorted(os.sched_getaffinity(0))}
+everywhere = MPI.COMM_WORLD.gather(facts)
+if MPI.COMM_WORLD.rank == 0:
+    print(json.dumps(everywhere))
+"""
+# A memory-reading call that is refused, as in some containers: then large messages must be copied.
+LARGE_MESSAGES = """
+import numpy
+from mpi4py import MPI
+comm = MPI.COMM_WORLD
+sent, received = numpy.full(1 << 20, comm.rank), numpy.empty(1 << 20, int)
+comm.Sendrecv(sent, (comm.rank + 1) % comm.size, recvbuf=received, source=(comm.rank - 1) % comm.size)
+assert (received == (comm.rank - 1) % comm.size).all()
+"""
+
+
+def environment() -> dict[str, str]:
+    """This package first, whatever the tests run under left out."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
+    return {**kept, "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
+
+
+def run(argv: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
+    settings = {"env": environment(), "cwd": ROOT, **settings}
+    return subprocess.run(argv, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, **settings)
+
+
+def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return run([sys.executable, "-m", "mpi_spp", "launch", *arguments])
+
+
+def start_program(program: str, num_ranks: int, before: tuple[str, ...] = (), **settings: Any) -> Any:
+    """Run Python source on ranks, through the function that the command uses."""
+    request = request_here((sys.executable, "-c", program), num_ranks, **settings)
+    argv, extra = mpirun_line(request, find_launcher())
+    return run([*before, *argv], env={**environment(), **extra})
+
+
+def places(num_ranks: int, **settings: Any) -> list[dict[str, Any]]:
+    result = start_program(SHOW_PLACE, num_ranks, **settings)
+    assert result.returncode == 0, result.stderr
+    shown: list[dict[str, Any]] = json.loads(result.stdout)
+    assert [facts["rank"] for facts in shown] == list(range(num_ranks))
+    assert all(facts["size"] == num_ranks and facts["HWLOC_COMPONENTS"] == "-gl" for facts in shown)
+    return shown
+
+
+@pytest.mark.parametrize("num_ranks", [1, 2, 3, 5])
+def test_every_core_has_one_rank_or_all_share(num_ranks: int) -> None:
+    shown = places(num_ranks)
+    if num_ranks <= len(CORES):
+        assert sorted(core for facts in shown for core in facts["cores"]) == sorted(CORES)
+        assert all(facts["OMP_NUM_THREADS"] == str(len(facts["cores"])) for facts in shown)
+        assert all(facts["OMPI_MCA_mpi_yield_when_idle"] is None for facts in shown)
+    else:
+        assert all(facts["cores"] == sorted(os.sched_getaffinity(0)) for facts in shown)
+        assert all(facts["OMP_NUM_THREADS"] == facts["OMPI_MCA_mpi_yield_when_idle"] == "1" for facts in shown)
+
+
+def test_hosts_of_a_file_are_the_same_machine() -> None:
+    assert len(places(3, hosts=(Host("localhost", 3),))) == 3
+
+
+def test_more_ranks_than_slots() -> None:
+    assert len(places(3, hosts=(Host("localhost", 1),))) == 3
+
+
+def test_threads_take_so_many_cores() -> None:
+    (facts,) = places(1, threads=1)
+    assert len(facts["cores"]) == 1 and facts["OMP_NUM_THREADS"] == "1"
+
+
+def test_only_the_cores_that_are_left_are_used() -> None:
+    """As `taskset` or a batch system leave them; the launchers' own binding would not look."""
+    last = max(CORES)
+    result = start_program(SHOW_PLACE, 1, ("taskset", "-c", str(last)))
+    assert json.loads(result.stdout)[0]["cores"] == [last], result.stderr
+
+
+@pytest.mark.parametrize("status", [0, 1, 2])
+def test_the_exit_status_is_passed_on(status: int) -> None:
+    assert start_program(f"import sys; sys.exit({status})", 3).returncode == status
+
+
+def test_a_killed_rank_ends_the_job() -> None:
+    killed = (
+        "from mpi4py import MPI; import os, time; MPI.COMM_WORLD.rank == 1 and os.kill(os.getpid(), 9); time.sleep(50)"
+    )
+    assert start_program(killed, 3).returncode not in (0, 2)
+
+
+def test_a_program_that_is_not_there() -> None:
+    request = request_here(("no-such-program",), 2)
+    argv, extra = mpirun_line(request, find_launcher())
+    result = run(argv, env={**environment(), **extra})
+    assert result.returncode != 0
+    assert "mpi-spp: error: no-such-program: cannot be started (No such file or directory)" in result.stderr
+
+
+def test_bad_input_on_the_ranks_has_its_own_status() -> None:
+    result = launch("-np", "3", "--", "generate", "--model", "/no/such/model", "--prompt", "x")
+    assert result.returncode == 2
+    assert result.stderr.count("mpi-spp: error: ") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["-np", "3"], "the command to start is missing"),
+        (["-np", "0", "--", "generate"], "Invalid value for '-np'"),
+        (["-np", "3", "--", "generat"], "No such command 'generat'"),
+        (["-np", "3", "--", "generate", "--promt", "x"], "No such option '--promt'"),
+        (["-np", "3", "--", "launch"], "launch: cannot start itself"),
+        (
+            ["-np", "3", "--hostfile", "/no/such/file", "--", "model", "list"],
+            "--hostfile: /no/such/file cannot be read",
+        ),
+        (["-np", "3", "--gpu-ids", "1,-2,3", "--", "model", "list"], "Invalid value for '--gpu-ids'"),
+        (["-np", "3", "--gpu-ids", "1,1,2", "--", "generate", "--model", "m", "--prompt", "x"], "names a GPU twice"),
+        (["-np", "3", "--threads", "2", "--", "generate", "--model", "m", "--threads", "1"], "--threads: given to"),
+        (["-np", "2", "--debug-rank", "2", "--", "model", "list"], "--debug-rank: 2 is not there"),
+    ],
+)
+def test_bad_input_is_one_line_from_here(arguments: list[str], complaint: str) -> None:
+    result = launch(*arguments)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.startswith("mpi-spp: error: ") and result.stderr.count("\n") == 1
+    assert complaint in result.stderr
+
+
+def test_dry_run_prints_a_line_that_works() -> None:
+    arguments = ["-np", "2", "--threads", "1", "--dry-run"]
+    printed = launch(*arguments, "--", "model", "list", "--json").stdout
+    assert printed.startswith("HWLOC_COMPONENTS=-gl ") and printed.count("\n") == 1
+    copied = run(["sh", "-c", printed])
+    assert copied.returncode == 0 and "available" in json.loads(copied.stdout)
+    as_json = json.loads(launch(*arguments, "--json", "--", "model", "list").stdout)
+    assert as_json["environment"] == {"HWLOC_COMPONENTS": "-gl"} and as_json["argv"][-2:] == ["model", "list"]
+
+
+def test_shared_options_reach_the_inner_command() -> None:
+    words = ["-np", "2", "--gpu-ids", "5,6", "--threads", "3", "--dry-run", "--json"]
+    argv = json.loads(launch(*words, "--", "generate", "--model", "m", "--prompt", "x").stdout)["argv"]
+    assert argv[-4:] == ["--gpu-ids", "5,6", "--threads", "3"]
+    assert argv[argv.index("mpi_spp.launch.placement") + 1 :][:2] == ["--threads", "3"]
+
+
+def test_large_messages_where_reading_other_memory_is_refused() -> None:
+    refuse = (sys.executable, str(ROOT / "tests" / "refuse_cma.py"))
+    probe = "from mpi_spp.launch.cma import cma_is_refused; print(cma_is_refused())"
+    if run([*refuse, sys.executable, "-c", probe]).stdout != "True\n":
+        pytest.skip("this machine does not let a process refuse the call")
+    start = f"""
+import os, sys
+from mpi_spp.launch.launcher import find_launcher
+from mpi_spp.launch.line import mpirun_line, request_here
+argv, extra = mpirun_line(request_here((sys.executable, "-c", {LARGE_MESSAGES!r}), 2), find_launcher())
+os.execvpe(argv[0], argv, {{**os.environ, **extra}})
+"""
+    result = run([*refuse, sys.executable, "-c", start])
+    assert (result.returncode, result.stderr) == (0, "")
+
+
+class Job:
+    """A launch of which rank 1 waits for a debugger."""
+
+    def __init__(self, argv: list[str]) -> None:
+        self.mark = f"MPI_SPP_TEST_MARK={uuid.uuid4()}"
+        name, value = self.mark.split("=")
+        self.process = subprocess.Popen(
+            argv,
+            env={**environment(), name: value, "MPI_SPP_PYTHON": sys.executable},
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def port(self) -> int:
+        stderr: IO[str] = self.process.stderr  # type: ignore[assignment]
+        for line in stderr:
+            match = re.match(r"mpi-spp: rank 1 waits for a debugger on 127\.0\.0\.1:(\d+) of ", line)
+            if match:
+                return int(match[1])
+        raise AssertionError("no rank waits")
+
+    def processes(self) -> list[int]:
+        """All that were started with this job's mark and still run."""
+        return [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit() and self._is_ours(path)]
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            return self.mark.encode() in (path / "environ").read_bytes()
+        except OSError:
+            return False
+
+    def end(self) -> None:
+        for process in self.processes():
+            os.kill(process, signal.SIGKILL)
+        self.process.communicate(timeout=TIMEOUT_SECONDS)
+
+
+@pytest.fixture
+def waiting_job(request: pytest.FixtureRequest) -> Iterator[Job]:
+    pytest.importorskip("debugpy")
+    job = Job(request.param)
+    yield job
+    job.end()
+
+
+LAUNCH = [sys.executable, "-m", "mpi_spp", "launch"]
+RANK_1_WAITS = ["--debug-rank", "1", "--debug-port", "0"]
+# The other ranks wait for rank 1, inside MPI.
+STUCK = [*LAUNCH, "-np", "3", *RANK_1_WAITS, "--", "generate", "--model", "/no/such/model", "--prompt", "x"]
+BIN_DEBUG = [str(ROOT / "bin" / "debug"), "-np", "2", "--rank", "1", "--port", "0", "--", "model", "list"]
+
+
+@pytest.mark.parametrize("waiting_job", [STUCK], indirect=True)
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_ctrl_c_ends_everything_within_a_second(waiting_job: Job, send: Any) -> None:
+    waiting_job.port()
+    assert len(waiting_job.processes()) >= 4
+    send(waiting_job.process.pid, signal.SIGINT)
+    pressed = time.monotonic()
+    while waiting_job.processes() and time.monotonic() - pressed < 5:
+        time.sleep(0.01)
+    assert time.monotonic() - pressed < 1
+    _, stderr = waiting_job.process.communicate(timeout=TIMEOUT_SECONDS)
+    assert waiting_job.process.returncode != 0
+    assert "Traceback" not in stderr
+
+
+@pytest.mark.parametrize("waiting_job", [BIN_DEBUG], indirect=True)
+def test_a_debugger_stops_the_chosen_rank(waiting_job: Job) -> None:
+    source = ROOT / "mpi_spp" / "cli" / "__init__.py"
+    number = source.read_text().splitlines().index("        commands(standalone_mode=False)") + 1
+    client = DebugClient(waiting_job.port())
+    client.attach(source, number)
+    assert client.stopped_at() == (source, number)
+    client.go_on()
+    _, stderr = waiting_job.process.communicate(timeout=TIMEOUT_SECONDS)
+    assert waiting_job.process.returncode == 0, stderr

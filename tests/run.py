@@ -1,0 +1,180 @@
+"""Run the checks and all tests, each part in processes of its own; the last line counts them all.
+
+Usual call: bin/test, which sets up the environment. A part that hangs is ended with all that it started.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from process_tree import adopt_orphans, end_descendants  # noqa: E402
+
+from mpi_spp.launch.launcher import find_launcher  # noqa: E402
+from mpi_spp.launch.line import mpirun_line, request_here  # noqa: E402
+
+PARTS = ("lint", "unit", "ranks", "e2e")
+NUM_RANKS = (1, 2, 3, 4, 5)
+SECONDS = {"lint": 180, "unit": 420, "ranks": 300, "e2e": 900}  # all together less than the 90 minutes of CI
+FULL_FACTOR = 6
+
+
+@dataclass(frozen=True)
+class Part:
+    """A process, or an mpirun, and the outcomes that it must report."""
+
+    name: str
+    kind: str
+    command: list[str]
+    environment: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Result:
+    """What came of a part."""
+
+    name: str
+    counts: tuple[int, int, int]  # passed, failed, skipped
+    seconds: float
+
+
+def main() -> int:
+    """Run the chosen parts and return the exit status."""
+    options, pytest_arguments = parse_arguments()
+    adopt_orphans()
+    results = [run(part, options.full, bool(pytest_arguments)) for part in chosen_parts(options, pytest_arguments)]
+    print_table(results)
+    passed, failed, skipped = (sum(column) for column in zip(*(result.counts for result in results), strict=True))
+    print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
+    return 1 if failed or not passed else 0
+
+
+def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
+    """The runner's own options, and all others, which go to pytest."""
+    parser = argparse.ArgumentParser(prog="bin/test", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
+    parser.add_argument("--full", action="store_true", help="the longer matrices too")
+    parser.add_argument("--also-ranks-with", metavar="PYTHON", help="run the rank tests with this Python's MPI too")
+    options, pytest_arguments = parser.parse_known_args()
+    options.parts = options.parts.split(",")
+    unknown = set(options.parts) - set(PARTS)
+    if unknown:
+        parser.error(f"--parts: {', '.join(sorted(unknown))} unknown; choose some of {', '.join(PARTS)}")
+    return options, pytest_arguments
+
+
+def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> Iterator[Part]:
+    """All parts to run, in order. A selection of tests leaves out the checks, and the parts that it is not in."""
+    paths = [argument for argument in pytest_arguments if (ROOT / argument.split("::")[0]).exists()]
+    rest = [argument for argument in pytest_arguments if argument not in paths]
+    if "lint" in options.parts and not pytest_arguments:
+        yield from lint_parts()
+    for kind in ("unit", "ranks", "e2e"):
+        own_paths = [path for path in paths if is_below(path, ROOT / "tests" / kind)]
+        if kind not in options.parts or (paths and not own_paths):
+            continue
+        arguments = [*rest, *(own_paths or [f"tests/{kind}"])]
+        if kind == "ranks":
+            for python in filter(None, (sys.executable, options.also_ranks_with)):
+                yield from rank_parts(python, arguments)
+        else:
+            yield Part(kind, kind, [sys.executable, "-m", "pytest", *arguments])
+
+
+def is_below(path: str, directory: Path) -> bool:
+    """Whether a test path such as tests/unit/test_store.py::test_get lies in a directory."""
+    return (ROOT / path.split("::")[0]).resolve().is_relative_to(directory)
+
+
+def lint_parts() -> Iterator[Part]:
+    """The checks that count as one test each."""
+    for arguments in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "mpi_spp"]):
+        yield Part(" ".join(arguments), "lint", [sys.executable, "-m", *arguments])
+
+
+def rank_parts(python: str, arguments: list[str]) -> Iterator[Part]:
+    """The rank tests on every number of ranks, with the MPI of this Python's environment, or else the machine's."""
+    launcher = find_launcher(prefix=str(Path(python).parent.parent))
+    for num_ranks in NUM_RANKS:
+        program = (python, "-m", "mpi4py", "-m", "pytest", "-p", "no:cacheprovider", *arguments)
+        command, environment = mpirun_line(request_here(program, num_ranks, threads=1), launcher)
+        yield Part(f"ranks -np {num_ranks} {launcher.vendor}", "ranks", command, environment)
+
+
+def run(part: Part, full: bool, is_selection: bool) -> Result:
+    """Run one part within its time, and count."""
+    print(f"\n==== {part.name}", flush=True)
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        outcomes = Path(directory) / "outcomes"
+        outcomes.touch()
+        environment = {**os.environ, **part.environment, "PYTHONFAULTHANDLER": "1"}
+        environment |= {"MPI_SPP_TEST_OUTCOMES": str(outcomes)}
+        environment |= {"MPI_SPP_FULL_TESTS": "1"} if full else {}
+        environment |= {"MPI_SPP_TEST_SELECTION": "1"} if is_selection else {}
+        succeeded = finish(part, environment, SECONDS[part.kind] * (FULL_FACTOR if full else 1))
+        counted = lint_count(succeeded) if part.kind == "lint" else count(outcomes.read_text(), succeeded, is_selection)
+    return Result(part.name, counted, time.monotonic() - start)
+
+
+def finish(part: Part, environment: dict[str, str], seconds: float) -> bool:
+    """Whether the command ended by itself, in time and with status 0. Nothing that it started outlives this call."""
+    settings = {"cwd": ROOT, "env": environment, "stdin": subprocess.DEVNULL, "start_new_session": True}
+    process = subprocess.Popen(part.command, **settings)
+    try:
+        status = process.wait(seconds)
+        if status != 0:
+            print(f"==== {part.name}: ended with status {status}", flush=True)
+        return status == 0
+    except subprocess.TimeoutExpired:
+        print(f"==== {part.name}: did not end within {seconds} s", flush=True)
+        return False
+    finally:
+        end_descendants()
+
+
+def lint_count(succeeded: bool) -> tuple[int, int, int]:
+    """A check is one test."""
+    return (1, 0, 0) if succeeded else (0, 1, 0)
+
+
+def count(outcomes: str, succeeded: bool, is_selection: bool) -> tuple[int, int, int]:
+    """Passed, failed and skipped tests, from lines of an outcome and a test's name; the worst outcome of a test counts.
+
+    A process that dies counts as the failure of the test that was running, and one that runs no test is a failure.
+    """
+    order = ("running", "passed", "skipped", "failed")
+    worst: dict[str, str] = {}
+    for line in outcomes.splitlines():
+        outcome, name = line.split("\t", 1)
+        worst[name] = max(outcome, worst.get(name, "running"), key=order.index)
+    found = list(worst.values())
+    passed, failed, skipped, running = (found.count(name) for name in ("passed", "failed", "skipped", "running"))
+    if not failed:
+        for name in (name for name, outcome in worst.items() if outcome == "running"):
+            print(f"==== {name}: did not end", flush=True)
+        failed = running or int(not succeeded)
+    if passed + failed == 0 and not is_selection:
+        print("==== no test was run", flush=True)
+        failed = 1
+    return passed, failed, skipped
+
+
+def print_table(results: list[Result]) -> None:
+    """One row a part."""
+    print(f"\n{'part':30} {'passed':>7} {'failed':>7} {'skipped':>7} {'seconds':>8}")
+    for row in results:
+        passed, failed, skipped = row.counts
+        print(f"{row.name:30} {passed:7} {failed:7} {skipped:7} {row.seconds:8.1f}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,109 @@
+"""Reading safetensors: what is whole is read exactly, and what is not is named in one line."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from mpi_spp.errors import UserError
+from mpi_spp.model.checkpoint import Checkpoint
+
+SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+TENSORS = {"a": torch.arange(12.0).view(4, 3), "b": torch.ones(5)}
+SHAPES: dict[str, tuple[int, ...]] = {"a": (4, 3), "b": (5,)}
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    save_file(TENSORS, tmp_path / SINGLE)
+    return tmp_path
+
+
+def shards(directory: Path) -> None:
+    """The same tensors in two files and an index."""
+    (directory / SINGLE).unlink()
+    for name, tensor in TENSORS.items():
+        save_file({name: tensor}, directory / f"{name}.safetensors")
+    write_index(directory, {"weight_map": {name: f"{name}.safetensors" for name in TENSORS}})
+
+
+def write_index(directory: Path, content: object) -> None:
+    (directory / INDEX).write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_reads_whole_tensors_and_rows(directory: Path, sharded: bool) -> None:
+    if sharded:
+        shards(directory)
+    checkpoint = Checkpoint(directory)
+    checkpoint.require(SHAPES)
+    assert torch.equal(checkpoint.read("a"), TENSORS["a"])
+    assert torch.equal(checkpoint.read("a", range(1, 3)), TENSORS["a"][1:3])
+    assert checkpoint.read("a", range(2, 2)).shape == (0, 3)
+    assert torch.equal(checkpoint.read("b"), TENSORS["b"])
+
+
+def test_shards_that_are_not_needed_need_not_be_there(directory: Path) -> None:
+    shards(directory)
+    (directory / "b.safetensors").unlink()
+    Checkpoint(directory).require({"a": (4, 3)})
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_keeps_the_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
+    values = torch.randn(4, 3).to(dtype)
+    save_file({"a": values}, tmp_path / SINGLE)
+    assert torch.equal(Checkpoint(tmp_path).read("a"), values)
+    assert Checkpoint(tmp_path).read("a").dtype == dtype
+
+
+def truncate(directory: Path, size: int) -> None:
+    path = directory / SINGLE
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def overwrite(directory: Path, start: int, content: bytes) -> None:
+    path = directory / SINGLE
+    old = path.read_bytes()
+    path.write_bytes(old[:start] + content + old[start + len(content) :])
+
+
+DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no weights": (lambda d: (d / SINGLE).unlink(), "holds neither"),
+    "cut in the data": (lambda d: truncate(d, -10), SINGLE),
+    "cut in the header": (lambda d: truncate(d, 20), SINGLE),
+    "empty file": (lambda d: truncate(d, 0), SINGLE),
+    "header of absurd length": (lambda d: overwrite(d, 0, b"\xff" * 8), SINGLE),
+    "header that is no JSON": (lambda d: overwrite(d, 8, b"#" * 30), SINGLE),
+    "a directory": (lambda d: ((d / SINGLE).unlink(), (d / SINGLE).mkdir()), SINGLE),
+    "a tensor less": (lambda d: save_file({"a": TENSORS["a"]}, d / SINGLE), "'b'"),
+    "another shape": (lambda d: save_file(TENSORS | {"a": torch.ones(3, 4)}, d / SINGLE), r"a has shape \[3, 4\]"),
+    "integers": (lambda d: save_file(TENSORS | {"b": torch.ones(5).to(torch.int8)}, d / SINGLE), "b is of dtype I8"),
+    "fp8": (lambda d: save_file(TENSORS | {"b": torch.ones(5).to(torch.float8_e4m3fn)}, d / SINGLE), "F8_E4M3"),
+    "index with a missing shard": (lambda d: (shards(d), (d / "b.safetensors").unlink()), "b.safetensors: no such file"),
+    "index with a wrong shard": (
+        lambda d: (shards(d), save_file({"z": torch.ones(1)}, d / "b.safetensors")),
+        "b.safetensors: 'b' cannot be read",
+    ),
+    "index with a tensor less": (lambda d: write_index(d, {"weight_map": {"a": SINGLE}}), "'b'"),
+    "index that is no JSON": (lambda d: (d / INDEX).write_text("{"), INDEX),
+    "index that is not UTF-8": (lambda d: (d / INDEX).write_bytes(b"\xff"), INDEX),
+    "index without a map": (lambda d: write_index(d, {}), INDEX),
+    "index that is a list": (lambda d: write_index(d, [1]), INDEX),
+    "index whose map is a list": (lambda d: write_index(d, {"weight_map": ["a"]}), INDEX),
+    "index whose map is null": (lambda d: write_index(d, {"weight_map": None}), INDEX),
+    "index with a number for a file": (lambda d: write_index(d, {"weight_map": {"a": 3, "b": SINGLE}}), INDEX),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named_before_anything_is_read(directory: Path, damage: str) -> None:
+    do_damage, named = DAMAGES[damage]
+    do_damage(directory)
+    with pytest.raises(UserError, match=named) as caught:
+        Checkpoint(directory).require(SHAPES)
+    assert str(directory) in str(caught.value)
+    assert "\n" not in str(caught.value)

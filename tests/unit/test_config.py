@@ -1,0 +1,84 @@
+"""RunConfig refuses what cannot work, and names the option."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from mpi_spp.config import RunConfig, default_of, option_name
+from mpi_spp.errors import UserError
+
+
+def make(**options: Any) -> RunConfig:
+    return RunConfig(**({"model": "m", "prompt": "p"} | options))
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"chunk_size": 0}, "--chunk-size: 0"),
+        ({"chunk_size": -3}, "--chunk-size: -3"),
+        ({"max_new_tokens": 0}, "--max-new-tokens: 0"),
+        ({"threads": 0}, "--threads: 0"),
+        ({"sync_strategy": "gossip"}, "--sync-strategy: 'gossip'"),
+        ({"prefill": "gossip"}, "--prefill: 'gossip'"),
+        ({"decode": "gossip"}, "--decode: 'gossip'"),
+        ({"sync_granularity": "token"}, "--sync-granularity: 'token'"),
+        ({"dtype": "int8"}, "--dtype: 'int8'"),
+        ({"device": "tpu"}, "--device: 'tpu'"),
+        ({"cuda_aware": "maybe"}, "--cuda-aware: 'maybe'"),
+        ({"device": "cpu", "gpu_ids": (0,)}, "--gpu-ids"),
+        ({"prompt": None}, "exactly one of --prompt, --prompt-file and --prompt-ids (found: none)"),
+        ({"prompt_file": "f"}, "(found: --prompt and --prompt-file)"),
+        ({"prompt": None, "prompt_ids": "f", "chat": True}, "--chat"),
+    ],
+)
+def test_errors_name_the_option_and_the_value(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make(**options)
+    assert named in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sync_strategy", "sync_granularity", "dtype", "device", "cuda_aware"])
+def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make(**{name: "no such"})
+    assert str(default_of(name)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"chunk_size": 1, "max_new_tokens": 1, "threads": 1},
+        {"sync_strategy": "ring", "sync_granularity": "layer"},
+        {"prompt": None, "prompt_ids": "f", "chat": False},
+        {"device": "cuda", "gpu_ids": (5, 6, 7)},
+        {"prompt": ""},  # whether it is empty is judged where it is read, with the text of a file
+    ],
+)
+def test_what_can_work_is_taken(options: dict[str, Any]) -> None:
+    config = make(**options)
+    assert {name: getattr(config, name) for name in options} == options
+
+
+def test_a_configuration_does_not_change() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().chunk_size = 1  # type: ignore[misc]
+
+
+def test_option_names_are_the_command_lines() -> None:
+    from mpi_spp.cli.generate import command
+
+    spelled = {spelling for parameter in command.params for spelling in parameter.opts}
+    chosen_elsewhere = {"--prefill", "--decode"}  # one strategy each so far: no option yet
+    fields = {option_name(field.name) for field in dataclasses.fields(RunConfig)}
+    assert fields - spelled == chosen_elsewhere
+
+
+def test_the_command_line_has_the_defaults_of_the_configuration() -> None:
+    from mpi_spp.cli.generate import command
+
+    context = command.make_context("generate", ["--model", "m", "--prompt", "p"])
+    given = {field.name: context.params[field.name] for field in dataclasses.fields(RunConfig) if field.name in context.params}
+    assert RunConfig(**given) == make()

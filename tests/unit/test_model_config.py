@@ -1,0 +1,122 @@
+"""Reading config.json: the supported is read as transformers does, anything else is refused in one line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from mpi_spp.errors import UserError
+from mpi_spp.model.config import ModelConfig, read_config
+
+DEFAULTS = {
+    "model_type": "llama",
+    "vocab_size": 131,
+    "hidden_size": 72,
+    "intermediate_size": 100,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 256,
+}
+REMOVED = object()
+
+
+def read(directory: Path, **changes: Any) -> ModelConfig:
+    settings = {name: value for name, value in (DEFAULTS | changes).items() if value is not REMOVED}
+    (directory / "config.json").write_text(json.dumps(settings))
+    return read_config(directory)
+
+
+def rope(rope_type: str, **parameters: Any) -> dict[str, Any]:
+    return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 10000.0, **parameters}}
+
+
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({}, {"head_dim": 8, "query_groups": 3, "qkv_bias": False, "qk_norm": False, "dtype": None}),
+        ({"head_dim": 16}, {"head_dim": 16}),
+        ({"num_key_value_heads": REMOVED}, {"num_key_value_heads": 9}),  # as the first Llama has it
+        ({"attention_bias": True}, {"qkv_bias": True, "output_bias": True, "mlp_bias": False}),
+        ({"mlp_bias": True}, {"qkv_bias": False, "mlp_bias": True}),
+        ({"torch_dtype": "bfloat16"}, {"dtype": torch.bfloat16}),  # the spelling before transformers 5
+        ({"dtype": "float16"}, {"dtype": torch.float16}),
+        ({"rope_scaling": {"type": "linear", "factor": 2.0}}, {"max_positions": 512}),  # an old spelling
+        (rope("dynamic", factor=4.0), {"max_positions": 1024}),
+        (rope("yarn", factor=4.0, original_max_position_embeddings=128), {"max_positions": 512}),
+        ({"sliding_window": 4}, {"sliding_windows": (None,) * 4}),  # Llama has none, whatever its file says
+        ({"model_type": "mistral", "sliding_window": 4}, {"sliding_windows": (4,) * 4}),
+        ({"model_type": "mistral", "sliding_window": None}, {"sliding_windows": (None,) * 4}),
+        ({"model_type": "qwen2", "sliding_window": 4}, {"sliding_windows": (None,) * 4, "qkv_bias": True}),
+        (
+            {"model_type": "qwen2", "sliding_window": 4, "use_sliding_window": True, "max_window_layers": 1},
+            {"sliding_windows": (None, 4, 4, 4)},
+        ),
+        ({"model_type": "qwen3"}, {"head_dim": 128, "qk_norm": True, "qkv_bias": False}),
+    ],
+)
+def test_supported(tmp_path: Path, changes: dict[str, Any], expected: dict[str, Any]) -> None:
+    config = read(tmp_path, **changes)
+    assert {name: getattr(config, name) for name in expected} == expected
+
+
+@pytest.mark.parametrize("name", [name for name in DEFAULTS if name != "num_key_value_heads"])
+@pytest.mark.parametrize("value", [REMOVED, None])
+def test_a_missing_field_is_named(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(UserError, match=f"{name}"):
+        read(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize("name", [name for name in DEFAULTS if name != "model_type"])
+@pytest.mark.parametrize("value", [0, -1, "many", 2.5, [1]])
+def test_a_field_that_cannot_be_is_refused(tmp_path: Path, name: str, value: object) -> None:
+    with pytest.raises(UserError):
+        read(tmp_path, **{name: value})
+
+
+@pytest.mark.parametrize(
+    "changes, named",
+    [
+        ({"model_type": "gpt2"}, "'gpt2' is not supported; supported are llama, mistral, qwen2, qwen3"),
+        ({"model_type": ["llama"]}, "not supported"),
+        ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
+        ({"num_key_value_heads": 2}, "num_attention_heads 9 is no multiple of num_key_value_heads 2"),
+        ({"hidden_size": 70}, "70"),
+        ({"head_dim": 7}, "even"),
+        ({"hidden_act": "swish2"}, "hidden_act 'swish2'"),
+        ({"sliding_window": 0, "model_type": "mistral"}, "sliding_window is 0"),
+        ({"layer_types": ["linear_attention"] * 4, "model_type": "qwen2"}, "linear_attention"),
+        ({"layer_types": ["full_attention"], "model_type": "qwen2"}, "layer_types"),
+        (rope("default", partial_rotary_factor=0.5), "not partial"),
+        (rope("longrope", factor=2.0, long_factor=[1.0] * 4, short_factor=[1.0] * 4), "longrope|long_factor"),
+        (rope("spiral"), "spiral"),
+        (rope("linear"), "factor"),
+        (rope("linear", factor="much"), "factor"),
+        (rope("llama3", factor=2.0), "high_freq_factor|low_freq_factor"),
+    ],
+)
+def test_the_unsupported_is_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named) as caught:
+        read(tmp_path, **changes)
+    assert str(tmp_path / "config.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b'"llama"', b'{"model_type": "\xff"}'])
+def test_a_file_that_is_no_configuration(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"config\.json"):
+        read_config(tmp_path)
+
+
+def test_no_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a Hugging Face model directory"):
+        read_config(tmp_path)
+
+
+def test_a_directory_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "config.json").mkdir()
+    with pytest.raises(UserError, match="cannot be read"):
+        read_config(tmp_path)
