@@ -121,6 +121,6 @@ install_all() {
 }
 
 pip_install() {
-  "$venv/bin/python" -m pip install --quiet --constraint "$root/constraints.txt" "$@" >&2 ||
+  "$venv/bin/python" -m pip install -qq --constraint "$root/constraints.txt" "$@" >&2 ||
     fail "pip cannot install $*; see the lines above and run this again when it can"
 }

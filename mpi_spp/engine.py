@@ -15,6 +15,7 @@ from mpi_spp.comm.cuda import is_cuda_aware
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.kernels.choice import fastest_linear
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange
 from mpi_spp.kv.rounds import plan_rounds
@@ -22,6 +23,7 @@ from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.device import choose_device, choose_dtype
+from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import checkpoint_dtype, load_stage, stage_shapes
 from mpi_spp.partition import split_chunks, split_evenly
 from mpi_spp.prefill._job import PrefillJob
@@ -65,7 +67,7 @@ class Engine:
         """Yield tokens from `position` on, on every rank. `hidden`: the last token's hidden state [1, hidden_size]."""
         last = position + num_tokens - 1
         for place in range(position, last + 1):
-            token = select(self.stage.logits(hidden), self.stage.vocabulary, self.comm)
+            token = select(self.stage, hidden, self.comm)
             self.clock.mark("first_token" if place == position else "decode_end")
             yield int(token)
             if place < last:
@@ -96,6 +98,7 @@ class Engine:
             "host": self.world.host,
             "device": str(self.stage.device),
             "threads": self.threads,
+            "linear": self.linear,
             "affinity": self.world.cores,
             "prefill_layers": [span.start, span.stop],
             "decode_layers": [0, self.model.num_hidden_layers],
@@ -120,8 +123,13 @@ class Engine:
 
         checkpoint, device = self.world.together(check)
         dtype = choose_dtype(self.config.dtype, self.model.dtype or checkpoint_dtype(checkpoint), device)
-        log.info("loading %s as %s on %s", directory, dtype, device)
-        return self.world.together(lambda: load_stage(checkpoint, self.model, layers, vocabulary, dtype, device))
+        shape = (2 * self.model.intermediate_size, self.model.hidden_size)  # the widest of a layer's products
+        memory = cache_directory() / "kernels.json"
+        self.linear = self.world.once_a_host(lambda: fastest_linear(shape, dtype, device, memory))
+        log.info("loading %s as %s on %s, linear: %s", directory, dtype, device, self.linear)
+        return self.world.together(
+            lambda: load_stage(checkpoint, self.model, layers, vocabulary, dtype, device, self.linear)
+        )
 
     def _connect(self) -> None:
         """Two conversations that never mix: hidden states and tokens, and the KV sync."""

@@ -1,9 +1,10 @@
 """A tiny Llama that recites a known text, with a byte-level tokenizer: answers can be foretold, and are real text.
 
-The layers have random weights but add nothing to the hidden state; the head maps every token to its successor. So the KV cache
-and all communication are as in any model, and the answer to any prompt is `text`, then the stop token.
+The layers have random weights but add nothing to the hidden state; the head maps every token to its successor. So the
+KV cache and all communication are as in any model, and the answer to any prompt is `text`, then the stop token.
 """
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ def build(
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": vocab_size,
-        "hidden_size": vocab_size + vocab_size % 2,
+        "hidden_size": -(-vocab_size // _HEADS) * _HEADS,
         "intermediate_size": 16,
         "num_hidden_layers": num_hidden_layers,
         "num_attention_heads": _HEADS,
@@ -71,7 +72,7 @@ def _successors(tokenizer: Any, text: str, vocab_size: int) -> list[int]:
     """For each id the next one: along the text, then the stop token; from anything else to the text's beginning."""
     path = [*tokenizer(text)["input_ids"], tokenizer.convert_tokens_to_ids(END)]
     assert len(set(path)) == len(path), f"a byte comes twice in {text!r}"
-    following = dict(zip(path, path[1:], strict=False))
+    following = dict(itertools.pairwise(path))
     return [following.get(token, path[0]) for token in range(vocab_size)]
 
 
@@ -92,7 +93,10 @@ def _weights(config: dict[str, Any], successors: list[int]) -> dict[str, torch.T
             "mlp.up_proj": (mlp, hidden),
         }
         named = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
-        named |= {"self_attn.o_proj": torch.zeros(hidden, _HEADS * _HEAD_DIM), "mlp.down_proj": torch.zeros(hidden, mlp)}
+        named |= {
+            "self_attn.o_proj": torch.zeros(hidden, _HEADS * _HEAD_DIM),
+            "mlp.down_proj": torch.zeros(hidden, mlp),
+        }
         named |= {"input_layernorm": torch.ones(hidden), "post_attention_layernorm": torch.ones(hidden)}
         weights |= {f"model.layers.{layer}.{name}.weight": tensor for name, tensor in named.items()}
     return weights

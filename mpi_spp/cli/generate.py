@@ -78,16 +78,17 @@ def command(**options: Any) -> None:
 
 def run(config: RunConfig, world: "World", clock: Any) -> None:
     """Prepare on rank 0, load on all, stream the answer, report. Collective."""
-    from mpi_spp.engine import Engine, load_strategies
     from mpi_spp.model.locate import locate
     from mpi_spp.report.logs import log_to_directory
 
-    load_strategies(config)
     if config.log_dir is not None:
         world.together(lambda: log_to_directory(str(config.log_dir), world.rank))
     log.info("rank %d of %d on %s: %s", world.rank, world.size, world.host, config)
     world.together(lambda: world.local_rank == 0 and locate(config.model, download=True))
     directory = world.together(lambda: locate(config.model, download=False))
+    from mpi_spp.engine import Engine, load_strategies  # imports torch: what is wrong above is said a second sooner
+
+    load_strategies(config)
     request, stream = _prepare(config, world, directory)
     engine = Engine(config, request["model"], directory, world, clock)
     token_ids = _stream_answer(engine, request, stream, config)

@@ -13,7 +13,7 @@ from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
 from mpi_spp.comm.environment import launched_size
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import Host, read_hostfile
-from mpi_spp.launch.launcher import find_launcher
+from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
 from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
 from mpi_spp.launch.placement import cores_here
 
@@ -72,10 +72,12 @@ def command(
     gpu_ids, threads = gpu_ids or values.get("gpu_ids") or (), threads or values.get("threads")
     num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, len(cores_here()))
     check_gpu_ids(gpu_ids, num_ranks, hosts)
-    argv, environment = _line(inner, num_ranks, hosts, threads, _debugging(debug_rank, debug_port, num_ranks))
+    launcher = find_launcher()
+    argv, environment = _line(launcher, inner, num_ranks, hosts, threads, _debugging(debug_rank, debug_port, num_ranks))
     if dry_run:
         _print(argv, environment, as_json)
     else:
+        require_same_mpi(launcher)
         _become(argv, environment)
 
 
@@ -124,10 +126,15 @@ def _debugging(rank: int | None, port: int, num_ranks: int) -> dict[str, str]:
 
 
 def _line(
-    inner: tuple[str, ...], num_ranks: int, hosts: tuple[Host, ...], threads: int | None, exports: dict[str, str]
+    launcher: Launcher,
+    inner: tuple[str, ...],
+    num_ranks: int,
+    hosts: tuple[Host, ...],
+    threads: int | None,
+    exports: dict[str, str],
 ) -> tuple[list[str], dict[str, str]]:
     program = (sys.executable, "-m", "mpi_spp", *inner)
-    return mpirun_line(request_here(program, num_ranks, hosts, threads, exports), find_launcher())
+    return mpirun_line(request_here(program, num_ranks, hosts, threads, exports), launcher)
 
 
 def _print(argv: list[str], environment: dict[str, str], as_json: bool) -> None:

@@ -34,20 +34,24 @@ class World:
         self.mpi_comm = MPI.COMM_WORLD
         self.rank, self.size = self.mpi_comm.rank, self.mpi_comm.size
         self._require_one_job()
-        local = self.mpi_comm.Split_type(MPI.COMM_TYPE_SHARED)
-        self.local_rank, self.local_size = local.rank, local.size
+        self._local = self.mpi_comm.Split_type(MPI.COMM_TYPE_SHARED)
+        self.local_rank, self.local_size = self._local.rank, self._local.size
         self.host = socket.gethostname()
         self.cores = sorted(os.sched_getaffinity(0))
-        self._sharers = self._count_sharers(local)
+        self._sharers = self._count_sharers(self._local)
+
+    @property
+    def library(self) -> str:
+        """The MPI library that mpi4py loaded, and its version."""
+        return MPI.Get_library_version().split(",")[0].splitlines()[0].strip(" \0")
 
     def _require_one_job(self) -> None:
         """A launcher of another MPI starts N jobs of one rank each, which would all do the same work."""
         if self.size == 1 and launched_size() > 1:
-            library = MPI.Get_library_version().split(",")[0].splitlines()[0].strip()
             if launched_rank() > 0:
                 time.sleep(2)  # a launcher ends the job when a rank leaves: rank 0 must have spoken by then
             raise UserError(
-                f"the launcher started {launched_size()} ranks, but mpi4py loaded {library} and sees only one:"
+                f"the launcher started {launched_size()} ranks, but mpi4py loaded {self.library} and sees only one:"
                 " they belong to different MPIs; start with the mpirun of that library (`mpi-spp launch` finds it)",
                 agreed=True,
             )
@@ -88,6 +92,11 @@ class World:
         """Do the work on rank 0 and give all ranks its (pickled) result; its UserError is raised on all. Collective."""
         result = self.together(lambda: work() if self.rank == 0 else None)
         return self.mpi_comm.bcast(result, root=0)
+
+    def once_a_host(self, work: Callable[[], T]) -> T:
+        """Do the work on one rank of each host and give its (pickled) result to the others there. Collective."""
+        result = self.together(lambda: work() if self.local_rank == 0 else None)
+        return self._local.bcast(result, root=0)
 
     def gather(self, value: Any) -> list[Any]:
         """The (pickled) values of all ranks, on all ranks. Collective."""

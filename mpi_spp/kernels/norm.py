@@ -5,15 +5,19 @@ import torch.nn.functional as F
 
 
 class RMSNorm:
-    """y = weight * x / sqrt(mean(x^2) + eps) over the last dim, computed in float32."""
+    """y = weight * x / sqrt(mean(x^2) + eps) over the last dim, computed in float32 and rounded to the weight's dtype."""
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
-        self._weight, self._eps = weight, eps
-        self._twice = torch.cat((weight, weight))
+        self._weight, self._eps, self._dtype = weight.float(), eps, weight.dtype
+        self._twice = torch.cat((self._weight, self._weight))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """Returns the shape and dtype of x."""
-        size = x.shape[-1]
+        """Returns the shape of x, of any floating dtype, in the dtype of the weight."""
+        return self.exact(x).to(self._dtype)
+
+    def exact(self, x: torch.Tensor) -> torch.Tensor:
+        """The same before it is rounded: float32."""
+        x, size = x.float(), x.shape[-1]
         if x.numel() != size:
             return F.rms_norm(x, (size,), self._weight, self._eps)
         # One row is bound by the number of calls: layer normalisation is a single one, and [x, -x] has mean 0.

@@ -59,6 +59,33 @@ def identify(command: tuple[str, ...], version_text: str) -> Launcher:
     )
 
 
+def require_same_mpi(launcher: Launcher) -> None:
+    """Refuse a launcher of another MPI than the library that mpi4py loads in the ranks.
+
+    They would be N jobs of one rank each, or end in MPI_Init with a message that names neither. The launcher beside
+    this Python came with its library and is not asked, since asking takes a tenth of a second.
+    """
+    if Path(launcher.command[0]).parent == Path(sys.prefix, "bin"):
+        return
+    library = _library_version()
+    if library and library.startswith("Open MPI") != (launcher.vendor == "openmpi"):
+        raise UserError(
+            f"{launcher.command[0]}: does not belong to {library}, the MPI library that mpi4py loads;"
+            " name that one's mpirun in MPI_SPP_MPIRUN, or load its module"
+        )
+
+
+def _library_version() -> str:
+    """The MPI library's name and version; empty when mpi4py cannot load one."""
+    # The library may be asked before MPI_Init, and this process itself must stay free of MPI.
+    program = "import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI; print(MPI.Get_library_version())"
+    try:
+        text = _output([sys.executable, "-c", program])
+    except subprocess.TimeoutExpired:
+        return ""
+    return " ".join(re.split(r"[,\n]", text)[0].replace("Version:", "").split())
+
+
 def _chosen_by_user(environment: Mapping[str, str]) -> tuple[str, ...] | None:
     chosen = environment.get("MPI_SPP_MPIRUN", "")
     try:
@@ -70,7 +97,7 @@ def _chosen_by_user(environment: Mapping[str, str]) -> tuple[str, ...] | None:
     path = shutil.which(words[0], path=environment.get("PATH"))
     if path is None:
         raise UserError(f"MPI_SPP_MPIRUN: {words[0]!r} is no program; give the path of an mpirun")
-    return (path, *words[1:])
+    return (os.path.abspath(path), *words[1:])
 
 
 def _beside_python(prefix: str) -> tuple[str, ...] | None:
@@ -87,19 +114,23 @@ def _on_path(environment: Mapping[str, str]) -> tuple[str, ...] | None:
 
 
 def _version_text(command: tuple[str, ...]) -> str:
-    environment = {**os.environ, "HWLOC_COMPONENTS": "-gl"}  # it hangs under WSL without
     try:
-        answer = subprocess.run(
-            [command[0], "--version"],
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=_ANSWER_SECONDS,
-        )
+        return _output([command[0], "--version"])
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UserError(
             f"{command[0]}: `--version` failed ({error}); name a working mpirun in MPI_SPP_MPIRUN"
         ) from None
-    return answer.stdout + answer.stderr
+
+
+def _output(argv: list[str]) -> str:
+    answer = subprocess.run(
+        argv,
+        env={**os.environ, "HWLOC_COMPONENTS": "-gl"},  # MPI hangs under WSL without
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        errors="replace",
+        timeout=_ANSWER_SECONDS,
+    )
+    return answer.stdout

@@ -46,10 +46,15 @@ class StageWeights:
     layers: dict[int, LayerWeights]  # by the layer's number in the whole model
     norm: RMSNorm
     head: Linear  # the rows of this rank's slice of the vocabulary
+    head_rows: torch.Tensor  # the same as a matrix [len(vocabulary), hidden_size], mapped from the file where it can be
 
 
 class Stage:
-    """What one rank computes, for any of the layers whose weights it holds."""
+    """What one rank computes, for any of the layers whose weights it holds.
+
+    Hidden states (the residual stream) are float32 whatever the dtype of the weights: to round them after every layer costs more
+    accuracy than all products in bfloat16 do, and saves nothing.
+    """
 
     def __init__(self, config: ModelConfig, weights: StageWeights, vocabulary: range) -> None:
         self.config, self.weights, self.vocabulary = config, weights, vocabulary
@@ -65,11 +70,11 @@ class Stage:
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Hidden states [tokens, hidden_size] of token ids [tokens]."""
-        return F.embedding(token_ids.to(self.device), self.weights.embedding)
+        return F.embedding(token_ids.to(self.device), self.weights.embedding).float()
 
     def hidden_like(self, num_tokens: int) -> torch.Tensor:
         """An uninitialised tensor for the hidden states of so many tokens, [num_tokens, hidden_size]."""
-        return torch.empty((num_tokens, self.config.hidden_size), dtype=self.dtype, device=self.device)
+        return torch.empty((num_tokens, self.config.hidden_size), dtype=torch.float32, device=self.device)
 
     @torch.inference_mode()
     def forward(
@@ -87,8 +92,14 @@ class Stage:
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores [tokens, len(vocabulary)] of this rank's slice for the last layer's hidden states."""
+        """Scores [tokens, len(vocabulary)] of this rank's slice for the last layer's hidden states, in the run's dtype."""
         return self.weights.head(self.weights.norm(hidden))
+
+    @torch.inference_mode()
+    def exact_logits(self, hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        """Float32 scores [places] of some places of this rank's slice, for one hidden state [1, hidden_size]."""
+        normed = self.weights.norm.exact(hidden)[0]
+        return self.weights.head_rows[places].float() @ normed
 
     def _rotation(self, batch: Batch) -> Rotation:
         parts = [
@@ -102,9 +113,9 @@ class Stage:
     def _layer(self, layer: int, hidden: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
         weights = self.weights.layers[layer]
         attended = self._attend(layer, weights.input_norm(hidden), batch, rotation)
-        hidden = weights.output(attended).add_(hidden)
+        hidden = hidden + weights.output(attended)
         gate, up = weights.gate_up(weights.mlp_norm(hidden)).chunk(2, dim=-1)
-        return weights.down(self._activation(gate).mul_(up)).add_(hidden)
+        return hidden + weights.down(self._activation(gate).mul_(up))
 
     def _attend(self, layer: int, x: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
         """Attention outputs [tokens, num_attention_heads * head_dim], every span over its own cache."""

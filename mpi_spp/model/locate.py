@@ -1,5 +1,6 @@
 """Finds the directory of a model: a path, a model of the local store, or a name on the Hugging Face hub."""
 
+import os
 import re
 from pathlib import Path
 
@@ -12,7 +13,9 @@ _FILES = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]  # no pickle
 
 def locate(model: str, download: bool) -> Path:
     """The directory of `--model`. A hub name is looked up in the hub's local cache, and fetched when `download`."""
-    directory = Path(model).expanduser()
+    if not model:
+        raise UserError("--model: the name is empty; give a directory, a model of the store or a hub name")
+    directory = Path(os.path.expanduser(model))  # leaves the name of an unknown user as it is
     if directory.is_dir():
         return directory
     if directory.exists():

@@ -66,8 +66,8 @@ class _Reader:
         bias = self._joined([f"{name}.bias" for name in names]) if has_bias else None
         return self._backend(self._joined([f"{name}.weight" for name in names]), bias)
 
-    def head(self, rows: range) -> Linear:
-        return self._backend(self.tensor(_EMBEDDING if self._config.tie_word_embeddings else _HEAD, rows), None)
+    def head_rows(self, rows: range) -> torch.Tensor:
+        return self.tensor(_EMBEDDING if self._config.tie_word_embeddings else _HEAD, rows)
 
     def layer(self, layer: int) -> LayerWeights:
         config, prefix = self._config, f"model.layers.{layer}."
@@ -102,11 +102,13 @@ def load_stage(
     `backend`: a key of `kernels.linear.BACKENDS`.
     """
     reader = _Reader(checkpoint, config, dtype, device, backend)
+    head_rows = reader.head_rows(vocabulary)
     weights = StageWeights(
         embedding=reader.tensor(_EMBEDDING),
         layers={layer: reader.layer(layer) for layer in layers},
         norm=reader.norm(_NORM),
-        head=reader.head(vocabulary),
+        head=BACKENDS[backend](head_rows, None),
+        head_rows=head_rows,
     )
     return Stage(config, weights, vocabulary)
 

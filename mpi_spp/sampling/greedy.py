@@ -3,19 +3,37 @@
 import torch
 
 from mpi_spp.comm.communicator import Communicator
+from mpi_spp.model.decoder import Stage
 
-_NO_TOKEN = 2**31 - 1  # loses every tie: the id of a rank whose slice is empty
+_NO_TOKEN = 2**31 - 1  # loses every tie: the id of a rank that has no candidate
 
 
-def select(logits: torch.Tensor, vocabulary: range, comm: Communicator) -> torch.Tensor:
-    """The token with the largest logit in each row, the lowest id among equals; a NaN never wins.
+def select(stage: Stage, hidden: torch.Tensor, comm: Communicator) -> torch.Tensor:
+    """The token with the largest logit for each row of hidden states, the lowest id among equals; a NaN never wins.
 
-    `logits` [rows, len(vocabulary)] of this rank's slice. Returns int64 [rows] on the CPU, the same on all ranks. One
-    reduction of (float32 value, global token id).
+    `hidden` [rows, hidden_size]. Returns int64 [rows] on the CPU, the same on all ranks. One reduction of (float32 value,
+    global token id). Each rank looks only at its own slice of the vocabulary.
     """
-    scores = logits.float().nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
-    if not len(vocabulary):
-        rows = len(scores)
+    if not len(stage.vocabulary):
+        rows = len(hidden)
         return comm.largest(torch.full((rows,), float("-inf")), torch.full((rows,), _NO_TOKEN))
-    values, ids = scores.max(dim=-1)
-    return comm.largest(values, ids + vocabulary.start)
+    values, ids = zip(*(best_of_slice(stage, row) for row in hidden.split(1)), strict=True)
+    return comm.largest(torch.stack(values), torch.stack(ids))
+
+
+def best_of_slice(stage: Stage, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest float32 logit of this rank's slice for one hidden state [1, hidden_size], and its global token id.
+
+    Logits of 16 bits tie often (at 25 their steps are 1/8 in bfloat16), and then the lowest id would win. So whatever comes within
+    the rounding of the best is computed again in float32.
+    """
+    logits = stage.logits(hidden)[0].nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
+    value, index = logits.max(dim=0)
+    if logits.dtype != torch.float32 and value.isfinite():
+        slack = value.abs() * torch.finfo(logits.dtype).eps
+        candidates = (logits >= value - slack).nonzero()[:, 0]
+        if len(candidates) > 1:
+            exact = stage.exact_logits(hidden, candidates).nan_to_num(nan=float("-inf"))
+            value, place = exact.max(dim=0)
+            index = candidates[place]
+    return value.float(), index + stage.vocabulary.start

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from mpi_spp.launch.placement import cores_here
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 60
+LAUNCH = [sys.executable, "-m", "mpi_spp", "launch"]
 CORES = cores_here()
 SHOW_PLACE = """
 import json, os, sys
@@ -56,7 +58,7 @@ def run(argv: list[str], **settings: Any) -> subprocess.CompletedProcess[str]:
 
 
 def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return run([sys.executable, "-m", "mpi_spp", "launch", *arguments])
+    return run([*LAUNCH, *arguments])
 
 
 def start_program(program: str, num_ranks: int, before: tuple[str, ...] = (), **settings: Any) -> Any:
@@ -158,6 +160,35 @@ def test_bad_input_is_one_line_from_here(arguments: list[str], complaint: str) -
     assert complaint in result.stderr
 
 
+def test_the_launcher_of_another_mpi_is_named(tmp_path: Path) -> None:
+    other = "HYDRA build details:\n Version: 4.2" if find_launcher().vendor == "openmpi" else "mpirun (Open MPI) 5.0"
+    fake = tmp_path / "mpirun"
+    fake.write_text(f"#!/bin/sh\necho '{other}'\n")
+    fake.chmod(0o755)
+    result = run([*LAUNCH, "--", "model", "list"], env={**environment(), "MPI_SPP_MPIRUN": str(fake)})
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(
+        rf"mpi-spp: error: {fake}: does not belong to (Open MPI|MPICH|Intel).* loads; .*\n", result.stderr
+    )
+
+
+def test_no_launch_inside_a_launch() -> None:
+    result = start_program(
+        f"import subprocess; raise SystemExit(subprocess.call({[*LAUNCH, '--', 'model', 'list']}))", 2
+    )
+    assert result.returncode == 2
+    assert "mpi-spp: error: launch: runs under an mpirun already" in result.stderr
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    pytest.importorskip("debugpy")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        debug = {"MPI_SPP_DEBUG_RANK": "0", "MPI_SPP_DEBUG_PORT": str(server.getsockname()[1])}
+        result = run([sys.executable, "-m", "mpi_spp", "model", "list"], env={**environment(), **debug})
+    assert (result.returncode, result.stderr.count("\n")) == (2, 1), result.stderr
+    assert "cannot be opened for the debugger" in result.stderr
+
+
 def test_dry_run_prints_a_line_that_works() -> None:
     arguments = ["-np", "2", "--threads", "1", "--dry-run"]
     printed = launch(*arguments, "--", "model", "list", "--json").stdout
@@ -238,7 +269,6 @@ def waiting_job(request: pytest.FixtureRequest) -> Iterator[Job]:
     job.end()
 
 
-LAUNCH = [sys.executable, "-m", "mpi_spp", "launch"]
 RANK_1_WAITS = ["--debug-rank", "1", "--debug-port", "0"]
 # The other ranks wait for rank 1, inside MPI.
 STUCK = [*LAUNCH, "-np", "3", *RANK_1_WAITS, "--", "generate", "--model", "/no/such/model", "--prompt", "x"]

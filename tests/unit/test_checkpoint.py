@@ -83,7 +83,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another shape": (lambda d: save_file(TENSORS | {"a": torch.ones(3, 4)}, d / SINGLE), r"a has shape \[3, 4\]"),
     "integers": (lambda d: save_file(TENSORS | {"b": torch.ones(5).to(torch.int8)}, d / SINGLE), "b is of dtype I8"),
     "fp8": (lambda d: save_file(TENSORS | {"b": torch.ones(5).to(torch.float8_e4m3fn)}, d / SINGLE), "F8_E4M3"),
-    "index with a missing shard": (lambda d: (shards(d), (d / "b.safetensors").unlink()), "b.safetensors: no such file"),
+    "index with a missing shard": (
+        lambda d: (shards(d), (d / "b.safetensors").unlink()),
+        "b.safetensors: no such file",
+    ),
     "index with a wrong shard": (
         lambda d: (shards(d), save_file({"z": torch.ones(1)}, d / "b.safetensors")),
         "b.safetensors: 'b' cannot be read",

@@ -80,5 +80,9 @@ def test_the_command_line_has_the_defaults_of_the_configuration() -> None:
     from mpi_spp.cli.generate import command
 
     context = command.make_context("generate", ["--model", "m", "--prompt", "p"])
-    given = {field.name: context.params[field.name] for field in dataclasses.fields(RunConfig) if field.name in context.params}
+    given = {
+        field.name: context.params[field.name]
+        for field in dataclasses.fields(RunConfig)
+        if field.name in context.params
+    }
     assert RunConfig(**given) == make()

@@ -23,6 +23,7 @@ LEVELS = [
     {"model", "kv", "comm"},
     {"prefill", "sync", "decode", "sampling"},
     {"engine", "launch"},
+    {"benchmark"},
     {"cli"},
     {"__main__"},
 ]
@@ -71,13 +72,16 @@ def test_strategies_do_not_know_one_another() -> None:
 
 
 def test_only_comm_speaks_mpi() -> None:
-    speakers = {room_of(module) for module, path in MODULES.items() if any("mpi4py" in name for name in imports_of(path))}
+    speakers = {
+        room_of(module) for module, path in MODULES.items() if any("mpi4py" in name for name in imports_of(path))
+    }
     assert speakers == {"comm"}
 
 
-def test_reports_are_called_and_call_nobody() -> None:
-    for module in (module for module in MODULES if room_of(module) == "report"):
-        assert rooms_imported(MODULES[module]) <= {"errors", "report"}, module
+@pytest.mark.parametrize("room", ["report", "comm", "kernels"])
+def test_rooms_that_are_called_and_call_nobody(room: str) -> None:
+    for module in (module for module in MODULES if room_of(module) == room):
+        assert rooms_imported(MODULES[module]) <= {"errors", room}, module
 
 
 def test_the_decoder_loads_no_mpi_library_and_help_no_torch() -> None:

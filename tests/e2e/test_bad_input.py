@@ -1,0 +1,163 @@
+"""Bad input on three real ranks: one line from one rank, status 2, and all ranks end."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import reciting_model
+from mpirun import Ended, mpi_spp, mpirun, mpirun_different, run
+
+NUM_LAYERS, POSITIONS = 5, 64
+Damage = Callable[[Path], object]
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is done to a good model directory, what is asked, and what the line must say."""
+
+    says: str
+    arguments: tuple[str, ...] = ("--prompt", "hi")
+    damage: Damage | None = None
+    model: str | None = None  # in place of the directory
+    num_ranks: int = 3
+
+
+def change_config(**changes: object) -> Damage:
+    """Set fields of config.json; None removes one."""
+
+    def damage(model: Path) -> None:
+        config = json.loads((model / "config.json").read_text()) | changes
+        kept = {name: value for name, value in config.items() if value is not None}
+        (model / "config.json").write_text(json.dumps(kept))
+
+    return damage
+
+
+def rewrite_weights(change: Callable[[bytes], bytes]) -> Damage:
+    def damage(model: Path) -> None:
+        path = model / "model.safetensors"
+        path.write_bytes(change(path.read_bytes()))
+
+    return damage
+
+
+def lose_a_shard(model: Path) -> None:
+    """Two shards by the index, one by the directory."""
+    from safetensors import safe_open
+
+    with safe_open(model / "model.safetensors", "pt") as file:
+        names = sorted(file.keys())
+    shards = {name: "model.safetensors" for name in names} | {names[-1]: "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
+
+
+def write(name: str, content: bytes) -> Damage:
+    """A file beside the model's own."""
+    return lambda model: (model / name).write_bytes(content)
+
+
+def lose_the_tokenizer(model: Path) -> None:
+    for path in model.glob("tokenizer*"):
+        path.unlink()
+
+
+CASES = {
+    # the model
+    "no such model": Case("no/such/model is neither a directory", model="no/such/model"),
+    "no such hub model": Case("someone/model is no directory and cannot be had", model="someone/model"),
+    "a file as the model": Case("is a file", damage=lambda model: (shutil.rmtree(model), model.write_text("x"))),
+    "an empty directory": Case("config.json: no such file", damage=lambda model: (shutil.rmtree(model), model.mkdir())),
+    "config without a field": Case("'hidden_size' is missing", damage=change_config(hidden_size=None)),
+    "config that is no JSON": Case("cannot be read as JSON", damage=write("config.json", b"{")),
+    "unsupported family": Case("model_type 'gpt2' is not supported", damage=change_config(model_type="gpt2")),
+    "truncated weights": Case("is corrupt or truncated", damage=rewrite_weights(lambda old: old[:-100])),
+    "corrupt header": Case("is corrupt or truncated", damage=rewrite_weights(lambda old: old[:8] + b"#" * 80 + old[88:])),
+    "missing shard": Case("model-00002-of-00002.safetensors: no such file", damage=lose_a_shard),
+    "config of another shape": Case("but config.json asks for", damage=change_config(intermediate_size=32)),
+    "broken tokenizer": Case("tokenizer cannot be loaded", damage=write("tokenizer.json", b"{")),
+    "no tokenizer": Case("has no tokenizer; give token ids with --prompt-ids", damage=lose_the_tokenizer),
+    # the prompt
+    "no prompt": Case("exactly one of --prompt, --prompt-file and --prompt-ids (found: none)", ()),
+    "two prompts": Case("(found: --prompt and --prompt-file)", ("--prompt", "a", "--prompt-file", "b")),
+    "empty prompt": Case("--prompt: the prompt is empty", ("--prompt", "")),
+    "prompt that is not UTF-8": Case("--prompt: the text is not UTF-8", ("--prompt", "caf\udce9")),
+    "prompt file that is not UTF-8": Case(
+        "is not UTF-8 (byte 3)", ("--prompt-file", "{model}/text"), damage=write("text", b"caf\xe9")
+    ),
+    "no prompt file": Case("--prompt-file: no/such cannot be read", ("--prompt-file", "no/such")),
+    "prompt beyond the positions": Case(f"has {POSITIONS} positions", ("--prompt", "x" * POSITIONS, "--no-chat")),
+    "prompt ids that are no JSON": Case(
+        "is not JSON", ("--prompt-ids", "{model}/ids"), damage=write("ids", b"[1, 2")
+    ),
+    "prompt ids out of range": Case(
+        "a list of one or more token ids from 0 to", ("--prompt-ids", "{model}/ids"), damage=write("ids", b"[1, 99999]")
+    ),
+    # the other options
+    "chunk size 0": Case("--chunk-size: 0", ("--prompt", "hi", "--chunk-size", "0")),
+    "chunk size that is no number": Case("'--chunk-size': 'big'", ("--prompt", "hi", "--chunk-size", "big")),
+    "unknown strategy": Case("'--sync-strategy': 'gossip'", ("--prompt", "hi", "--sync-strategy", "gossip")),
+    "unknown option": Case("No such option: --fast", ("--prompt", "hi", "--fast")),
+    "a GPU that is not there": Case("--gpu-ids: GPU 99 is not there", ("--prompt", "hi", "--gpu-ids", "0,1,99")),
+    "GPU ids that are no numbers": Case("'a,b' is no comma-separated list", ("--prompt", "hi", "--gpu-ids", "a,b")),
+    "a log directory below a file": Case("--log-dir:", ("--prompt", "hi", "--log-dir", "{model}/config.json/logs")),
+    "a JSON file in no directory": Case("--json:", ("--prompt", "hi", "--json", "no/such/out.json")),
+    "more ranks than layers": Case(
+        "3 ranks, but {model} has 2 layers", damage=change_config(num_hidden_layers=2)
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def good_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models") / "good"
+    return reciting_model.build(directory, num_hidden_layers=NUM_LAYERS, max_position_embeddings=POSITIONS)
+
+
+@pytest.fixture
+def model(good_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(good_model, tmp_path / "model"))
+
+
+def check_one_line(ended: Ended, says: str) -> None:
+    assert len(ended.error_lines) == 1, ended.stderr
+    (line,) = ended.error_lines
+    assert line.startswith("mpi-spp: error: ")
+    assert says in line
+    assert ended.status == 2
+    assert ended.stdout == ""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input(name: str, model: Path) -> None:
+    case = CASES[name]
+    if case.damage is not None:
+        case.damage(model)
+    arguments = [argument.replace("{model}", str(model)) for argument in case.arguments]
+    command = mpi_spp("generate", "--model", case.model or str(model), *arguments)
+    check_one_line(run(mpirun(case.num_ranks, command)), case.says.replace("{model}", str(model)))
+
+
+@pytest.mark.parametrize(
+    "says, damage",
+    [
+        ("on rank 1: {bad}/model-00002-of-00002.safetensors: no such file", lose_a_shard),
+        ("on rank 1: --model: {bad} is neither a directory", shutil.rmtree),
+    ],
+    ids=["a shard", "the model"],
+)
+def test_what_only_one_rank_misses(good_model: Path, model: Path, says: str, damage: Damage) -> None:
+    """As on a cluster whose nodes have disks of their own."""
+    damage(model)
+    good, bad = (mpi_spp("generate", "--model", str(path), "--prompt", "hi") for path in (good_model, model))
+    check_one_line(run(mpirun_different(good, bad, good)), says.replace("{bad}", str(model)))
+
+
+@pytest.mark.parametrize("arguments", [["--fast"], ["frobnicate"], ["generate"]])
+def test_bad_commands(arguments: list[str]) -> None:
+    """Also those that fail before any command begins."""
+    ended = run(mpirun(2, mpi_spp(*arguments)))
+    assert (ended.status, len(ended.error_lines)) == (2, 1), ended.stderr
+    assert ended.stderr.startswith("mpi-spp: error: ")

@@ -1,0 +1,107 @@
+"""Starts `mpi-spp` on ranks as a user does, with the mpirun of this Python's environment, and never waits for ever."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mpi_spp.launch.launcher import Launcher, find_launcher
+
+ROOT = Path(__file__).resolve().parents[1]
+TIMEOUT_SECONDS = 30.0  # every case must end within 10 on a machine that is not busy
+_SECONDS_TO_CLEAN_UP = 5.0
+# What launchers add when a rank ends with another status than 0.
+_EPILOGUES = (
+    r"-{60,}\n(?:prterun|prun|mpirun|Primary job)\b.*?-{60,}\n",  # Open MPI
+    r"\n?={60,}\n=   BAD TERMINATION .*?={60,}\n(?:YOUR APPLICATION TERMINATED.*\n(?:.*\n)?)?",  # MPICH
+)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What came of a run. `stderr` is without the launcher's own words."""
+
+    status: int
+    stdout: str
+    stderr: str
+    seconds: float
+
+    @property
+    def error_lines(self) -> list[str]:
+        """The lines on standard error that are not empty."""
+        return [line for line in self.stderr.splitlines() if line.strip()]
+
+
+def mpi_spp(*arguments: str, python: str = sys.executable) -> list[str]:
+    """The command of one rank."""
+    return [python, "-m", "mpi_spp", *arguments]
+
+
+def mpirun(num_ranks: int, command: Sequence[str], launcher: Launcher | None = None) -> list[str]:
+    """The plain line of the documents."""
+    launcher = launcher or find_launcher()
+    return [*launcher.command, *_options(launcher), "-n", str(num_ranks), *command]
+
+
+def mpirun_different(*commands: Sequence[str]) -> list[str]:
+    """One rank for each command."""
+    parts = [["-n", "1", *command] for command in commands]
+    launcher = find_launcher()
+    line = [*launcher.command, *_options(launcher), *parts[0]]
+    return line + [word for part in parts[1:] for word in (":", *part)]
+
+
+def start(argv: list[str], tree: Path = ROOT, variables: Mapping[str, str] | None = None, **settings: Any) -> Any:
+    """A running process with pipes; `tree` is the source of the package. Use `finish`, or `end` in a finally."""
+    pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(argv, env=environment(tree) | dict(variables or {}), cwd=tree, **(pipes | settings))
+
+
+def finish(process: Any, began: float, timeout: float = TIMEOUT_SECONDS) -> Ended:
+    """Wait for the end of a process that `start` gave."""
+    try:
+        stdout, stderr = process.communicate(timeout=timeout)
+    finally:
+        end(process)
+    return Ended(process.returncode, stdout.decode(), own_words(stderr.decode()), time.monotonic() - began)
+
+
+def run(argv: list[str], timeout: float = TIMEOUT_SECONDS, **settings: Any) -> Ended:
+    """Start and finish."""
+    return finish(start(argv, **settings), time.monotonic(), timeout)
+
+
+def end(process: Any) -> None:
+    """Leave nothing running: a launcher ends its ranks when it is asked to end."""
+    if process.poll() is None:
+        process.terminate()
+        try:
+            process.wait(_SECONDS_TO_CLEAN_UP)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait(_SECONDS_TO_CLEAN_UP)
+
+
+def environment(tree: Path = ROOT) -> dict[str, str]:
+    """The tests' own, without what a launcher of the tests set, and with this source of the package first."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
+    allowed = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
+    hwloc = {"HWLOC_COMPONENTS": "-gl"}
+    offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tree)}
+    return kept | dict.fromkeys(allowed, "1") | hwloc | offline
+
+
+def own_words(stderr: str) -> str:
+    """What this package wrote."""
+    for epilogue in _EPILOGUES:
+        stderr = re.sub(epilogue, "", stderr, flags=re.DOTALL)
+    return stderr
+
+
+def _options(launcher: Launcher) -> list[str]:
+    return ["--oversubscribe"] if launcher.vendor == "openmpi" else []

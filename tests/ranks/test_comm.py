@@ -1,0 +1,288 @@
+"""The communicator on any number of ranks: straight from memory, and staged as for a GPU without a CUDA-aware MPI."""
+
+import time
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mpi_spp import registry
+from mpi_spp.comm import buffers
+from mpi_spp.comm.buffers import Direct, Staging, ThroughHost
+from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.world import the_world
+from mpi_spp.config import GRANULARITIES
+from mpi_spp.kv.cache import KVCache
+from mpi_spp.kv.exchange import Exchange
+from mpi_spp.kv.rounds import ALL_LAYERS, plan_rounds
+from mpi_spp.partition import split_chunks, split_evenly
+from mpi_spp.sampling.greedy import select
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64)
+STAGINGS: dict[str, Callable[[], Staging]] = {"direct": Direct, "staged": lambda: ThroughHost(pin_memory=False)}
+
+
+@pytest.fixture(scope="module", params=STAGINGS)
+def ranks(request: pytest.FixtureRequest) -> Communicator:
+    """All ranks of the job; tests run with more ranks than cores."""
+    return Communicator(the_world().mpi_comm.Dup(), STAGINGS[request.param](), shares_core=True)
+
+
+def values_of(rank: int, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+    """Random bytes, so NaNs of every kind, the same on all ranks."""
+    generator = torch.Generator().manual_seed(rank)
+    size = torch.empty(shape, dtype=dtype).nbytes
+    return torch.randint(256, (size,), dtype=torch.uint8, generator=generator).view(dtype).view(shape)
+
+
+def same_bytes(one: torch.Tensor, other: torch.Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+
+
+# Point to point
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(1,), (7, 33), (128, 4096)], ids=str)
+def test_a_neighbour_gets_every_byte(ranks: Communicator, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    arriving = torch.zeros(shape, dtype=dtype)
+    receive = ranks.irecv(arriving, ranks.prev)
+    send = ranks.isend(values_of(ranks.rank, shape, dtype), ranks.next)
+    ranks.wait(receive)
+    ranks.wait(send)
+    assert same_bytes(arriving, values_of(ranks.prev, shape, dtype))
+
+
+def test_an_empty_message(ranks: Communicator) -> None:
+    receive = ranks.irecv(torch.empty(0, 5), ranks.prev)
+    ranks.wait(ranks.isend(torch.empty(0, 5), ranks.next))
+    ranks.wait(receive)
+
+
+def test_everybody_to_everybody_in_any_order(ranks: Communicator) -> None:
+    """Messages from one rank with one tag keep their order; tags and ranks are told apart."""
+    arrived = torch.zeros(ranks.size, 3, 2, dtype=torch.int64)
+    places = [(rank, tag, turn) for tag in (2, 0, 1) for rank in reversed(range(ranks.size)) for turn in (0, 1)]
+    receives = [ranks.irecv(arrived[rank, tag, turn : turn + 1], rank, tag) for rank, tag, turn in places]
+    message = [(dest, tag, turn) for turn in (0, 1) for tag in range(3) for dest in range(ranks.size)]
+    sends = [ranks.isend(torch.tensor([100 * ranks.rank + 10 * tag + turn]), to, tag) for to, tag, turn in message]
+    for request in receives + sends:
+        ranks.wait(request)
+    expected = [[[100 * rank + 10 * tag + turn for turn in (0, 1)] for tag in range(3)] for rank in range(ranks.size)]
+    assert arrived.tolist() == expected
+
+
+def test_a_sent_tensor_may_be_forgotten(ranks: Communicator) -> None:
+    """The request keeps it alive until it has gone."""
+    arriving = torch.zeros(1 << 20)
+    send = ranks.isend(torch.full((1 << 20,), float(ranks.rank)), ranks.next)
+    trash = [torch.full((1 << 20,), -1.0) for _ in range(8)]  # takes memory that was given back
+    ranks.wait(ranks.irecv(arriving, ranks.prev), meanwhile=send.test)
+    ranks.wait(send)
+    assert len(trash) == 8 and bool((arriving == ranks.prev).all())
+
+
+def test_tags_of_any_size(ranks: Communicator) -> None:
+    """A long prompt has more rounds than some MPI has tags."""
+    tag = ranks._largest_tag + 6
+    arriving = torch.zeros(1)
+    receive = ranks.irecv(arriving, ranks.prev, tag)
+    ranks.wait(ranks.isend(torch.ones(1), ranks.next, tag))
+    ranks.wait(receive)
+    assert arriving.item() == 1.0
+
+
+def test_a_duplicate_has_messages_of_its_own(ranks: Communicator) -> None:
+    other = ranks.duplicate()
+    sends = [comm.isend(torch.tensor([number]), comm.next) for number, comm in enumerate((ranks, other))]
+    for number, comm in ((1, other), (0, ranks)):
+        arriving = torch.tensor([9])
+        comm.wait(comm.irecv(arriving, comm.prev))
+        assert arriving.item() == number
+    for send in sends:
+        ranks.wait(send)
+
+
+# Collectives
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize(
+    "length_of",
+    [
+        lambda rank: 3,
+        lambda rank: 5 * rank % 7,
+        lambda rank: 4 if rank == 0 else 0,
+        lambda rank: rank % 2,
+        lambda rank: 0,
+    ],
+    ids=["equal", "uneven", "only the first", "every other", "none"],
+)
+def test_allgather(ranks: Communicator, length_of: Callable[[int], int], dtype: torch.dtype) -> None:
+    lengths = [length_of(rank) for rank in range(ranks.size)]
+    parts = [values_of(rank, (length, 9), dtype) for rank, length in enumerate(lengths)]
+    rows = torch.zeros(sum(lengths), 9, dtype=dtype)
+    start = sum(lengths[: ranks.rank])
+    rows[start : start + lengths[ranks.rank]] = parts[ranks.rank]
+    ranks.wait(ranks.iallgather(rows, lengths))
+    assert same_bytes(rows, torch.cat(parts))
+
+
+def test_messages_of_more_bytes_than_a_count_holds(ranks: Communicator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows are counted then; shown with a lower limit instead of 2 GiB."""
+    monkeypatch.setattr(buffers, "LARGEST_COUNT", 100)
+    rows = torch.zeros(ranks.size * 2, 16)
+    rows[2 * ranks.rank : 2 * ranks.rank + 2] = ranks.rank + 1
+    ranks.wait(ranks.iallgather(rows, [2] * ranks.size))
+    expected = torch.arange(1.0, ranks.size + 1).repeat_interleave(2)[:, None].expand(-1, 16)
+    assert torch.equal(rows, expected)
+    ranks.broadcast(rows, root=0)
+    ranks.wait(
+        ranks.isend(rows * (ranks.rank + 1), ranks.next), meanwhile=(receive := ranks.irecv(rows, ranks.prev)).test
+    )
+    ranks.wait(receive)
+    assert torch.equal(rows, expected * (ranks.prev + 1))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_broadcast_from_every_rank(ranks: Communicator, dtype: torch.dtype) -> None:
+    for root in range(ranks.size):
+        tensor = values_of(ranks.rank, (5, 9), dtype)
+        ranks.broadcast(tensor, root)
+        assert same_bytes(tensor, values_of(root, (5, 9), dtype))
+
+
+def test_bytes_sent_are_what_others_must_get(ranks: Communicator) -> None:
+    others, before = ranks.size - 1, ranks.bytes_sent
+    receive = ranks.irecv(torch.empty(10), ranks.prev)
+    ranks.wait(ranks.isend(torch.empty(10), ranks.next))
+    ranks.wait(receive)
+    assert ranks.bytes_sent - before == 40
+    ranks.wait(ranks.iallgather(torch.empty(ranks.size * 3, 5, dtype=torch.bfloat16), [3] * ranks.size))
+    assert ranks.bytes_sent - before == 40 + 30 * others
+    ranks.broadcast(torch.empty(100), root=0)
+    assert ranks.bytes_sent - before == 40 + 30 * others + (400 * others if ranks.is_first else 0)
+
+
+def test_only_contiguous_tensors_travel_straight() -> None:
+    """Their memory would be read as if it were. (Staging copies them, and may take any.)"""
+    direct = Communicator(the_world().mpi_comm, Direct())
+    across = torch.zeros(4, 6).t()
+    for start in (
+        lambda: direct.isend(across, direct.next),
+        lambda: direct.irecv(across, direct.prev),
+        lambda: direct.iallgather(across, [6] + [0] * (direct.size - 1)),
+        lambda: direct.broadcast(across, 0),
+    ):
+        with pytest.raises(ValueError, match="contiguous"):
+            start()
+
+
+def test_waiting_moves_other_work_on(ranks: Communicator) -> None:
+    """The last rank is late; the others are not idle."""
+    ranks.barrier()
+    if ranks.is_last:
+        time.sleep(0.05)
+    arriving, turns = torch.zeros(1), 0
+
+    def meanwhile() -> None:
+        nonlocal turns
+        turns += 1
+
+    receive = ranks.irecv(arriving, ranks.prev)
+    send = ranks.isend(torch.ones(1), ranks.next)
+    ranks.wait(receive, meanwhile)
+    ranks.wait(send)
+    assert turns > 0 or ranks.rank != 0 or ranks.size == 1
+
+
+# Selection
+
+
+def torch_argmax(logits: torch.Tensor) -> list[int]:
+    """The reference: the lowest id of the largest value, a NaN being the least of all."""
+    return [
+        max(range(len(row)), key=lambda token: (row[token], -token))
+        for row in logits.nan_to_num(-torch.inf, torch.inf, -torch.inf).tolist()
+    ]
+
+
+def check_selection(ranks: Communicator, logits: torch.Tensor) -> None:
+    vocabulary = split_evenly(logits.shape[1], ranks.size)[ranks.rank]
+    chosen = select(logits[:, vocabulary.start : vocabulary.stop], vocabulary, ranks)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == torch_argmax(logits)
+
+
+few_values = st.sampled_from([0.0, -0.0, 1.0, 2.0, -5.0, float("inf"), float("-inf"), float("nan"), 3e38, -3e38])
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.integers(1, 7).flatmap(
+        lambda size: st.lists(st.lists(few_values, min_size=size, max_size=size), min_size=1, max_size=3)
+    )
+)
+def test_selection(ranks: Communicator, rows: list[list[float]]) -> None:
+    """Ties, NaNs, infinities, several rows, and fewer tokens than ranks."""
+    check_selection(ranks, torch.tensor(rows))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 131, 49152])
+def test_selection_from_vocabularies_of_any_size(ranks: Communicator, size: int, dtype: torch.dtype) -> None:
+    """In bfloat16 many values are equal."""
+    logits = torch.randn(2, size, generator=torch.Generator().manual_seed(size)).to(dtype)
+    check_selection(ranks, logits)
+
+
+# Rounds of a KV sync
+
+LAYERS_PER_RANK, POSITIONS, HEADS, HEAD_DIM = 3, 22, 2, 4
+
+
+def number_of(layer: int, position: int) -> float:
+    return float(100 * layer + position)
+
+
+def whole_cache(size: int, layers: Sequence[int]) -> KVCache:
+    """A cache in which these layers are filled, and the others are poison."""
+    cache = KVCache(range(size * LAYERS_PER_RANK - 1), HEADS, POSITIONS, HEAD_DIM, torch.bfloat16)
+    cache.keys.fill_(float("nan"))
+    cache.values.fill_(float("nan"))
+    for layer in layers:
+        numbers = torch.tensor([number_of(layer, position) for position in range(POSITIONS)])
+        heads = numbers[:, None, None] + torch.arange(HEADS * HEAD_DIM).view(HEADS, HEAD_DIM) / 16
+        cache.write(layer, 0, heads, -heads)
+    return cache
+
+
+def sync_all_at_once(ranks: Communicator, sync: str, granularity: str, pause: float) -> None:
+    """Every round is started before any is complete."""
+    spans = split_evenly(ranks.size * LAYERS_PER_RANK - 1, ranks.size)
+    cache = whole_cache(ranks.size, spans[ranks.rank])
+    chunks = split_chunks(POSITIONS, 4)
+    rounds = plan_rounds(granularity, spans, chunks)
+    exchange = Exchange(ranks, registry.load("sync", sync).exchange, cache, rounds)
+    time.sleep(pause * ranks.rank)  # ranks are never in step
+    exchange.reached(len(chunks) + ranks.size, ALL_LAYERS)
+    exchange.finish()
+    expected = whole_cache(ranks.size, range(ranks.size * LAYERS_PER_RANK - 1))
+    assert torch.equal(cache.keys, expected.keys)
+    assert torch.equal(cache.values, expected.values)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("sync", registry.choices("sync"))
+def test_many_rounds_at_once(ranks: Communicator, sync: str, granularity: str) -> None:
+    for pause in (0.0, 0.002):
+        sync_all_at_once(ranks, sync, granularity, pause)
+
+
+@pytest.mark.parametrize("sync", registry.choices("sync"))
+def test_two_prefills_one_after_the_other(ranks: Communicator, sync: str) -> None:
+    """A rank may be in the second, with the same tags, while another is still in the first."""
+    for _ in range(2):
+        sync_all_at_once(ranks, sync, "layer", 0.001)

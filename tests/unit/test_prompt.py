@@ -1,0 +1,265 @@
+"""From the user's words to token ids, and from token ids to text as it streams."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from reciting_model import END, START, make_tokenizer
+
+from mpi_spp.config import RunConfig
+from mpi_spp.errors import UserError
+from mpi_spp.model.prompt import TextStream, load_tokenizer, prompt_token_ids, stop_token_ids
+
+VOCAB_SIZE = 258  # 256 bytes and two special tokens
+BYTE_LEVEL = make_tokenizer()  # as Llama 3, SmolLM2 and Qwen
+
+
+def make_byte_fallback() -> Any:
+    """As Llama 2 and the first Mistral: a space opens the text, and characters without a token are spelled in bytes."""
+    from tokenizers import Tokenizer, decoders, models, normalizers
+    from transformers import PreTrainedTokenizerFast
+
+    tokens = ["<unk>", START, END, *(f"<0x{byte:02X}>" for byte in range(256)), *"▁abcdefghé你"]
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    model = models.BPE(vocab=vocabulary, merges=[], byte_fallback=True, unk_token="<unk>")
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    tokenizer.decoder = decoders.Sequence(steps)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token=START, eos_token=END)
+
+
+BYTE_FALLBACK = make_byte_fallback()
+
+
+def ids_of(tokenizer: Any = BYTE_LEVEL, directory: Path = Path("m"), **options: Any) -> list[int]:
+    return prompt_token_ids(RunConfig(model="m", **options), tokenizer, directory, VOCAB_SIZE)
+
+
+def stream(tokenizer: Any, ids: list[int]) -> tuple[list[str], str, str]:
+    """The pieces, the rest and the whole text of an answer."""
+    stream = TextStream(tokenizer)
+    pieces = [stream.push(token) for token in ids]
+    return pieces, stream.rest(ids), stream.text(ids)
+
+
+# The prompt
+
+
+def test_a_chat_model_gets_its_template() -> None:
+    expected = f"{START}user\nhi{END}\n{START}assistant\n"
+    assert BYTE_LEVEL.decode(ids_of(prompt="hi")) == expected
+    assert ids_of(prompt="hi", chat=True) == ids_of(prompt="hi")
+
+
+def test_the_system_message_comes_first() -> None:
+    expected = f"{START}system\nBe brief.{END}\n{START}user\nhi{END}\n{START}assistant\n"
+    assert BYTE_LEVEL.decode(ids_of(prompt="hi", system="Be brief.")) == expected
+
+
+def test_without_chat_the_text_is_the_prompt() -> None:
+    assert ids_of(prompt="hé", chat=False) == BYTE_LEVEL("hé")["input_ids"]
+    assert ids_of(make_tokenizer(chat_template=None), prompt="hé") == BYTE_LEVEL("hé")["input_ids"]
+
+
+def test_without_chat_the_special_tokens_are_the_tokenizers() -> None:
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = make_tokenizer(chat_template=None)
+    start = tokenizer.bos_token_id
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="<|im_start|> $A", special_tokens=[(START, start)]
+    )
+    assert ids_of(tokenizer, prompt="h") == [start, *BYTE_LEVEL("h")["input_ids"]]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_prompt_file_is_utf_8_with_or_without_a_mark(tmp_path: Path, mark: bytes) -> None:
+    (tmp_path / "prompt.txt").write_bytes(mark + "hé\n".encode())
+    assert ids_of(prompt_file=str(tmp_path / "prompt.txt")) == ids_of(prompt="hé\n")
+
+
+def test_prompt_ids_are_used_as_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "ids.json"
+    path.write_text(f"[0, 5, {VOCAB_SIZE - 1}]")
+    assert ids_of(prompt_ids=str(path)) == [0, 5, VOCAB_SIZE - 1]
+    assert ids_of(None, prompt_ids=str(path)) == [0, 5, VOCAB_SIZE - 1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[",
+        "[]",
+        "{}",
+        "5",
+        "null",
+        '"5"',
+        "[1.0]",
+        "[true]",
+        '["1"]',
+        "[-1]",
+        f"[{VOCAB_SIZE}]",
+        "[[1]]",
+        "[" * 99999,
+    ],
+    ids=lambda content: content[:20],
+)
+def test_bad_prompt_ids_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "ids.json").write_text(content)
+    with pytest.raises(UserError, match=r"--prompt-ids: .*ids\.json"):
+        ids_of(prompt_ids=str(tmp_path / "ids.json"))
+
+
+@pytest.mark.parametrize(
+    "options, named",
+    [
+        ({"prompt": ""}, "--prompt: the prompt is empty"),
+        ({"prompt": " \n"}, "--prompt: the prompt is empty"),
+        (
+            {"prompt": "caf\udce9"},
+            "--prompt: the text is not UTF-8",
+        ),  # how Python keeps the byte E9 of the command line
+        ({"prompt": "hi", "system": "s", "chat": False}, "--system"),
+        ({"prompt_file": "no/such"}, "--prompt-file: no/such cannot be read"),
+        ({"prompt_file": "/"}, "--prompt-file: / cannot be read"),
+        ({"prompt_ids": "no/such"}, "--prompt-ids: no/such cannot be read"),
+    ],
+)
+def test_bad_prompts_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        ids_of(**options)
+
+
+@pytest.mark.parametrize(
+    "content, named",
+    [(b"", "the prompt is empty"), (b"  \n", "the prompt is empty"), (b"caf\xe9", "not UTF-8 .byte 3")],
+)
+def test_bad_prompt_files_are_refused(tmp_path: Path, content: bytes, named: str) -> None:
+    (tmp_path / "prompt.txt").write_bytes(content)
+    with pytest.raises(UserError, match=rf"--prompt-file.*{named}"):
+        ids_of(prompt_file=str(tmp_path / "prompt.txt"))
+
+
+def test_a_chat_needs_a_template() -> None:
+    with pytest.raises(UserError, match="--chat"):
+        ids_of(make_tokenizer(chat_template=None), prompt="hi", chat=True)
+    with pytest.raises(UserError, match="--system"):
+        ids_of(make_tokenizer(chat_template=None), prompt="hi", system="s")
+
+
+def test_a_template_that_refuses_is_quoted() -> None:
+    tokenizer = make_tokenizer("{{ raise_exception('no system message here') }}")
+    with pytest.raises(UserError, match="no system message here"):
+        ids_of(tokenizer, prompt="hi", system="s")
+
+
+def test_a_tokenizer_of_another_model_is_noticed() -> None:
+    with pytest.raises(UserError, match="the model knows only 10"):
+        prompt_token_ids(RunConfig(model="m", prompt="hi"), BYTE_LEVEL, Path("m"), 10)
+
+
+# The files
+
+
+def test_a_model_without_a_tokenizer(tmp_path: Path) -> None:
+    assert load_tokenizer(tmp_path) is None
+    with pytest.raises(UserError, match="no tokenizer; give token ids with --prompt-ids"):
+        ids_of(None, tmp_path, prompt="hi")
+
+
+def test_a_tokenizer_is_loaded_with_its_template(tmp_path: Path) -> None:
+    BYTE_LEVEL.save_pretrained(tmp_path)
+    assert ids_of(load_tokenizer(tmp_path), prompt="hé") == ids_of(prompt="hé")
+
+
+def test_a_broken_tokenizer_is_one_line(tmp_path: Path) -> None:
+    BYTE_LEVEL.save_pretrained(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{")
+    with pytest.raises(UserError, match=str(tmp_path)) as caught:
+        load_tokenizer(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "of_generation, of_model, expected",
+    [
+        ({"eos_token_id": 7}, {"eos_token_id": 5}, {7}),
+        ({"eos_token_id": [7, 8]}, {"eos_token_id": 5}, {7, 8}),
+        ({"eos_token_id": None}, {"eos_token_id": 5}, {5}),
+        ({}, {"eos_token_id": [5, 6]}, {5, 6}),
+        (None, {"eos_token_id": 5}, {5}),
+        ({"eos_token_id": 0}, {"eos_token_id": 5}, {0}),
+        (None, {}, {BYTE_LEVEL.eos_token_id}),
+    ],
+)
+def test_stop_tokens(tmp_path: Path, of_generation: Any, of_model: Any, expected: set[int]) -> None:
+    for name, content in (("generation_config.json", of_generation), ("config.json", of_model)):
+        if content is not None:
+            (tmp_path / name).write_text(json.dumps(content))
+    assert stop_token_ids(tmp_path, BYTE_LEVEL) == expected
+
+
+def test_a_model_without_stop_tokens(tmp_path: Path) -> None:
+    assert stop_token_ids(tmp_path, None) == frozenset()
+
+
+@pytest.mark.parametrize(
+    "content", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [[1]]}', '{"eos_token_id": true}']
+)
+def test_bad_stop_tokens_are_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "generation_config.json").write_text(content)
+    with pytest.raises(UserError, match=r"generation_config\.json"):
+        stop_token_ids(tmp_path, BYTE_LEVEL)
+
+
+# The answer
+
+some_text = st.text(st.characters(codec="utf-8", exclude_characters="\ufffd\0"), max_size=20)
+
+
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, BYTE_FALLBACK], ids=["byte level", "byte fallback"])
+@given(text=some_text)
+@example("naïve 😀 café 你好, 👩\u200d👩\u200d👧 end")
+@example("a  b   c")
+def test_pieces_are_whole_characters_and_join_to_the_text(tokenizer: Any, text: str) -> None:
+    pieces, rest, whole = stream(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"])
+    assert "".join(pieces) + rest == whole == text
+    assert rest == ""
+    assert "\ufffd" not in "".join(pieces)
+
+
+def test_a_character_comes_with_its_last_byte_and_not_later() -> None:
+    pieces, _, _ = stream(BYTE_LEVEL, BYTE_LEVEL("aé😀你b")["input_ids"])
+    assert pieces == ["a", "", "é", "", "", "", "😀", "", "", "你", "b"]
+
+
+def test_special_tokens_are_hidden() -> None:
+    ids = BYTE_LEVEL(f"{START}a{END}b😀{END}")["input_ids"]
+    pieces, rest, whole = stream(BYTE_LEVEL, ids)
+    assert "".join(pieces) + rest == whole == "ab😀"
+
+
+@given(ids=st.lists(st.integers(0, VOCAB_SIZE + 2), max_size=30))
+def test_any_answer_streams_to_its_text(ids: list[int]) -> None:
+    """Broken characters too, and ids of the padded vocabulary that have no token."""
+    pieces, rest, whole = stream(BYTE_LEVEL, ids)
+    assert "".join(pieces) + rest == whole
+
+
+@given(ids=st.lists(st.integers(0, len(BYTE_FALLBACK) + 2), max_size=30))
+def test_any_answer_of_a_byte_fallback_tokenizer_streams(ids: list[int]) -> None:
+    """A broken byte turns all bytes beside it into signs of replacement, those that were already shown too."""
+    pieces, rest, whole = stream(BYTE_FALLBACK, ids)
+    assert len("".join(pieces) + rest) == len(whole)
+    assert "".join(pieces) + rest == whole or "\ufffd" in whole
+
+
+def test_a_last_character_that_is_not_whole_is_the_rest() -> None:
+    pieces, rest, whole = stream(BYTE_LEVEL, BYTE_LEVEL("a😀")["input_ids"][:-1])
+    assert ("".join(pieces), rest, whole) == ("a", "\ufffd", "a\ufffd")

@@ -1,0 +1,116 @@
+"""The numbers of a run: from each rank's moments to the JSON object and the tables."""
+
+import io
+import json
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from mpi_spp.report.summary import print_tables, summarize
+
+MOMENTS = [  # of rank 0 and of the last rank, whose clocks began at different times
+    {"prefill_start": 2.0, "prefill_end": 2.5, "sync_end": 3.25, "first_token": 3.5, "decode_end": 5.5},
+    {"prefill_start": 1.0, "prefill_end": 2.0, "sync_end": 2.25, "first_token": 2.5, "decode_end": 4.5},
+]
+ANSWER = {"text": "ab", "token_ids": [1, 2, 3, 4, 5], "prompt_tokens": 100, "finish_reason": "length"}
+
+
+def rank_facts(rank: int, moments: dict[str, float], **changes: Any) -> dict[str, Any]:
+    return {
+        "rank": rank,
+        "host": "node-a",
+        "device": "cpu",
+        "threads": 4,
+        "affinity": [0, 1, 2, 3],
+        "prefill_layers": [rank * 3, rank * 3 + 3],
+        "decode_layers": [0, 6],
+        "vocabulary": [rank * 10, rank * 10 + 10],
+        "peak_memory_bytes": 500_000_000,
+        "bytes_sent": 1_000_000 + rank,
+        "moments": moments,
+    } | changes
+
+
+def make(answer: dict[str, Any] = ANSWER, moments: list[dict[str, float]] = MOMENTS) -> dict[str, Any]:
+    ranks = [rank_facts(rank, of_rank) for rank, of_rank in enumerate(moments)]
+    return summarize(ranks, answer, {"chunk_size": 128}, total_s=6.0)
+
+
+def table_text(summary: dict[str, Any]) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    print_tables(summary, console)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_timings() -> None:
+    """Prefill and sync by the last rank's clock, which computes last; the answer by rank 0's."""
+    assert make()["timings"] == pytest.approx(
+        {
+            "load_s": 2.0,
+            "prefill_s": 1.0,
+            "sync_exposed_s": 0.25,
+            "first_token_s": 1.5,
+            "decode_s": 2.0,
+            "total_s": 6.0,
+        }
+    )
+
+
+def test_rates() -> None:
+    """The first token is the prefill's, so four of five are decoded."""
+    summary = make()
+    assert summary["prefill_tokens_per_s"] == pytest.approx(100.0)
+    assert summary["decode_tokens_per_s"] == pytest.approx(4 / 2.0)
+
+
+def test_one_token_has_no_decode() -> None:
+    moments = [{name: at for name, at in of_rank.items() if name != "decode_end"} for of_rank in MOMENTS]
+    summary = make(ANSWER | {"token_ids": [1]}, moments)
+    assert summary["timings"]["decode_s"] == 0.0
+    assert summary["decode_tokens_per_s"] is None
+    assert "1 new tokens" in table_text(summary)
+
+
+def test_one_rank() -> None:
+    summary = make(moments=MOMENTS[:1])
+    assert summary["world_size"] == 1
+    assert summary["timings"]["prefill_s"] == pytest.approx(0.5)
+
+
+def test_the_object_is_json_and_complete() -> None:
+    summary = json.loads(json.dumps(make()))
+    assert set(summary) >= {
+        *ANSWER,
+        "world_size",
+        "timings",
+        "prefill_tokens_per_s",
+        "decode_tokens_per_s",
+        "bytes_sent",
+        "configuration",
+        "ranks",
+    }
+    assert summary["bytes_sent"] == [1_000_000, 1_000_001]
+    assert summary["configuration"] == {"chunk_size": 128}
+
+
+def test_tables_show_every_moment_and_rank() -> None:
+    text = table_text(make())
+    for moment, seconds in (
+        ("prefill start", "2.000"),
+        ("prefill end", "3.000"),
+        ("sync end", "3.250"),
+        ("decode start", "3.500"),
+        ("decode end", "5.500"),
+        ("total", "6.000"),
+    ):
+        assert any(moment in line and seconds in line for line in text.splitlines()), moment
+    assert "exposed sync 250.0 ms, 25.0% of the prefill" in text
+    assert "100 prompt tokens, 100.0 tokens/s" in text
+    assert "0-2" in text and "3-5" in text
+
+
+def test_a_rank_without_vocabulary() -> None:
+    summary = make()
+    summary["ranks"][1]["vocabulary"] = [131, 131]
+    assert "none" in table_text(summary)
