@@ -1,4 +1,4 @@
-"""Measures the phases of an engine: every case in turn, round after round, so that a drifting machine hits all alike."""
+"""Measures the phases of an engine: the cases take turns, so that a drifting machine hits all alike."""
 
 import platform
 import time
@@ -34,8 +34,8 @@ def prompt_ids_of(count: int, vocab_size: int) -> list[int]:
 def measure(engine: Engine, configs: dict[str, RunConfig], workload: Workload, kind: str) -> list[dict[str, Any]]:
     """One case for every named configuration: samples of tokens per second, and of the phases. Collective.
 
-    `kind`: "prefill" counts prompt tokens over the prefill with its exposed sync, "decode" new tokens over the decode, "e2e" new
-    tokens over the whole request.
+    `kind`: "prefill" counts prompt tokens over the prefill with its exposed sync, "decode" new tokens over the decode,
+    "e2e" new tokens over the whole request.
     """
     prompt_ids = prompt_ids_of(workload.prompt_tokens, engine.model.vocab_size)
     timings: dict[str, list[dict[str, float]]] = {name: [] for name in configs}
@@ -86,9 +86,7 @@ def _speed_of(kind: str, workload: Workload) -> Callable[[dict[str, float]], flo
     return lambda t: workload.new_tokens / (t["first_token_s"] + t["decode_s"])
 
 
-def _case(
-    name: str, timings: list[dict[str, float]], speed: Callable[[dict[str, float]], float]
-) -> dict[str, Any]:
+def _case(name: str, timings: list[dict[str, float]], speed: Callable[[dict[str, float]], float]) -> dict[str, Any]:
     shares = [t["sync_exposed_s"] / t["prefill_s"] for t in timings]
     return {
         "name": name,

@@ -38,10 +38,6 @@ class RunConfig:
     json: str | None = None
 
     def __post_init__(self) -> None:
-        given = [name for name in ("prompt", "prompt_file", "prompt_ids") if getattr(self, name) is not None]
-        if len(given) != 1:
-            found = " and ".join(map(option_name, given)) or "none"
-            raise UserError(f"give exactly one of --prompt, --prompt-file and --prompt-ids (found: {found})")
         for name in ("max_new_tokens", "chunk_size", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -57,6 +53,13 @@ class RunConfig:
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
         if self.prompt_ids is not None and self.chat:
             raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
+
+    def require_one_prompt(self) -> None:
+        """Raise UserError unless the prompt is given in exactly one way; a benchmark makes its own."""
+        given = [name for name in ("prompt", "prompt_file", "prompt_ids") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(map(option_name, given)) or "none"
+            raise UserError(f"give exactly one of --prompt, --prompt-file and --prompt-ids (found: {found})")
 
     def _check_choice(self, name: str, allowed: list[str] | tuple[str, ...]) -> None:
         value = getattr(self, name)

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 
 class Engine:
-    """A model spread over the ranks of a job. Making one is collective: it loads the weights, or raises on all ranks."""
+    """A model spread over the ranks of a job. Making one is collective: it loads, or raises on all ranks."""
 
     def __init__(self, config: RunConfig, model: ModelConfig, directory: Path, world: World, clock: Clock) -> None:
         self.model, self.world = model, world
@@ -55,7 +55,7 @@ class Engine:
         return self.stage.new_cache(range(self.model.num_hidden_layers), capacity)
 
     def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
-        """Yield the answer's token ids, the stop token included, on every rank. Collective; `clock` gets the moments."""
+        """Yield the answer's token ids, the stop token included, on every rank. Collective."""
         cache = self.new_cache(len(prompt_ids) + max_new_tokens)
         hidden = self.prefill(prompt_ids, cache)
         for token in self.decode(hidden, cache, len(prompt_ids), max_new_tokens):
@@ -151,13 +151,13 @@ class Engine:
 
 
 def load_strategies(config: RunConfig) -> tuple[Any, Any, Any]:
-    """The modules of the chosen prefill, sync and decode. Raises UserError when the sync does not join the two others."""
+    """The modules of the chosen prefill, sync and decode, of which the sync joins the two others."""
     prefill = registry.load("prefill", config.prefill)
     sync = registry.load("sync", config.sync_strategy)
     decode = registry.load("decode", config.decode)
     if sync.JOINS != (prefill.LEAVES, decode.WANTS):
         raise UserError(
-            f"--sync-strategy: {config.sync_strategy} joins caches from '{sync.JOINS[0]}' to '{sync.JOINS[1]}', but prefill"
-            f" {config.prefill} leaves '{prefill.LEAVES}' and decode {config.decode} wants '{decode.WANTS}'"
+            f"--sync-strategy: {config.sync_strategy} joins caches from '{sync.JOINS[0]}' to '{sync.JOINS[1]}', but"
+            f" prefill {config.prefill} leaves '{prefill.LEAVES}' and decode {config.decode} wants '{decode.WANTS}'"
         )
     return prefill, sync, decode

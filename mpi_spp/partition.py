@@ -1,11 +1,13 @@
 """Who gets what: pure functions that hand out all items, once each, in order, for any count of ranks."""
 
+import itertools
+
 
 def split_evenly(count: int, parts: int) -> list[range]:
     """Split `count` items over `parts` ranks; the first ranks get one more when it does not divide."""
     size, extra = divmod(count, parts)
     starts = [part * size + min(part, extra) for part in range(parts + 1)]
-    return [range(start, stop) for start, stop in zip(starts, starts[1:], strict=False)]
+    return [range(start, stop) for start, stop in itertools.pairwise(starts)]
 
 
 def split_chunks(count: int, chunk_size: int) -> list[range]:

@@ -118,6 +118,7 @@ def run(part: Part, full: bool, is_selection: bool) -> Result:
         outcomes.touch()
         environment = {**os.environ, **part.environment, "PYTHONFAULTHANDLER": "1"}
         environment |= {"MPI_SPP_TEST_OUTCOMES": str(outcomes)}
+        environment |= {"PY_COLORS": str(int(sys.stdout.isatty()))}  # Open MPI gives its ranks a terminal
         environment |= {"MPI_SPP_FULL_TESTS": "1"} if full else {}
         environment |= {"MPI_SPP_TEST_SELECTION": "1"} if is_selection else {}
         succeeded = finish(part, environment, SECONDS[part.kind] * (FULL_FACTOR if full else 1))

@@ -45,7 +45,7 @@ def main() -> NoReturn:
     """
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if launched_rank() > 0:
-        sys.stdout = open(os.devnull, "w")  # help and version texts come from one rank
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends): help and version texts come from one rank
     try:
         wait_for_debugger_if_asked()
         commands(standalone_mode=False)

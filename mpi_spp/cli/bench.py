@@ -1,18 +1,17 @@
 """`mpi-spp bench`: measure prefill, decode or whole requests on the ranks at hand, and compare two results."""
 
 import itertools
-import json
+import json as jsons
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from mpi_spp import registry
-from mpi_spp.cli._options import json_option, run_option, run_options
-from mpi_spp.config import GRANULARITIES, RunConfig
+from mpi_spp.cli._options import Decorator, json_option, model_options, schedule_options, together
+from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
 
 
@@ -21,26 +20,17 @@ def command() -> None:
     """Measure prefill, decode or whole requests, and compare results."""
 
 
-def _measuring(new_tokens: int) -> Callable[..., Any]:
+def _measuring(new_tokens: int) -> Decorator:
     """The options of every measurement. A repeated option makes one case of each of its values."""
-    options = [
-        *run_options(),
-        run_option("--chunk-size", "Prompt tokens in a chunk; may be repeated.", type=int, multiple=True),
-        run_option("--sync-strategy", "May be repeated.", type=click.Choice(registry.choices("sync")), multiple=True),
-        run_option("--sync-granularity", "May be repeated.", type=click.Choice(GRANULARITIES), multiple=True),
+    return together(
+        model_options,
+        schedule_options(multiple=True),
         click.option("--prompt-tokens", default=1024, show_default=True, help="Length of the prompt."),
         click.option("--new-tokens", default=new_tokens, show_default=True, help="Length of the answer."),
         click.option("--warmup", default=1, show_default=True, help="Rounds that do not count."),
         click.option("--repetitions", default=5, show_default=True, help="Rounds that count."),
-        json_option("Write all samples and what they were measured on to this file; - is standard output."),
-    ]
-
-    def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        for option in reversed(options):
-            function = option(function)
-        return function
-
-    return decorate
+        json_option("Write all samples and what they were measured on to this file;"),
+    )
 
 
 @command.command()
@@ -68,8 +58,8 @@ def e2e(**options: Any) -> None:
 @click.argument("before", type=click.Path())
 @click.argument("after", type=click.Path())
 @click.option("--tolerance", default=0.02, show_default=True, help="A smaller change than this does not count.")
-@json_option("Write the ratios to this file; - is standard output.")
-def compare(before: str, after: str, tolerance: float, json_path: str | None) -> None:
+@json_option("Write the ratios to this file;")
+def compare(before: str, after: str, tolerance: float, json: str | None) -> None:
     """Ratios of two results of the same benchmark; status 1 when AFTER is slower beyond the noise."""
     from mpi_spp.report.samples import compare as compare_results
 
@@ -78,15 +68,16 @@ def compare(before: str, after: str, tolerance: float, json_path: str | None) ->
         raise UserError(f"{after}: has no case in common with {before}; compare results of the same benchmark")
     for row in rows:
         click.echo(f"{row['verdict']:6}  {row['ratio']:.3f}  [{row['low']:.3f}, {row['high']:.3f}]  {row['name']}")
-    _write_json(json_path, {"before": before, "after": after, "tolerance": tolerance, "cases": rows})
+    write_json(json, {"before": before, "after": after, "tolerance": tolerance, "cases": rows})
     sys.exit(1 if any(row["verdict"] == "slower" for row in rows) else 0)
 
 
-def _run(kind: str, json_path: str | None, **options: Any) -> None:
+def _run(kind: str, json: str | None, **options: Any) -> None:
     workload_options = {name: options.pop(name) for name in ("prompt_tokens", "new_tokens", "warmup", "repetitions")}
     for name, value in workload_options.items():
         if value < (0 if name == "warmup" else 2 if (name, kind) == ("new_tokens", "decode") else 1):
-            raise UserError(f"--{name.replace('_', '-')}: {value} is too small for a measurement")
+            raise UserError(f"{option_name(name)}: {value} is too small for a measurement")
+    check_writable(json)
     configs = _cases(options)
 
     from mpi_spp.benchmark import Workload, machine, measure
@@ -106,7 +97,7 @@ def _run(kind: str, json_path: str | None, **options: Any) -> None:
     }
     if world.rank == 0:
         _print_cases(result)
-        _write_json(json_path, result)
+        write_json(json, result)
 
 
 def _cases(options: dict[str, Any]) -> dict[str, RunConfig]:
@@ -114,19 +105,20 @@ def _cases(options: dict[str, Any]) -> dict[str, RunConfig]:
     names = ("sync_strategy", "sync_granularity", "chunk_size")
     values = [options.pop(name) for name in names]
     base = RunConfig(**options)
-    combinations = itertools.product(*(value or (getattr(base, name),) for name, value in zip(names, values, strict=True)))
+    chosen = [value or (getattr(base, name),) for name, value in zip(names, values, strict=True)]
     return {
         f"{strategy} {granularity} chunk={chunk}": replace(
             base, sync_strategy=strategy, sync_granularity=granularity, chunk_size=chunk
         )
-        for strategy, granularity, chunk in combinations
+        for strategy, granularity, chunk in itertools.product(*chosen)
     }
 
 
 def _print_cases(result: dict[str, Any]) -> None:
     ranks = result["machine"]["ranks"]
     threads = ",".join(str(rank["threads"]) for rank in ranks)
-    click.echo(f"{result['benchmark']}: {result['model']}, {len(ranks)} ranks of {threads} threads, {result['workload']}")
+    lengths = ", ".join(f"{name} {value}" for name, value in result["workload"].items())
+    click.echo(f"{result['benchmark']}: {result['model']}, {len(ranks)} ranks, threads {threads}, {lengths}")
     for case in result["cases"]:
         click.echo(
             f"{case['median']:10.1f} {case['unit']}  [{case['min']:.1f}, {case['max']:.1f}]"
@@ -136,7 +128,7 @@ def _print_cases(result: dict[str, Any]) -> None:
 
 def _read(path: str) -> dict[str, Any]:
     try:
-        result = json.loads(Path(path).read_text(encoding="utf-8"))
+        result: dict[str, Any] = jsons.loads(Path(path).read_text(encoding="utf-8"))
         if all({"name", "samples", "median"} <= case.keys() for case in result["cases"]):
             return result
     except OSError as error:
@@ -144,10 +136,3 @@ def _read(path: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, AttributeError):
         pass
     raise UserError(f"{path}: is no result of `mpi-spp bench ... --json`")
-
-
-def _write_json(path: str | None, value: dict[str, Any]) -> None:
-    if path == "-":
-        click.echo(json.dumps(value, indent=1))
-    elif path is not None:
-        Path(path).write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import click
 
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
+from mpi_spp.cli._options import parse_gpu_ids
 from mpi_spp.comm.environment import launched_size
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import Host, read_hostfile
@@ -24,17 +25,10 @@ _RANKS_HELP = (
 _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 
 
-def _parse_gpu_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
-    parts = [] if value is None else [part.strip() for part in value.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
-        raise click.BadParameter(f"{value!r} is no comma-separated list of numbers from 0 up, such as 5,6,7")
-    return tuple(map(int, parts))
-
-
 @click.command("launch", context_settings={"allow_interspersed_args": False})
 @click.option("-np", "-n", "num_ranks", type=click.IntRange(min=1), metavar="N", help=_RANKS_HELP)
 @click.option("--hostfile", type=click.Path(), help="The hosts, in the format of Open MPI, MPICH or Intel MPI.")
-@click.option("--gpu-ids", callback=_parse_gpu_ids, help="GPUs of each host, one a rank: 5,6,7.")
+@click.option("--gpu-ids", callback=parse_gpu_ids, help="GPUs of each host, one a rank: 5,6,7.")
 @click.option(
     "--threads",
     type=click.IntRange(min=1),

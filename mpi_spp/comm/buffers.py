@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from mpi4py import MPI
@@ -10,7 +10,7 @@ from mpi4py import MPI
 LARGEST_COUNT = 2**31 - 1  # counts are 32-bit in Open MPI 5
 
 # An MPI buffer specification: [memory, count, datatype].
-Spec = list
+Spec = list[Any]
 
 
 @cache

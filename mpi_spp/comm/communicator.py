@@ -22,7 +22,7 @@ class Communicator:
         self._comm = comm
         self._staging = staging or Direct()
         self._idle = Idle(shares_core)
-        self._largest_tag = comm.Get_attr(MPI.TAG_UB)
+        self._largest_tag = comm.Get_attr(MPI.TAG_UB) or 32767  # what the standard grants at least
         self.rank, self.size = comm.rank, comm.size
         self.bytes_sent = 0
 

@@ -13,8 +13,8 @@ _VENDOR_SWITCHES = ("MPICH_GPU_SUPPORT_ENABLED", "MV2_USE_CUDA", "I_MPI_OFFLOAD"
 def is_cuda_aware(choice: str, comm: MPI.Comm, environment: Mapping[str, str] = os.environ) -> bool:
     """Resolve `--cuda-aware auto|yes|no`: the first source that knows decides.
 
-    Sources: MPI 4.1's memory allocation kinds; `MPIX_Query_cuda_support` of Open MPI and its relatives; the switches of other
-    vendors. Nothing found is a no.
+    Sources: MPI 4.1's memory allocation kinds; `MPIX_Query_cuda_support` of Open MPI and its relatives; the switches
+    of other vendors. Nothing found is a no.
     """
     if choice != "auto":
         return choice == "yes"

@@ -3,7 +3,8 @@
 import os
 from collections.abc import Mapping
 
-# First match wins. Open MPI; MPICH, Intel MPI and other PMI-1 launchers; MVAPICH; srun (a job step, not the whole allocation).
+# First match wins. Open MPI; MPICH, Intel MPI and other PMI-1 launchers; MVAPICH; srun (a job step, not the whole
+# allocation).
 _RANK_NAMES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 _SIZE_NAMES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 

@@ -25,8 +25,8 @@ class Idle:
     rank that is waited for, so a rank that shares its core spins shortly and then sleeps.
     """
 
-    def __init__(self, shares_core: bool) -> None:
-        self._shares_core = shares_core
+    def __init__(self, shares_core: bool, nap_seconds: float = _NAP_SECONDS) -> None:
+        self._shares_core, self._nap_seconds = shares_core, nap_seconds
 
     def wait(self, request: Request, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Return when the request is complete; `meanwhile` moves other work on."""
@@ -36,7 +36,7 @@ class Idle:
         while not request.test():
             meanwhile()
             if time.perf_counter() > nap_after:
-                time.sleep(_NAP_SECONDS)
+                time.sleep(self._nap_seconds)
             elif self._shares_core:
                 os.sched_yield()
 

@@ -26,6 +26,8 @@ from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
 
 T = TypeVar("T")
 
+_LONG_NAP_SECONDS = 1e-3  # while another rank reads files, waiting ranks should leave it the core
+
 
 class World:
     """The job: its ranks, the ranks on this host, the cores of this rank."""
@@ -70,7 +72,7 @@ class World:
 
     def agree(self, error: UserError | None = None) -> None:
         """Return on all ranks if none has an error; else raise the error of the lowest such rank on all. Collective."""
-        Idle(shares_core=True).wait(Transfer(self.mpi_comm.Ibarrier(), None))
+        Idle(shares_core=True, nap_seconds=_LONG_NAP_SECONDS).wait(Transfer(self.mpi_comm.Ibarrier(), None))
         errors = self.mpi_comm.allgather(None if error is None else str(error))
         failed = [rank for rank, message in enumerate(errors) if message is not None]
         if not failed:

@@ -15,12 +15,14 @@ def attention(
 ) -> torch.Tensor:
     """Grouped-query attention of the last tokens of a sequence: row i sees the keys up to its own position.
 
-    `queries` [tokens, num_attention_heads, head_dim], already scaled; `keys` [num_key_value_heads, head_dim, positions] and
-    `values` [num_key_value_heads, positions, head_dim], of which the last `tokens` positions are the queries' own. Returns
-    [tokens, num_attention_heads * head_dim].
+    `queries` [tokens, num_attention_heads, head_dim], already scaled; `keys` [num_key_value_heads, head_dim,
+    positions] and
+    `values` [num_key_value_heads, positions, head_dim], of which the last `tokens` positions are the queries' own.
+    Returns [tokens, num_attention_heads * head_dim].
 
-    Scores are rounded to the dtype of the queries, softmax runs in float32 inside: in bfloat16 the logits then differ from float32 as
-    much as those of torch's fused attention do (tests/unit/test_bfloat16.py), and the products run at full speed.
+    Scores are rounded to the dtype of the queries, softmax runs in float32 inside: in bfloat16 the logits then differ
+    from float32 as much as those of torch's fused attention do (tests/unit/test_bfloat16.py), and the products run at
+    full speed.
     """
     tokens, num_heads, head_dim = queries.shape
     num_groups = keys.shape[0]

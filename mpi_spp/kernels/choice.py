@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from mpi_spp.kernels.linear import BACKENDS, backends_for
+from mpi_spp.kernels.linear import BACKENDS, Linear, backends_for
 
 _ROWS = (1, 8, 128)  # a decode step, a few drafted tokens, a prompt chunk
 _SECONDS = 0.05  # for each measurement
@@ -19,8 +19,8 @@ _ROOM = 256 << 20  # bytes of weights to go through, so that a cache of the CPU 
 def fastest_linear(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, memory: Path) -> str:
     """The back end for products with weights of this shape [out_features, in_features].
 
-    It is the one whose largest loss against the best, over few and many rows, is smallest. `memory`: the JSON file that keeps
-    choices; a file that cannot be read or written costs a new measurement and nothing else.
+    It is the one whose largest loss against the best, over few and many rows, is smallest. `memory`: the JSON file
+    that keeps choices; a file that cannot be read or written costs a new measurement and nothing else.
     """
     names = backends_for(dtype, device)
     if len(names) == 1:
@@ -50,7 +50,7 @@ def _times(name: str, shape: tuple[int, int], dtype: torch.dtype) -> list[float]
     return times
 
 
-def _time_each(products: list, x: torch.Tensor) -> float:
+def _time_each(products: list[Linear], x: torch.Tensor) -> float:
     """The least seconds a product took, over rounds through all of them."""
     least, stop = float("inf"), time.perf_counter() + _SECONDS
     while time.perf_counter() < stop:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 
 
 class RMSNorm:
-    """y = weight * x / sqrt(mean(x^2) + eps) over the last dim, computed in float32 and rounded to the weight's dtype."""
+    """y = weight * x / sqrt(mean(x^2) + eps) over the last dim, in float32, rounded to the weight's dtype."""
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         self._weight, self._eps, self._dtype = weight.float(), eps, weight.dtype

@@ -61,8 +61,9 @@ class ByRows:
 def quantize_groups(weight: torch.Tensor, group_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Round float32 weights [rows, columns] to 16 levels between the extremes of each group.
 
-    Returns codes int32 [rows, columns] from 0 to 15, and bfloat16 [columns / group_size, rows, 2]: the scale, and the value of
-    code 8 (so that weight = (code - 8) * scale + zero). Codes are chosen for the scale and zero as rounded to bfloat16.
+    Returns codes int32 [rows, columns] from 0 to 15, and bfloat16 [columns / group_size, rows, 2]: the scale, and the
+    value of code 8 (so that weight = (code - 8) * scale + zero). Codes are chosen for the scale and zero as rounded to
+    bfloat16.
     """
     groups = weight.view(len(weight), -1, group_size)
     low, high = groups.aminmax(dim=-1, keepdim=True)

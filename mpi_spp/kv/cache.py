@@ -4,7 +4,7 @@ import torch
 
 
 class KVCache:
-    """`keys` [layers, num_key_value_heads, head_dim, capacity] and `values` [layers, num_key_value_heads, capacity, head_dim].
+    """Keys [layers, num_key_value_heads, head_dim, capacity], values [layers, num_key_value_heads, capacity, head_dim].
 
     Both are the right-hand matrices of attention's products as they lie: a transposed one is read at half the speed.
     """
@@ -51,9 +51,7 @@ class KVCache:
         for part, packed in self._parts(layers, positions, rows):
             part.copy_(packed)
 
-    def _parts(
-        self, layers: range, positions: range, rows: torch.Tensor
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    def _parts(self, layers: range, positions: range, rows: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """The parts' views in the cache, each with its place in the rows: first all keys, then all values."""
         first = layers.start - self.layers.start
         keys = self.keys[first : first + len(layers), :, :, positions.start : positions.stop]

@@ -1,4 +1,4 @@
-"""Which rank holds which part of the cache. A sync strategy joins the layout a prefill leaves to the one a decode wants."""
+"""Which rank holds which part of the cache: a sync joins what a prefill leaves to what a decode wants."""
 
 from dataclasses import dataclass
 from enum import Enum

@@ -30,8 +30,8 @@ class Round:
 def plan_rounds(granularity: str, layer_spans: list[range], chunks: list[range]) -> list[Round]:
     """All rounds of a pipelined prefill in the order in which every rank starts them.
 
-    In tick t stage s computes chunk t-s for the layers `layer_spans[s]`. Granularity: "layer" (a round after every layer of a
-    tick), "chunk" (one round a tick) or "prefill" (one round at the end).
+    In tick t stage s computes chunk t-s for the layers `layer_spans[s]`. Granularity: "layer" (a round after every
+    layer of a tick), "chunk" (one round a tick) or "prefill" (one round at the end).
     """
     ticks = range(len(chunks) + len(layer_spans) - 1)
     if granularity == "prefill":

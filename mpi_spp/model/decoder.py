@@ -52,8 +52,8 @@ class StageWeights:
 class Stage:
     """What one rank computes, for any of the layers whose weights it holds.
 
-    Hidden states (the residual stream) are float32 whatever the dtype of the weights: to round them after every layer costs more
-    accuracy than all products in bfloat16 do, and saves nothing.
+    Hidden states (the residual stream) are float32 whatever the dtype of the weights: to round them after every layer
+    costs more accuracy than all products in bfloat16 do, and saves nothing.
     """
 
     def __init__(self, config: ModelConfig, weights: StageWeights, vocabulary: range) -> None:
@@ -92,7 +92,7 @@ class Stage:
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores [tokens, len(vocabulary)] of this rank's slice for the last layer's hidden states, in the run's dtype."""
+        """Scores [tokens, len(vocabulary)] of this rank's slice, in the run's dtype, for the last layer's output."""
         return self.weights.head(self.weights.norm(hidden))
 
     @torch.inference_mode()

@@ -165,7 +165,7 @@ def _load(gguf: Path, dtype: str, progress: Progress) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(place, **source)
     except Exception as error:  # whatever the library stumbles over, it is this file that it stumbles over
         raise UserError(f"{gguf}: transformers cannot load it ({type(error).__name__}: {error})") from error
-    _check_complete(gguf, found)
+    _check_complete(gguf, {**found, "mismatched_keys": _misshapen(model) | set(found["mismatched_keys"])})
     return _forget_quantization(model), tokenizer
 
 
@@ -175,6 +175,15 @@ def _check_complete(gguf: Path, found: dict[str, Any]) -> None:
         if found[kind]:
             example = min(map(str, found[kind]))
             raise UserError(f"{gguf}: is corrupt ({kind.replace('_', ' ')}: {len(found[kind])}, e.g. {example})")
+
+
+def _misshapen(model: Any) -> set[str]:
+    """The weights of another shape than the configuration asks for, which transformers 5.20 puts in as they are."""
+    import torch
+
+    with torch.device("meta"):
+        expected = type(model)(model.config).state_dict()
+    return {name for name, tensor in model.state_dict().items() if tensor.shape != expected[name].shape}
 
 
 def _with_short_floats(config: Any) -> Any:

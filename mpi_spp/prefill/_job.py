@@ -12,7 +12,7 @@ from mpi_spp.model.decoder import Stage
 
 @dataclass(frozen=True)
 class PrefillJob:
-    """One prompt, and who computes which part of it. All ranks have the same `prompt_ids`, `chunks` and `layer_spans`."""
+    """One prompt, and who computes which part of it; all ranks agree on ids, chunks and spans."""
 
     stage: Stage
     comm: Communicator

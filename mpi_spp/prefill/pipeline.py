@@ -56,6 +56,4 @@ def _arrived(job: PrefillJob, number: int, arriving: tuple[torch.Tensor, Request
 def _compute(job: PrefillJob, tick: int, number: int, hidden: torch.Tensor) -> torch.Tensor:
     layers = job.layer_spans[job.comm.rank]
     batch = one_span(job.chunks[number], job.cache, len(job.prompt_ids))
-    return job.stage.forward(
-        hidden, batch, layers, lambda layer: job.exchange.reached(tick, layer - layers.start + 1)
-    )
+    return job.stage.forward(hidden, batch, layers, lambda layer: job.exchange.reached(tick, layer - layers.start + 1))

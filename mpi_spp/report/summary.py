@@ -9,8 +9,8 @@ from rich.table import Table
 def timings_of(ranks: list[dict[str, Any]], total_s: float) -> dict[str, float]:
     """The phases in seconds, from each rank's moments.
 
-    All ranks leave a barrier at "prefill_start". The last rank computes last: its clock tells when the prefill ended, and
-    how long after that the sync was still exposed (to the barrier behind it).
+    All ranks leave a barrier at "prefill_start". The last rank computes last: its clock tells when the prefill ended,
+    and how long after that the sync was still exposed (to the barrier behind it).
     """
     first, last = ranks[0]["moments"], ranks[-1]["moments"]
     return {

@@ -11,8 +11,8 @@ _NO_TOKEN = 2**31 - 1  # loses every tie: the id of a rank that has no candidate
 def select(stage: Stage, hidden: torch.Tensor, comm: Communicator) -> torch.Tensor:
     """The token with the largest logit for each row of hidden states, the lowest id among equals; a NaN never wins.
 
-    `hidden` [rows, hidden_size]. Returns int64 [rows] on the CPU, the same on all ranks. One reduction of (float32 value,
-    global token id). Each rank looks only at its own slice of the vocabulary.
+    `hidden` [rows, hidden_size]. Returns int64 [rows] on the CPU, the same on all ranks. One reduction of (float32
+    value, global token id). Each rank looks only at its own slice of the vocabulary.
     """
     if not len(stage.vocabulary):
         rows = len(hidden)
@@ -24,8 +24,8 @@ def select(stage: Stage, hidden: torch.Tensor, comm: Communicator) -> torch.Tens
 def best_of_slice(stage: Stage, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The largest float32 logit of this rank's slice for one hidden state [1, hidden_size], and its global token id.
 
-    Logits of 16 bits tie often (at 25 their steps are 1/8 in bfloat16), and then the lowest id would win. So whatever comes within
-    the rounding of the best is computed again in float32.
+    Logits of 16 bits tie often (at 25 their steps are 1/8 in bfloat16), and then the lowest id would win. So whatever
+    comes within the rounding of the best is computed again in float32.
     """
     logits = stage.logits(hidden)[0].nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
     value, index = logits.max(dim=0)

@@ -61,11 +61,15 @@ def launch(*arguments: str) -> subprocess.CompletedProcess[str]:
     return run([*LAUNCH, *arguments])
 
 
-def start_program(program: str, num_ranks: int, before: tuple[str, ...] = (), **settings: Any) -> Any:
-    """Run Python source on ranks, through the function that the command uses."""
-    request = request_here((sys.executable, "-c", program), num_ranks, **settings)
-    argv, extra = mpirun_line(request, find_launcher())
+def start(command: tuple[str, ...], num_ranks: int, before: tuple[str, ...] = (), **settings: Any) -> Any:
+    """Run a command on ranks, through the function that `launch` uses."""
+    argv, extra = mpirun_line(request_here(command, num_ranks, **settings), find_launcher())
     return run([*before, *argv], env={**environment(), **extra})
+
+
+def start_program(program: str, num_ranks: int, before: tuple[str, ...] = (), **settings: Any) -> Any:
+    """Run Python source on ranks."""
+    return start((sys.executable, "-c", program), num_ranks, before, **settings)
 
 
 def places(num_ranks: int, **settings: Any) -> list[dict[str, Any]]:
@@ -122,9 +126,7 @@ def test_a_killed_rank_ends_the_job() -> None:
 
 
 def test_a_program_that_is_not_there() -> None:
-    request = request_here(("no-such-program",), 2)
-    argv, extra = mpirun_line(request, find_launcher())
-    result = run(argv, env={**environment(), **extra})
+    result = start(("no-such-program",), 2)
     assert result.returncode != 0
     assert "mpi-spp: error: no-such-program: cannot be started (No such file or directory)" in result.stderr
 
@@ -173,11 +175,9 @@ def test_the_launcher_of_another_mpi_is_named(tmp_path: Path) -> None:
 
 
 def test_no_launch_inside_a_launch() -> None:
-    result = start_program(
-        f"import subprocess; raise SystemExit(subprocess.call({[*LAUNCH, '--', 'model', 'list']}))", 2
-    )
+    result = start((*LAUNCH, "--", "model", "list"), 2)
     assert result.returncode == 2
-    assert "mpi-spp: error: launch: runs under an mpirun already" in result.stderr
+    assert result.stderr.count("mpi-spp: error: launch: runs under an mpirun already") == 1
 
 
 def test_a_port_that_is_taken_is_one_line() -> None:
@@ -219,7 +219,7 @@ argv, extra = mpirun_line(request_here((sys.executable, "-c", {LARGE_MESSAGES!r}
 os.execvpe(argv[0], argv, {{**os.environ, **extra}})
 """
     result = run([*refuse, sys.executable, "-c", start])
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 0 and "Read -1" not in result.stderr, result.stderr
 
 
 class Job:

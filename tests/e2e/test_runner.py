@@ -63,7 +63,9 @@ def test_hang_is_ended_with_all_its_processes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(runner.SECONDS, "ranks", 6)
-    source = FINE.replace("3", "2") + "def test_hangs(comm):\n    comm.rank == 0 or comm.Barrier()\n    time.sleep(1e6)\n"
+    source = (
+        FINE.replace("3", "2") + "def test_hangs(comm):\n    comm.rank == 0 or comm.Barrier()\n    time.sleep(1e6)\n"
+    )
     start = time.monotonic()
     assert runner.run(part_of(tmp_path, source, 2), False, False).counts == (1, 1, 0)
     assert time.monotonic() - start < 30

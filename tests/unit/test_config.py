@@ -28,8 +28,6 @@ def make(**options: Any) -> RunConfig:
         ({"device": "tpu"}, "--device: 'tpu'"),
         ({"cuda_aware": "maybe"}, "--cuda-aware: 'maybe'"),
         ({"device": "cpu", "gpu_ids": (0,)}, "--gpu-ids"),
-        ({"prompt": None}, "exactly one of --prompt, --prompt-file and --prompt-ids (found: none)"),
-        ({"prompt_file": "f"}, "(found: --prompt and --prompt-file)"),
         ({"prompt": None, "prompt_ids": "f", "chat": True}, "--chat"),
     ],
 )
@@ -38,6 +36,19 @@ def test_errors_name_the_option_and_the_value(options: dict[str, Any], named: st
         make(**options)
     assert named in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options,named",
+    [
+        ({"prompt": None}, "exactly one of --prompt, --prompt-file and --prompt-ids (found: none)"),
+        ({"prompt_file": "f"}, "(found: --prompt and --prompt-file)"),
+    ],
+)
+def test_one_prompt_is_required(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make(**options).require_one_prompt()
+    assert named in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ["sync_strategy", "sync_granularity", "dtype", "device", "cuda_aware"])

@@ -1,0 +1,59 @@
+"""How much faster is the prefill on several ranks of one thread than on one? Runs both in turn, A B A B.
+
+    .venv/bin/python benchmarks/prefill_scaling.py [--model M] [--prompt-tokens 1024] [--chunk-size 128] [--rounds 5]
+
+Prints the median of the ratios, the pipeline's ideal P*M/(M+P-1) for M chunks on P ranks, and the exposed sync as a
+share of the prefill.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.option("--model", default="smollm2-135m-instruct", show_default=True)
+@click.option("--prompt-tokens", default=1024, show_default=True)
+@click.option("--chunk-size", default=128, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--ranks", default=2, show_default=True)
+def main(model: str, prompt_tokens: int, chunk_size: int, rounds: int, ranks: int) -> None:
+    """Print the speed-up of the prefill on several ranks of one thread each."""
+    options = ["--model", model, "--prompt-tokens", str(prompt_tokens), "--chunk-size", str(chunk_size)]
+    alone, together = [], []
+    for number in range(rounds):
+        alone.append(_measure(1, options))
+        together.append(_measure(ranks, options))
+        ratio = together[-1]["median"] / alone[-1]["median"]
+        click.echo(f"round {number + 1}: {_show(alone[-1])} on 1, {_show(together[-1])} on {ranks}: {ratio:.3f} times")
+    chunks = -(-prompt_tokens // chunk_size)
+    ideal = ranks * chunks / (chunks + ranks - 1)
+    speedup = statistics.median(b["median"] / a["median"] for a, b in zip(alone, together, strict=True))
+    exposed = statistics.median(case["sync_exposed_share"] for case in together)
+    click.echo(f"{model}, {prompt_tokens} tokens in {chunks} chunks of {chunk_size}, one thread a rank")
+    click.echo(f"speed-up {speedup:.3f} of the ideal {ideal:.3f} ({speedup / ideal:.1%})")
+    click.echo(f"exposed sync {exposed:.2%} of the prefill")
+
+
+def _measure(ranks: int, options: list[str]) -> dict[str, Any]:
+    """The case of one launch."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "result.json"
+        launch = [sys.executable, "-m", "mpi_spp", "launch", "-np", str(ranks), "--threads", "1", "--"]
+        bench = ["bench", "prefill", *options, "--json", str(path)]
+        subprocess.run([*launch, *bench], check=True, stdout=subprocess.DEVNULL, timeout=600)
+        return json.loads(path.read_text())["cases"][0]
+
+
+def _show(case: dict[str, Any]) -> str:
+    return f"{case['median']:.0f} {case['unit']}"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,73 @@
+"""Options that several commands share; their defaults are RunConfig's."""
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+
+from mpi_spp import registry
+from mpi_spp.config import CUDA_AWARE, DEVICES, DTYPES, GRANULARITIES, default_of
+
+Decorator = Callable[[Any], Any]
+
+
+def run_option(name: str, help_text: str, **settings: Any) -> Decorator:
+    """A click option with the default of RunConfig's field of the same name."""
+    default = default_of(name.strip("-").split("/")[0].replace("-", "_"))
+    if settings.get("multiple"):
+        return click.option(name, help=f"{help_text}  [default: {default}]", **settings)
+    if default == ():
+        default = None  # click would read a tuple as several values
+    return click.option(name, default=default, help=help_text, show_default=default is not None, **settings)
+
+
+def together(*options: Decorator) -> Decorator:
+    """One decorator for several options, shown in this order."""
+
+    def decorate(function: Any) -> Any:
+        for option in reversed(options):
+            function = option(function)
+        return function
+
+    return decorate
+
+
+def parse_gpu_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Read `5,6,7`."""
+    parts = [] if value is None else [part.strip() for part in value.split(",")]
+    if not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"{value!r} is no comma-separated list of numbers from 0 up, such as 5,6,7")
+    return tuple(map(int, parts))
+
+
+def schedule_options(multiple: bool = False) -> Decorator:
+    """How the prefill is cut and the cache is synced; `multiple`: each may be given several times, to compare them."""
+    again = "; may be repeated." if multiple else "."
+    strategies, granularities = click.Choice(registry.choices("sync")), click.Choice(GRANULARITIES)
+    return together(
+        run_option("--chunk-size", f"Prompt tokens in a chunk of the prefill{again}", type=int, multiple=multiple),
+        run_option("--sync-strategy", f"How the KV cache reaches all ranks{again}", type=strategies, multiple=multiple),
+        run_option(
+            "--sync-granularity",
+            f"Sync after every layer, every chunk, or once{again}",
+            type=granularities,
+            multiple=multiple,
+        ),
+    )
+
+
+# What is run, and on what.
+model_options = together(
+    click.option("--model", required=True, help="A model directory, a model of the local store, or a hub name."),
+    run_option("--dtype", "auto: the checkpoint's own.", type=click.Choice(DTYPES)),
+    run_option("--device", "auto: a GPU where there is one.", type=click.Choice(DEVICES)),
+    run_option("--gpu-ids", "GPUs of each host, one a rank: 5,6,7.", callback=parse_gpu_ids),
+    run_option("--cuda-aware", "Whether MPI reads GPU memory.", type=click.Choice(CUDA_AWARE)),
+    run_option("--threads", "Threads of each rank.  [default: the rank's share of its cores]", type=int),
+    run_option("--log-dir", "Write rankR.log for every rank into this directory.", type=click.Path()),
+)
+
+
+def json_option(help_text: str) -> Decorator:
+    """`--json FILE`, as every command has it."""
+    return click.option("--json", "json", type=click.Path(), help=f"{help_text} - is standard output.")

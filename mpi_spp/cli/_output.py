@@ -1,0 +1,27 @@
+"""Results as JSON: refused before the work if they could not be kept after it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from mpi_spp.errors import UserError
+
+
+def check_writable(path: str | None) -> None:
+    """Raise UserError when `--json` names a file that cannot be written."""
+    if path in (None, "-"):
+        return
+    file = Path(str(path))
+    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
+        raise UserError(f"--json: {file} cannot be written; give a file in a directory that you may write to")
+
+
+def write_json(path: str | None, value: dict[str, Any]) -> None:
+    """Write what `--json` asked for: to a file, to standard output for "-", nowhere for None."""
+    text = json.dumps(value, indent=1) + "\n"
+    if path == "-":
+        sys.stdout.write(text)
+    elif path is not None:
+        Path(path).write_text(text, encoding="utf-8")

@@ -1,0 +1,53 @@
+"""From a configuration to an engine on all ranks, in steps that each end in agreement."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpi_spp.config import RunConfig
+from mpi_spp.errors import UserError
+
+if TYPE_CHECKING:
+    from mpi_spp.comm.world import World
+    from mpi_spp.engine import Engine
+    from mpi_spp.model.config import ModelConfig
+    from mpi_spp.report.timings import Clock
+
+log = logging.getLogger("mpi_spp")
+
+
+def find_model(config: RunConfig, world: "World") -> Path:
+    """Open the logs and find the model's directory; one rank of each host fetches it from the hub. Collective."""
+    from mpi_spp.model.locate import locate
+    from mpi_spp.report.logs import log_to_directory
+
+    if config.log_dir is not None:
+        world.together(lambda: log_to_directory(str(config.log_dir), world.rank))
+    log.info("rank %d of %d on %s: %s", world.rank, world.size, world.host, config)
+    world.together(lambda: world.local_rank == 0 and locate(config.model, download=True))
+    return world.together(lambda: locate(config.model, download=False))
+
+
+def read_model(config: RunConfig, directory: Path, num_ranks: int) -> "ModelConfig":
+    """The model's shape, when so many ranks can share its layers. Meant for rank 0."""
+    from transformers.utils import logging as transformers_logging
+
+    from mpi_spp.model.config import read_config
+
+    transformers_logging.set_verbosity_error()
+    model = read_config(directory)
+    if num_ranks > model.num_hidden_layers:
+        raise UserError(
+            f"{num_ranks} ranks, but {config.model} has {model.num_hidden_layers} layers;"
+            f" start {model.num_hidden_layers} ranks or fewer"
+        )
+    return model
+
+
+def open_engine(config: RunConfig, world: "World", clock: "Clock") -> "Engine":
+    """An engine for work that brings its own token ids. Collective."""
+    directory = find_model(config, world)
+    from mpi_spp.engine import Engine
+
+    model = world.on_rank_0(lambda: read_model(config, directory, world.size))
+    return Engine(config, model, directory, world, clock)

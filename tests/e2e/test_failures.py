@@ -1,0 +1,186 @@
+"""Runs that go wrong in the middle: nothing hangs, nothing is left running, and what happened is shown."""
+
+import json
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reciting_model
+from mpirun import ROOT, Ended, end, finish, mpi_spp, mpirun, run, start
+
+from mpi_spp.launch.launcher import Launcher, find_launcher
+
+SECONDS_TO_END = 10.0
+SECONDS_AFTER_CTRL_C = 1.0
+LONG = 50_000  # tokens: minutes of work
+
+# Appended to a file of a copy of the package, so that the product has no code for this. Rank 1 fails in mid-run.
+FAILING_STEP = """
+from mpi_spp.comm.environment import launched_rank
+
+def step(stage, cache, token_ids, position, healthy=step):
+    if launched_rank() == 1 and position == 40:
+        raise RuntimeError("rank 1 lost its mind")
+    return healthy(stage, cache, token_ids, position)
+"""
+FAILING_SYNC = """
+def exchange(comm, shared, healthy=exchange):
+    if comm.rank == 1 and shared.tag == 3:
+        raise RuntimeError("rank 1 lost its mind")
+    return healthy(comm, shared)
+"""
+
+
+@pytest.fixture(scope="module")
+def shared_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reciting_model.build(tmp_path_factory.mktemp("models") / "long", max_position_embeddings=2 * LONG)
+
+
+@pytest.fixture
+def model(shared_model: Path, tmp_path: Path) -> Path:
+    """A path of its own for each test: by it, its ranks are found among all processes."""
+    (tmp_path / "model").symlink_to(shared_model)
+    return tmp_path / "model"
+
+
+@pytest.fixture
+def package_copy(tmp_path: Path) -> Path:
+    shutil.copytree(ROOT / "mpi_spp", tmp_path / "tree" / "mpi_spp", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "tree"
+
+
+def generate(model: Path, *arguments: str) -> list[str]:
+    return mpi_spp("generate", "--model", str(model), "--ignore-eos", "--max-new-tokens", str(LONG), *arguments)
+
+
+def processes(model: Path) -> Iterator[Path]:
+    """The ranks that compute with this model, as their directories in /proc."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if os.fsencode(model) in words and b"-n" not in words:  # the launcher has the number of ranks
+            yield process
+
+
+def pid_of_rank(model: Path, rank: int) -> int:
+    names = (f"OMPI_COMM_WORLD_RANK={rank}".encode(), f"PMI_RANK={rank}".encode())
+    for process in processes(model):
+        if any(name in (process / "environ").read_bytes().split(b"\0") for name in names):
+            return int(process.name)
+    raise AssertionError(f"rank {rank} is not running")
+
+
+def left_running(model: Path) -> list[str]:
+    """Ranks that are still there when they have had a moment to end."""
+    deadline = time.monotonic() + 2
+    while list(processes(model)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return [process.name for process in processes(model)]
+
+
+def wait_for_text(process: Any) -> None:
+    """Return when the first piece of the answer is here: the ranks are decoding."""
+    assert os.read(process.stdout.fileno(), 1)
+
+
+def wait_for_line(path: Path, text: str) -> None:
+    """Return when a log says so."""
+    deadline = time.monotonic() + 40
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{path} never said {text!r}"
+        time.sleep(0.05)
+
+
+def ended_after(process: Any, model: Path, seconds: float) -> Ended:
+    """Check that the run ends within this time from now, and wholly."""
+    ended = finish(process, time.monotonic(), seconds + 10)
+    assert ended.seconds < seconds
+    assert left_running(model) == []
+    return ended
+
+
+@pytest.mark.parametrize(
+    "file, code",
+    [("decode/replicated.py", FAILING_STEP), ("sync/pairwise.py", FAILING_SYNC)],
+    ids=["decode", "prefill"],
+)
+def test_a_rank_that_raises_ends_all(package_copy: Path, model: Path, file: str, code: str) -> None:
+    with (package_copy / "mpi_spp" / file).open("a") as source:
+        source.write(code)
+    command = generate(model, "--prompt", "hello", "--chunk-size", "2")
+    ended = run(mpirun(3, command), tree=package_copy)
+    assert ended.status not in (0, 2)
+    assert "[rank 1] Traceback" in ended.stderr
+    assert "RuntimeError: rank 1 lost its mind" in ended.stderr
+    assert left_running(model) == []
+
+
+def test_a_rank_that_is_killed_ends_all(model: Path) -> None:
+    process = start(mpirun(3, generate(model, "--prompt", "hello")))
+    try:
+        wait_for_text(process)
+        os.kill(pid_of_rank(model, 1), signal.SIGKILL)
+        assert ended_after(process, model, SECONDS_TO_END).status != 0
+    finally:
+        end(process)
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_ctrl_c_ends_all(model: Path, tmp_path: Path, phase: str) -> None:
+    (tmp_path / "ids.json").write_text(json.dumps([5] * LONG))
+    prompt = (
+        ["--prompt-ids", str(tmp_path / "ids.json"), "--chunk-size", "4"] if phase == "prefill" else ["--prompt", "hi"]
+    )
+    log = tmp_path / "logs" / "rank2.log"
+    process = start(mpirun(3, generate(model, "--log-dir", str(log.parent), *prompt)))
+    try:
+        if phase == "decode":
+            wait_for_text(process)
+        else:
+            wait_for_line(log, "CUDA-aware")  # the last line before the prefill
+            time.sleep(0.5)
+        process.send_signal(signal.SIGINT)
+        ended = ended_after(process, model, SECONDS_AFTER_CTRL_C)
+    finally:
+        end(process)
+    assert ended.status != 0
+    assert "Traceback" not in ended.stderr and "KeyboardInterrupt" not in ended.stderr
+    assert ("prefill_end" in log.read_text()) == (phase == "decode")
+
+
+def environments() -> dict[str, tuple[Launcher, str]]:
+    """The launcher and the Python of each environment that has an MPI of its own, beside this one."""
+    found = {}
+    for prefix in {Path(sys.prefix), *ROOT.glob(".venv*")}:
+        if (prefix / "bin" / "mpiexec").exists():
+            launcher = find_launcher({}, str(prefix))
+            found[launcher.vendor] = (launcher, str(prefix / "bin" / "python"))
+    return found
+
+
+@pytest.mark.parametrize("launching, loading", [("mpich", "openmpi"), ("openmpi", "mpich")])
+def test_a_launcher_of_another_mpi(model: Path, launching: str, loading: str) -> None:
+    found = environments()
+    if not {launching, loading} <= set(found):
+        pytest.skip("needs two environments, one with each MPI")
+    command = mpi_spp("generate", "--model", str(model), "--prompt", "hi", python=found[loading][1])
+    ended = run(mpirun(3, command, launcher=found[launching][0]))
+    assert ended.status == 2
+    assert len(ended.error_lines) == 1, ended.stderr
+    assert "the launcher started 3 ranks" in ended.stderr and "belong to different MPIs" in ended.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]], ids=" ".join)
+def test_one_rank_helps(arguments: list[str]) -> None:
+    alone = run(mpi_spp(*arguments))
+    together = run(mpirun(3, mpi_spp(*arguments)))
+    assert (together.status, together.stdout, together.error_lines) == (0, alone.stdout, [])
+    assert alone.stdout
