@@ -122,5 +122,5 @@ install_all() {
 
 pip_install() {
   "$venv/bin/python" -m pip install -qq --constraint "$root/constraints.txt" "$@" >&2 ||
-    fail "pip cannot install $*; see the lines above and run this again when it can"
+    fail "pip cannot install $*; see the lines above, check the network, and run this again"
 }

@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import subprocess
 import sys
 import time
@@ -20,6 +21,7 @@ _SECONDS_TO_CLEAN_UP = 5.0
 _EPILOGUES = (
     r"\[warn\] Epoll [^\n]*Bad file descriptor\n",
     r"-{60,}\n(?:prterun|prun|mpirun|Primary job)\b.*?-{60,}\n",  # Open MPI
+    r"-{60,}\nSorry!  You were supposed to get help about:\n    no-pmix-but\n.*?-{60,}\n",  # its wheel, without mpirun
     r"\n?={60,}\n=   BAD TERMINATION .*?={60,}\n(?:YOUR APPLICATION TERMINATED.*\n(?:.*\n)?)?",  # MPICH
 )
 
@@ -61,7 +63,7 @@ def mpirun_different(*commands: Sequence[str]) -> list[str]:
 def start(argv: list[str], tree: Path = ROOT, variables: Mapping[str, str] | None = None, **settings: Any) -> Any:
     """A running process with pipes; `tree` is the source of the package. Use `finish`, or `end` in a finally."""
     pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(argv, env=environment(tree) | dict(variables or {}), cwd=tree, **(pipes | settings))
+    return subprocess.Popen(argv, env=environment(tree) | dict(variables or {}), **({"cwd": tree} | pipes | settings))
 
 
 def finish(process: Any, began: float, timeout: float = TIMEOUT_SECONDS) -> Ended:
@@ -76,6 +78,13 @@ def finish(process: Any, began: float, timeout: float = TIMEOUT_SECONDS) -> Ende
 def run(argv: list[str], timeout: float = TIMEOUT_SECONDS, **settings: Any) -> Ended:
     """Start and finish."""
     return finish(start(argv, **settings), time.monotonic(), timeout)
+
+
+def read_some(process: Any, timeout: float = TIMEOUT_SECONDS) -> bytes:
+    """What comes next on standard output; empty at its end."""
+    ready, _, _ = select.select([process.stdout], [], [], timeout)
+    assert ready, f"nothing came within {timeout} s"
+    return os.read(process.stdout.fileno(), 1 << 16)
 
 
 def end(process: Any) -> None:
@@ -106,4 +115,7 @@ def own_words(stderr: str) -> str:
 
 
 def _options(launcher: Launcher) -> list[str]:
-    return ["--oversubscribe"] if launcher.vendor == "openmpi" else []
+    if launcher.vendor != "openmpi":
+        return []
+    # Open MPI 5 holds standard output back until a line ends, if it is not told to hand it on as it comes.
+    return ["--oversubscribe", *(["--output", ":raw"] if launcher.major >= 5 else [])]

@@ -59,7 +59,8 @@ def main() -> int:
 
 def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     """The runner's own options, and all others, which go to pytest."""
-    parser = argparse.ArgumentParser(prog="bin/test", description=__doc__, allow_abbrev=False)
+    epilog = "--mpi openmpi, mpich or both: the MPI to install and test with. Other arguments go to pytest."
+    parser = argparse.ArgumentParser(prog="bin/test", description=__doc__, epilog=epilog, allow_abbrev=False)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
     parser.add_argument("--full", action="store_true", help="the longer matrices too")
     parser.add_argument("--also-ranks-with", metavar="PYTHON", help="run the rank tests with this Python's MPI too")
@@ -73,7 +74,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 
 def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> Iterator[Part]:
     """All parts to run, in order. A selection of tests leaves out the checks, and the parts that it is not in."""
-    paths = [argument for argument in pytest_arguments if (ROOT / argument.split("::")[0]).exists()]
+    paths = [argument for argument in pytest_arguments if argument.startswith("tests/")]
     rest = [argument for argument in pytest_arguments if argument not in paths]
     if "lint" in options.parts and not pytest_arguments:
         yield from lint_parts()

@@ -1,6 +1,7 @@
 """The command line: one click command a file, loaded when it is used."""
 
 import importlib
+import io
 import os
 import pkgutil
 import signal
@@ -46,6 +47,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if launched_rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends): help and version texts come from one rank
+    _show_what_can_be_shown()
     try:
         wait_for_debugger_if_asked()
         commands(standalone_mode=False)
@@ -61,13 +63,24 @@ def main() -> NoReturn:
     sys.exit(0)
 
 
+def _show_what_can_be_shown() -> None:
+    """A terminal that has no sign for a character shows `?`; an answer must not end with an error for that."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def _leave_with(error: UserError) -> NoReturn:
     """Say what is wrong from one rank, and end all ranks with status 2."""
     if launched_size() > 1:
-        from mpi_spp.comm.world import leave_together
-
-        leave_together(error)
-    print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
+        try:
+            from mpi_spp.comm.world import leave_together
+        except UserError as no_mpi:
+            error = no_mpi
+        else:
+            leave_together(error)
+    if launched_rank() == 0:
+        print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 

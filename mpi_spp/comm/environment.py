@@ -18,6 +18,11 @@ def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
     return _first_integer(_RANK_NAMES, environment) or 0
 
 
+def launched_by_open_mpi(environment: Mapping[str, str] = os.environ) -> bool:
+    """Whether Open MPI's mpirun started this process."""
+    return "OMPI_COMM_WORLD_SIZE" in environment
+
+
 def launched_size(environment: Mapping[str, str] = os.environ) -> int:
     """How many processes the launcher says it started; 1 without a launcher."""
     return _first_integer(_SIZE_NAMES, environment) or 1

@@ -4,16 +4,19 @@ import os
 import socket
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import cache
 from typing import Any, NoReturn, TypeVar
 
 import mpi4py
 
-from mpi_spp.comm.environment import launched_rank, launched_size
+from mpi_spp.comm.environment import launched_by_open_mpi, launched_rank, launched_size
 from mpi_spp.errors import UserError
 
-mpi4py.rc.thread_level = "funneled"  # one thread calls MPI: no locks on the way of small messages
+mpi4py.rc.initialize = False  # World does it, when it knows that the library belongs to the launcher
+mpi4py.rc.finalize = True
+warnings.filterwarnings("ignore", "suspicious MPI execution environment")  # World says it in one line, from one rank
 
 try:
     from mpi4py import MPI
@@ -26,6 +29,8 @@ from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
 
 T = TypeVar("T")
 
+# Libraries that abort under Open MPI's mpirun, with a message that no user understands.
+_FOREIGN_TO_OPEN_MPI = ("MPICH", "Intel(R) MPI", "MVAPICH")
 _LONG_NAP_SECONDS = 1e-3  # while another rank reads files, waiting ranks should leave it the core
 
 
@@ -33,6 +38,9 @@ class World:
     """The job: its ranks, the ranks on this host, the cores of this rank."""
 
     def __init__(self) -> None:
+        if launched_by_open_mpi() and self.library.startswith(_FOREIGN_TO_OPEN_MPI):
+            self._refuse_launcher("does not know it")
+        _start_mpi()
         self.mpi_comm = MPI.COMM_WORLD
         self.rank, self.size = self.mpi_comm.rank, self.mpi_comm.size
         self._require_one_job()
@@ -50,13 +58,16 @@ class World:
     def _require_one_job(self) -> None:
         """A launcher of another MPI starts N jobs of one rank each, which would all do the same work."""
         if self.size == 1 and launched_size() > 1:
-            if launched_rank() > 0:
-                time.sleep(2)  # a launcher ends the job when a rank leaves: rank 0 must have spoken by then
-            raise UserError(
-                f"the launcher started {launched_size()} ranks, but mpi4py loaded {self.library} and sees only one:"
-                " they belong to different MPIs; start with the mpirun of that library (`mpi-spp launch` finds it)",
-                agreed=True,
-            )
+            self._refuse_launcher("sees only one")
+
+    def _refuse_launcher(self, why: str) -> NoReturn:
+        if launched_rank() > 0:
+            time.sleep(2)  # a launcher ends the job when a rank leaves: rank 0 must have spoken by then
+        raise UserError(
+            f"the launcher started {launched_size()} ranks, but mpi4py loaded {self.library}, which {why}:"
+            " they belong to different MPIs; start with the mpirun of that library (`mpi-spp launch` finds it)",
+            agreed=True,
+        )
 
     def _count_sharers(self, local: MPI.Comm) -> int:
         """How many ranks of this host, this one included, may run on a core of this rank."""
@@ -120,18 +131,19 @@ def leave_together(error: UserError) -> NoReturn:
             error = agreed
     if launched_rank() == 0:
         print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
-    if the_size() > 1:
+    if MPI.Is_initialized() and MPI.COMM_WORLD.size > 1:
         MPI.COMM_WORLD.Barrier()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
     sys.exit(2)
-
-
-def the_size() -> int:
-    """The number of ranks that MPI sees."""
-    return MPI.COMM_WORLD.size
 
 
 def abort(status: int) -> NoReturn:
     """End all ranks of the job at once with this status."""
     sys.stdout.flush()
+    _start_mpi()
     MPI.COMM_WORLD.Abort(status)
     raise AssertionError("MPI.Abort returned")
+
+
+def _start_mpi() -> None:
+    if not MPI.Is_initialized():
+        MPI.Init_thread(MPI.THREAD_FUNNELED)  # one thread calls MPI: no locks on the way of small messages

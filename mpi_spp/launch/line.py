@@ -93,7 +93,10 @@ def _open_mpi(request: LaunchRequest, major: int) -> list[str]:
     placing = ["--map-by", "slot:OVERSUBSCRIBE", "--bind-to", "none"]
     # After Ctrl-C, Open MPI 4 gives the ranks a second to clean up; these have nothing to clean up and end at once.
     ending = ["--mca", "odls_base_sigkill_timeout", "0"] if major < 5 else []
-    return ["-np", str(request.num_ranks), *hosts, *placing, *exports, *passed_on, *root, *copying, *ending]
+    # Open MPI 5 would hold the answer back until a line ends.
+    streaming = ["--output", ":raw"] if major >= 5 else []
+    ranks = ["-np", str(request.num_ranks)]
+    return [*ranks, *hosts, *placing, *exports, *passed_on, *root, *copying, *ending, *streaming]
 
 
 def _mpich(request: LaunchRequest, major: int) -> list[str]:

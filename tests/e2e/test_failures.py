@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import reciting_model
-from mpirun import ROOT, Ended, end, finish, mpi_spp, mpirun, run, start
+from mpirun import ROOT, Ended, end, finish, mpi_spp, mpirun, read_some, run, start
 
 from mpi_spp.launch.launcher import Launcher, find_launcher
 
@@ -86,11 +86,6 @@ def left_running(model: Path) -> list[str]:
     return [process.name for process in processes(model)]
 
 
-def wait_for_text(process: Any) -> None:
-    """Return when the first piece of the answer is here: the ranks are decoding."""
-    assert os.read(process.stdout.fileno(), 1)
-
-
 def wait_for_line(path: Path, text: str) -> None:
     """Return when a log says so."""
     deadline = time.monotonic() + 40
@@ -126,7 +121,7 @@ def test_a_rank_that_raises_ends_all(package_copy: Path, model: Path, file: str,
 def test_a_rank_that_is_killed_ends_all(model: Path) -> None:
     process = start(mpirun(3, generate(model, "--prompt", "hello")))
     try:
-        wait_for_text(process)
+        assert read_some(process)  # the ranks are decoding
         os.kill(pid_of_rank(model, 1), signal.SIGKILL)
         assert ended_after(process, model, SECONDS_TO_END).status != 0
     finally:
@@ -143,7 +138,7 @@ def test_ctrl_c_ends_all(model: Path, tmp_path: Path, phase: str) -> None:
     process = start(mpirun(3, generate(model, "--log-dir", str(log.parent), *prompt)))
     try:
         if phase == "decode":
-            wait_for_text(process)
+            assert read_some(process)
         else:
             wait_for_line(log, "CUDA-aware")  # the last line before the prefill
             time.sleep(0.5)
@@ -175,6 +170,7 @@ def test_a_launcher_of_another_mpi(model: Path, launching: str, loading: str) ->
     ended = run(mpirun(3, command, launcher=found[launching][0]))
     assert ended.status == 2
     assert len(ended.error_lines) == 1, ended.stderr
+    assert ended.stderr.startswith("mpi-spp: error: ")
     assert "the launcher started 3 ranks" in ended.stderr and "belong to different MPIs" in ended.stderr
 
 

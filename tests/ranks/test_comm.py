@@ -5,8 +5,6 @@ from collections.abc import Callable, Sequence
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from mpi_spp import registry
 from mpi_spp.comm import buffers
@@ -18,7 +16,6 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange
 from mpi_spp.kv.rounds import ALL_LAYERS, plan_rounds
 from mpi_spp.partition import split_chunks, split_evenly
-from mpi_spp.sampling.greedy import select
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64)
 STAGINGS: dict[str, Callable[[], Staging]] = {"direct": Direct, "staged": lambda: ThroughHost(pin_memory=False)}
@@ -196,46 +193,6 @@ def test_waiting_moves_other_work_on(ranks: Communicator) -> None:
     ranks.wait(receive, meanwhile)
     ranks.wait(send)
     assert turns > 0 or ranks.rank != 0 or ranks.size == 1
-
-
-# Selection
-
-
-def torch_argmax(logits: torch.Tensor) -> list[int]:
-    """The reference: the lowest id of the largest value, a NaN being the least of all."""
-    return [
-        max(range(len(row)), key=lambda token: (row[token], -token))
-        for row in logits.nan_to_num(-torch.inf, torch.inf, -torch.inf).tolist()
-    ]
-
-
-def check_selection(ranks: Communicator, logits: torch.Tensor) -> None:
-    vocabulary = split_evenly(logits.shape[1], ranks.size)[ranks.rank]
-    chosen = select(logits[:, vocabulary.start : vocabulary.stop], vocabulary, ranks)
-    assert chosen.dtype == torch.int64
-    assert chosen.tolist() == torch_argmax(logits)
-
-
-few_values = st.sampled_from([0.0, -0.0, 1.0, 2.0, -5.0, float("inf"), float("-inf"), float("nan"), 3e38, -3e38])
-
-
-@settings(max_examples=60)
-@given(
-    rows=st.integers(1, 7).flatmap(
-        lambda size: st.lists(st.lists(few_values, min_size=size, max_size=size), min_size=1, max_size=3)
-    )
-)
-def test_selection(ranks: Communicator, rows: list[list[float]]) -> None:
-    """Ties, NaNs, infinities, several rows, and fewer tokens than ranks."""
-    check_selection(ranks, torch.tensor(rows))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("size", [1, 2, 3, 4, 131, 49152])
-def test_selection_from_vocabularies_of_any_size(ranks: Communicator, size: int, dtype: torch.dtype) -> None:
-    """In bfloat16 many values are equal."""
-    logits = torch.randn(2, size, generator=torch.Generator().manual_seed(size)).to(dtype)
-    check_selection(ranks, logits)
 
 
 # Rounds of a KV sync

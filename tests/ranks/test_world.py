@@ -125,7 +125,9 @@ def test_a_launcher_of_another_mpi_is_noticed(monkeypatch: pytest.MonkeyPatch, r
     monkeypatch.setattr(world_module.time, "sleep", waited.append)
     alone = World.__new__(World)
     alone.rank, alone.size = 0, 1
-    with pytest.raises(UserError, match=r"the launcher started 3 ranks, but mpi4py loaded .* sees only one") as caught:
+    with pytest.raises(
+        UserError, match=r"the launcher started 3 ranks, but mpi4py loaded .*, which sees only one"
+    ) as caught:
         alone._require_one_job()
     assert caught.value.agreed
     assert waited == waits

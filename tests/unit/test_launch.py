@@ -37,7 +37,7 @@ def line(launcher: Launcher, **settings: Any) -> str:
 def test_one_machine() -> None:
     open_mpi = "mpirun -np 3 --map-by slot:OVERSUBSCRIBE --bind-to none -x HWLOC_COMPONENTS=-gl"
     assert line(OPEN_MPI_4) == f"{open_mpi} --mca odls_base_sigkill_timeout 0 {PLACEMENT} prog"
-    assert line(OPEN_MPI_5) == f"{open_mpi} {PLACEMENT} prog"
+    assert line(OPEN_MPI_5) == f"{open_mpi} --output :raw {PLACEMENT} prog"
     assert line(MPICH) == f"mpiexec -n 3 -bind-to none -genv HWLOC_COMPONENTS -gl {PLACEMENT} prog"
     assert line(INTEL) == f"mpiexec.hydra -n 3 -genv I_MPI_PIN 0 -genv HWLOC_COMPONENTS -gl {PLACEMENT} prog"
 

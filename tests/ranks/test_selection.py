@@ -1,0 +1,97 @@
+"""Greedy selection: the token does not depend on how many ranks share the vocabulary."""
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+import reference_models
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from mpi4py import MPI
+
+from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.world import the_world
+from mpi_spp.model.checkpoint import Checkpoint
+from mpi_spp.model.config import read_config
+from mpi_spp.model.decoder import Stage
+from mpi_spp.model.weights import load_stage
+from mpi_spp.partition import split_evenly
+from mpi_spp.sampling.greedy import select
+
+
+@pytest.fixture(scope="module")
+def ranks() -> Communicator:
+    return Communicator(the_world().mpi_comm.Dup(), shares_core=True)
+
+
+class Slice:
+    """A stage whose logits are those of a table, rounded to a dtype; a hidden state is the number of a row."""
+
+    def __init__(self, table: torch.Tensor, dtype: torch.dtype, ranks: Communicator) -> None:
+        self.vocabulary = split_evenly(table.shape[1], ranks.size)[ranks.rank]
+        self._table, self._dtype = table[:, self.vocabulary.start : self.vocabulary.stop], dtype
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        return self._table[hidden[:, 0].long()].to(self._dtype)
+
+    def exact_logits(self, hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+        return self._table[hidden[0, 0].long(), places]
+
+
+def argmax(table: torch.Tensor) -> list[int]:
+    """The reference: the lowest id of the largest value, a NaN being the least of all."""
+    rows = table.nan_to_num(-torch.inf, torch.inf, -torch.inf).tolist()
+    return [max(range(len(row)), key=lambda token: (row[token], -token)) for row in rows]
+
+
+def check(ranks: Communicator, table: torch.Tensor, dtype: torch.dtype) -> None:
+    hidden = torch.arange(float(len(table)))[:, None]
+    chosen = select(cast(Any, Slice(table, dtype, ranks)), hidden, ranks)
+    assert chosen.dtype == torch.int64
+    assert chosen.tolist() == argmax(table)
+
+
+few_values = st.sampled_from([0.0, -0.0, 1.0, 2.0, -5.0, float("inf"), float("-inf"), float("nan"), 3e38, -3e38])
+few_rows = st.integers(1, 7).flatmap(
+    lambda size: st.lists(st.lists(few_values, min_size=size, max_size=size), min_size=1, max_size=3)
+)
+
+
+@settings(max_examples=80)
+@given(rows=few_rows, dtype=st.sampled_from([torch.float32, torch.bfloat16]))
+def test_special_values(ranks: Communicator, rows: list[list[float]], dtype: torch.dtype) -> None:
+    """Ties, NaNs, infinities, several rows, and fewer tokens than ranks."""
+    table = torch.tensor(rows)
+    if dtype == torch.bfloat16:
+        table = table.to(dtype).float()
+    check(ranks, table, dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("size", [1, 2, 3, 4, 131, 49152])
+def test_vocabularies_of_any_size(ranks: Communicator, size: int, dtype: torch.dtype) -> None:
+    """Logits of 16 bits tie often, within a slice and between slices; the exact ones decide."""
+    check(ranks, 10 * torch.randn(40, size, generator=torch.Generator().manual_seed(size)), dtype)
+
+
+@pytest.fixture(scope="module")
+def directory() -> Path:
+    return the_world().on_rank_0(reference_models.build_reference_models) / "qwen3_bfloat16_shards"
+
+
+def head_only(directory: Path, vocabulary: range) -> Stage:
+    """A stage without layers."""
+    return load_stage(
+        Checkpoint(directory), read_config(directory), range(0), vocabulary, torch.bfloat16, torch.device("cpu")
+    )
+
+
+def test_a_bfloat16_model_selects_as_on_one_rank(ranks: Communicator, directory: Path) -> None:
+    """The rounding of products is in play too, so that the exact order may differ from the rounded one."""
+    size = read_config(directory).vocab_size
+    hidden = torch.randn(2000, 72, generator=torch.Generator().manual_seed(1))
+    together = select(head_only(directory, split_evenly(size, ranks.size)[ranks.rank]), hidden, ranks)
+    alone = select(head_only(directory, range(size)), hidden, Communicator(MPI.COMM_SELF))
+    different = (together != alone).nonzero()[:, 0].tolist()
+    assert different == [], f"{len(different)} of {len(hidden)} tokens differ"
