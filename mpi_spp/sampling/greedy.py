@@ -25,15 +25,14 @@ def best_of_slice(stage: Stage, hidden: torch.Tensor) -> tuple[torch.Tensor, tor
     """The largest float32 logit of this rank's slice for one hidden state [1, hidden_size], and its global token id.
 
     Logits of 16 bits tie often (at 25 their steps are 1/8 in bfloat16), and then the lowest id would win. So whatever
-    comes within the rounding of the best is computed again in float32.
+    comes within the rounding of the best is computed again in float32; the best too, since other ranks compare with it.
     """
     logits = stage.logits(hidden)[0].nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
     value, index = logits.max(dim=0)
     if logits.dtype != torch.float32 and value.isfinite():
-        slack = value.abs() * torch.finfo(logits.dtype).eps
+        slack = 2 * value.abs() * torch.finfo(logits.dtype).eps
         candidates = (logits >= value - slack).nonzero()[:, 0]
-        if len(candidates) > 1:
-            exact = stage.exact_logits(hidden, candidates).nan_to_num(nan=float("-inf"))
-            value, place = exact.max(dim=0)
-            index = candidates[place]
+        exact = stage.exact_logits(hidden, candidates).nan_to_num(nan=float("-inf"))
+        value, place = exact.max(dim=0)
+        index = candidates[place]
     return value.float(), index + stage.vocabulary.start
