@@ -1,4 +1,4 @@
-"""docs/adding_a_sync_strategy.md, followed to the letter in a copy of the package."""
+"""docs/adding_a_sync_strategy.md, followed to the letter: one new file in a copy of the package, and nothing else."""
 
 import json
 import re
@@ -8,47 +8,62 @@ from pathlib import Path
 
 import pytest
 import reference_models
-from mpirun import ROOT, mpi_spp, mpirun, run
+from mpirun import ROOT, Ended, mpi_spp, mpirun, run
 
-RANKS = 3
+RECIPE, PROMPT_LENGTH = "llama_tied", 37
 
 
-@pytest.fixture(scope="module")
-def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The source with one more file, and no other edit."""
-    page = (ROOT / "docs" / "adding_a_sync_strategy.md").read_text(encoding="utf-8")
-    block = re.search(r"mpi_spp/sync/star\.py`:\n\n```python\n(.*?)```", page, re.DOTALL)
-    assert block, "the page has no code block for mpi_spp/sync/star.py"
-    copy = tmp_path_factory.mktemp("tree")
-    for folder in ("mpi_spp", "tests"):
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "pyproject.toml", copy)
-    (copy / "mpi_spp" / "sync" / "star.py").write_text(block[1], encoding="utf-8")
-    return copy
+def code_of_the_document() -> str:
+    """Its first block of Python."""
+    text = (ROOT / "docs" / "adding_a_sync_strategy.md").read_text(encoding="utf-8")
+    block = re.search(r"```python\n(.*?)```", text, re.DOTALL)
+    assert block is not None
+    return block[1]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """The package and its tests with the new file."""
+    for name in ("mpi_spp", "tests"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", tmp_path)
+    (tmp_path / "mpi_spp" / "sync" / "star.py").write_text(code_of_the_document())
+    return tmp_path
+
+
+def conformance(tree: Path) -> Ended:
+    """The tests that every strategy must pass, on three ranks."""
+    tests = ["tests/ranks/test_comm.py", "tests/ranks/test_generate.py"]
+    options = ["-q", "-p", "no:cacheprovider", "--color=no", "-k", "star or leave_the_same_cache"]
+    return run(mpirun(3, [sys.executable, "-m", "mpi4py", "-m", "pytest", *options, *tests]), tree=tree, timeout=120)
 
 
 def test_help_lists_it(tree: Path) -> None:
-    ended = run(mpi_spp("generate", "--help"), tree=tree)
-    assert "[pairwise|ring|star]" in re.sub(r"\s", "", ended.stdout)
+    assert "[pairwise|ring|star]" in run(mpi_spp("generate", "--help"), tree=tree).stdout
 
 
 def test_it_gives_the_tokens_of_transformers(tree: Path, tmp_path: Path) -> None:
-    models, name, length = reference_models.build_reference_models(), "llama_tied", 37
-    ids = tmp_path / "ids.json"
-    ids.write_text(json.dumps(reference_models.prompt_of(name, length)))
-    options = ["--sync-strategy", "star", "--chunk-size", "7", "--dtype", "float32", "--json", "-", "--ignore-eos"]
-    wanted = ["--max-new-tokens", str(reference_models.NEW_TOKENS)]
-    command = mpi_spp("generate", "--model", str(models / name), "--prompt-ids", str(ids), *options, *wanted)
-    ended = run(mpirun(RANKS, command), tree=tree)
+    models = reference_models.build_reference_models()
+    (tmp_path / "ids.json").write_text(json.dumps(reference_models.prompt_of(RECIPE, PROMPT_LENGTH)))
+    arguments = ["--model", str(models / RECIPE), "--prompt-ids", str(tmp_path / "ids.json"), "--json", "-"]
+    arguments += ["--max-new-tokens", str(reference_models.NEW_TOKENS), "--chunk-size", "7", "--sync-strategy", "star"]
+    ended = run(mpirun(3, mpi_spp("generate", *arguments)), tree=tree)
     assert ended.status == 0, ended.stderr
-    result = json.loads(ended.stdout)
-    assert result["token_ids"] == reference_models.reference_tokens(models, name, length)
-    assert result["configuration"]["sync_strategy"] == "star"
+    told = json.loads(ended.stdout)
+    assert told["configuration"]["sync_strategy"] == "star"
+    assert told["token_ids"] == reference_models.reference_tokens(models, RECIPE, PROMPT_LENGTH)
 
 
-def test_the_conformance_test_covers_it_unasked(tree: Path) -> None:
-    tests = ["-m", "mpi4py", "-m", "pytest", "-v", "--color=no", "-k", "same_cache and star", "tests/ranks/test_generate.py"]
-    ended = run(mpirun(RANKS, [sys.executable, *tests]), tree=tree, timeout=120)
+def test_the_conformance_tests_cover_it(tree: Path) -> None:
+    ended = conformance(tree)
     assert ended.status == 0, ended.stdout + ended.stderr
-    for granularity in ("layer", "chunk", "prefill"):
-        assert re.search(rf"same_cache_on_all_ranks\[star-{granularity}-7\] PASSED", ended.stdout)
+
+
+def test_the_conformance_tests_find_a_mistake_in_it(tree: Path) -> None:
+    """Two ranks' parts are taken for one another."""
+    path = tree / "mpi_spp" / "sync" / "star.py"
+    code = path.read_text()
+    mistaken = code.replace("irecv(shared.part(rank)", "irecv(shared.part(comm.size - rank)")
+    assert mistaken != code
+    path.write_text(mistaken)
+    assert conformance(tree).status != 0
