@@ -99,8 +99,9 @@ def end(process: Any) -> None:
 
 
 def environment(tree: Path = ROOT) -> dict[str, str]:
-    """The tests' own, without what a launcher of the tests set, and with this source of the package first."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OMPI_", "PMIX_", "PMI_"))}
+    """The tests' own, without what a launcher of the tests set or what hides a missing flush; this package first."""
+    left_out = ("OMPI_", "PMIX_", "PMI_", "PYTHONUNBUFFERED")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     allowed = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
     hwloc = {"HWLOC_COMPONENTS": "-gl"}
     offline = {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(tree)}

@@ -128,6 +128,17 @@ def test_a_rank_that_is_killed_ends_all(model: Path) -> None:
         end(process)
 
 
+def test_ctrl_c_ends_one_process(model: Path) -> None:
+    process = start(generate(model, "--prompt", "hi"))
+    try:
+        assert read_some(process)
+        process.send_signal(signal.SIGINT)
+        ended = ended_after(process, model, SECONDS_AFTER_CTRL_C)
+    finally:
+        end(process)
+    assert (ended.status, ended.stderr) == (-signal.SIGINT, "")
+
+
 @pytest.mark.parametrize("phase", ["prefill", "decode"])
 def test_ctrl_c_ends_all(model: Path, tmp_path: Path, phase: str) -> None:
     (tmp_path / "ids.json").write_text(json.dumps([5] * LONG))

@@ -245,6 +245,15 @@ def test_special_tokens_are_hidden() -> None:
     assert "".join(pieces) + rest == whole == "ab😀"
 
 
+def test_special_tokens_cost_nothing() -> None:
+    """A model that goes on after its stop token may give thousands; they must not be decoded again and again."""
+    decoded: list[list[int]] = []
+    stream = TextStream(make_tokenizer())
+    stream._tokenizer.decode = lambda ids, **settings: decoded.append(ids) or ""
+    assert [stream.push(BYTE_LEVEL.eos_token_id) for _ in range(10)] == [""] * 10
+    assert decoded == []
+
+
 @given(ids=st.lists(st.integers(0, VOCAB_SIZE + 2), max_size=30))
 def test_any_answer_streams_to_its_text(ids: list[int]) -> None:
     """Broken characters too, and ids of the padded vocabulary that have no token."""
