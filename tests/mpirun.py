@@ -99,8 +99,8 @@ def end(process: Any) -> None:
 
 
 def environment(tree: Path = ROOT) -> dict[str, str]:
-    """The tests' own, without what a launcher of the tests set or what hides a missing flush; this package first."""
-    left_out = ("OMPI_", "PMIX_", "PMI_", "PYTHONUNBUFFERED")
+    """The tests' own with this package first, without what a launcher or `run.py` set or hides a missing flush."""
+    left_out = ("OMPI_", "PMIX_", "PMI_", "PYTHONUNBUFFERED", "MPI_SPP_TEST_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     allowed = ("OMPI_ALLOW_RUN_AS_ROOT", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM")
     hwloc = {"HWLOC_COMPONENTS": "-gl"}
