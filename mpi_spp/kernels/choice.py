@@ -14,6 +14,7 @@ from mpi_spp.kernels.linear import BACKENDS, Linear, backends_for
 _ROWS = (1, 8, 128)  # a decode step, a few drafted tokens, a prompt chunk
 _SECONDS = 0.05  # for each measurement
 _ROOM = 256 << 20  # bytes of weights to go through, so that a cache of the CPU cannot hold them
+_MOST_COPIES = 100  # of the weights of a small model, whose layers a cache does hold
 
 
 def fastest_linear(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, memory: Path) -> str:
@@ -41,7 +42,8 @@ def _least_regret(times: dict[str, list[float]]) -> str:
 def _times(name: str, shape: tuple[int, int], dtype: torch.dtype) -> list[float]:
     """Seconds of one product, for each count of rows."""
     weight = torch.randn(shape).to(dtype)
-    products = [BACKENDS[name](weight, None) for _ in range(max(1, _ROOM // weight.nbytes))]
+    copies = min(_MOST_COPIES, max(1, _ROOM // weight.nbytes))
+    products = [BACKENDS[name](weight.clone(), None) for _ in range(copies)]
     times = []
     for rows in _ROWS:
         x = torch.randn(rows, shape[1]).to(dtype)

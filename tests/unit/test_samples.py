@@ -1,0 +1,63 @@
+"""Benchmark samples: their middle and spread, and verdicts that know the noise."""
+
+import json
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from mpi_spp.cli import commands
+from mpi_spp.report.samples import compare, describe, ratio_bounds
+
+
+def result(**cases: list[float]) -> dict[str, Any]:
+    return {"cases": [{"name": name, **describe(samples)} for name, samples in cases.items()]}
+
+
+def noisy(middle: float, noise: float, seed: int) -> list[float]:
+    generator = random.Random(seed)
+    return [middle * (1 + generator.uniform(-noise, noise)) for _ in range(9)]
+
+
+def test_describe() -> None:
+    described = describe([4.0, 1.0, 3.0, 2.0, 5.0])
+    assert (described["median"], described["min"], described["max"]) == (3.0, 1.0, 5.0)
+    assert described["spread"] == pytest.approx(2 / 3)
+    assert describe([7.0])["spread"] == 0
+
+
+def test_the_bounds_enclose_the_ratio_and_are_the_same_every_time() -> None:
+    before, after = noisy(100, 0.05, 1), noisy(90, 0.05, 2)
+    low, high = ratio_bounds(before, after)
+    assert low < 0.9 < high
+    assert high - low < 0.2
+    assert ratio_bounds(before, after) == (low, high)
+
+
+@pytest.mark.parametrize(
+    "middle,noise,verdict", [(80, 0.02, "slower"), (99, 0.02, "same"), (80, 0.5, "same"), (120, 0.02, "faster")]
+)
+def test_verdicts(middle: float, noise: float, verdict: str) -> None:
+    before, after = result(a=noisy(100, noise, 1), only_before=[1.0]), result(a=noisy(middle, noise, 2), new=[1.0])
+    rows = compare(before, after, tolerance=0.02)
+    assert [(row["name"], row["verdict"]) for row in rows] == [("a", verdict)]
+
+
+@pytest.mark.parametrize("middle,status", [(100, 0), (70, 1)])
+def test_the_command_ends_with_1_on_a_regression(tmp_path: Path, middle: float, status: int) -> None:
+    paths = [tmp_path / name for name in ("before.json", "after.json")]
+    for path, level in zip(paths, (100, middle), strict=True):
+        path.write_text(json.dumps(result(a=noisy(level, 0.01, 3))))
+    ended = CliRunner().invoke(commands, ["bench", "compare", *map(str, paths), "--json", str(tmp_path / "c.json")])
+    assert ended.exit_code == status, ended.output
+    assert json.loads((tmp_path / "c.json").read_text())["cases"][0]["ratio"] == pytest.approx(middle / 100)
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"cases": [{"name": "a"}]}', '{"cases": 3}'])
+def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    ended = CliRunner().invoke(commands, ["bench", "compare", str(path), str(path)])
+    assert str(ended.exception) == f"{path}: is no result of `mpi-spp bench ... --json`"
