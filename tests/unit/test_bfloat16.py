@@ -12,12 +12,12 @@ from mpi_spp.partition import split_chunks
 
 CHUNK_SIZE = 128
 
-# Measured: 0.94 to transformers in bfloat16 (whose own two attention back ends are 1.06 apart), 0.94 to float32
+# Measured: 0.91 to transformers in bfloat16 (whose own two attention back ends are 1.06 apart), 0.54 to float32
 # (transformers' bfloat16: 0.70). The logits go up to 39, where neighbours in bfloat16 are 0.25 apart; 1.5 are six such
 # steps, after 30 layers of rounding. A forgotten scale, mask or norm is off by 10 and more.
 LARGEST_DIFFERENCE = 1.5
-# To float32, the largest of 29 million errors is a matter of luck; their root mean square (0.123 to 0.132) is not.
-LARGEST_RATIO_OF_MAXIMUM, LARGEST_RATIO_OF_MEAN = 1.5, 1.1
+# To float32, the largest of 29 million errors is a matter of luck; their root mean square (0.074 to 0.132) is not.
+LARGEST_RATIO_OF_MAXIMUM, LARGEST_RATIO_OF_MEAN = 1.5, 0.8
 
 
 def our_logits(prompt_ids: list[int]) -> torch.Tensor:
