@@ -108,7 +108,9 @@ def _build(directory: Path, recipe: Recipe) -> None:
     """Take the first seed whose greedy tokens are decided clearly."""
     for seed in range(50):
         _save_random_model(directory, recipe, seed)
-        answers = {length: _greedy(directory, prompt_of(directory.name, length)) for length in PROMPT_LENGTHS}
+        answers = {
+            length: greedy(directory, prompt_of(directory.name, length), NEW_TOKENS) for length in PROMPT_LENGTHS
+        }
         if min(gap for _, gap in answers.values()) > SMALLEST_GAP:
             tokens = {length: tokens for length, (tokens, _) in answers.items()}
             (directory / "reference.json").write_text(json.dumps(tokens))
@@ -130,7 +132,7 @@ def _save_random_model(directory: Path, recipe: Recipe, seed: int) -> None:
     model.to(getattr(torch, recipe.dtype)).save_pretrained(directory, max_shard_size=recipe.max_shard_size)
 
 
-def _greedy(directory: Path, prompt_ids: list[int]) -> tuple[list[int], float]:
+def greedy(directory: Path, prompt_ids: list[int], new_tokens: int) -> tuple[list[int], float]:
     """The tokens of transformers in float32, and the smallest gap between the two best logits of a step."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -139,7 +141,8 @@ def _greedy(directory: Path, prompt_ids: list[int]) -> tuple[list[int], float]:
     output = model.generate(
         torch.tensor([prompt_ids]),
         attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.int64),
-        max_new_tokens=NEW_TOKENS,
+        max_new_tokens=new_tokens,
+        min_new_tokens=new_tokens,
         do_sample=False,
         output_logits=True,
         return_dict_in_generate=True,

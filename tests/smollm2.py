@@ -4,6 +4,8 @@ import hashlib
 import json
 from pathlib import Path
 
+import reference_models
+
 NAME = "smollm2-135m-instruct"
 PROMPT_TOKENS, NEW_TOKENS = 600, 64
 TEXT = Path(__file__).parent / "data" / "lighthouse.txt"
@@ -39,19 +41,6 @@ def reference() -> dict[str, list[int]]:
 
 
 def _greedy(ids: list[int]) -> list[int]:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(directory(), dtype=torch.float32)
-    output = model.generate(
-        torch.tensor([ids]),
-        attention_mask=torch.ones(1, len(ids), dtype=torch.int64),
-        max_new_tokens=NEW_TOKENS,
-        min_new_tokens=NEW_TOKENS,
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    best = torch.cat(output.logits).topk(2).values
-    assert (best[:, 0] - best[:, 1]).min() > 1e-3, "two logits are too near one another for a test of equal tokens"
-    return output.sequences[0, len(ids) :].tolist()
+    tokens, smallest_gap = reference_models.greedy(directory(), ids, NEW_TOKENS)
+    assert smallest_gap > reference_models.SMALLEST_GAP, "two logits are too near to test for equal tokens"
+    return tokens
