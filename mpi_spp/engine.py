@@ -15,7 +15,7 @@ from mpi_spp.comm.cuda import is_cuda_aware
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.kernels.choice import fastest_linear
+from mpi_spp.kernels.choice import backends, fastest
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange
 from mpi_spp.kv.rounds import plan_rounds
@@ -98,7 +98,7 @@ class Engine:
             "host": self.world.host,
             "device": str(self.stage.device),
             "threads": self.threads,
-            "linear": self.linear,
+            "kernels": self.kernels,
             "affinity": self.world.cores,
             "prefill_layers": [span.start, span.stop],
             "decode_layers": [0, self.model.num_hidden_layers],
@@ -124,11 +124,12 @@ class Engine:
         checkpoint, device = self.world.together(check)
         dtype = choose_dtype(self.config.dtype, self.model.dtype or checkpoint_dtype(checkpoint), device)
         shape = (2 * self.model.intermediate_size, self.model.hidden_size)  # the widest of a layer's products
-        memory = cache_directory() / "kernels.json"
-        self.linear = self.world.once_a_host(lambda: fastest_linear(shape, dtype, device, memory))
-        log.info("loading %s as %s on %s, linear: %s", directory, dtype, device, self.linear)
+        kept = cache_directory() / "kernels"
+        self.kernels = self.world.once_a_host(lambda: fastest(shape, dtype, device, kept))
+        log.info("loading %s as %s on %s, kernels: %s", directory, dtype, device, self.kernels)
+        backend = backends(dtype, device, kept)[self.kernels]
         return self.world.together(
-            lambda: load_stage(checkpoint, self.model, layers, vocabulary, dtype, device, self.linear)
+            lambda: load_stage(checkpoint, self.model, layers, vocabulary, dtype, device, backend)
         )
 
     def _connect(self) -> None:

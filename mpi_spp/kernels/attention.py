@@ -1,8 +1,67 @@
 """Causal attention of the last rows of a sequence over its cache."""
 
+from dataclasses import dataclass
+
 import torch
 
+from mpi_spp.kernels.norm import RMSNorm
+
+Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and signed sines, each [tokens, head_dim]
+
 _FEW_TOKENS = 4  # up to so many, one batched product over all heads is faster than a loop over them
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The shape of a layer's attention: query heads, key/value heads, numbers in a head, factor of the scores."""
+
+    num_heads: int
+    num_groups: int
+    size: int
+    scale: float
+
+
+class Attention:
+    """Takes queries, keys and values apart, rotates, stores into the cache and attends over it."""
+
+    def __init__(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> None:
+        self._heads, self._q_norm, self._k_norm = heads, q_norm, k_norm
+
+    def __call__(
+        self,
+        qkv: torch.Tensor,
+        rotation: Rotation,
+        keys: torch.Tensor,
+        values: torch.Tensor,
+        start: int,
+        window: int | None,
+    ) -> torch.Tensor:
+        """Outputs [tokens, num_heads * size] for `qkv` [tokens, (num_heads + 2 * num_groups) * size].
+
+        `keys` [num_groups, size, capacity] and `values` [num_groups, capacity, size] are a layer's cache, which
+        receives the tokens from position `start` on. A token sees `window` positions up to its own; None: all.
+        """
+        stop = start + len(qkv)
+        queries, new_keys, new_values = self._rotated(qkv, rotation)
+        keys[:, :, start:stop] = new_keys.permute(1, 2, 0)
+        values[:, start:stop] = new_values.transpose(0, 1)
+        first = first_visible(start, window)
+        return attention(queries, keys[:, :, first:stop], values[:, first:stop], window)
+
+    def _rotated(self, qkv: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Rotated and scaled queries, rotated keys, and values, each [tokens, heads, size]."""
+        heads = self._heads
+        parts = qkv.view(len(qkv), -1, heads.size)
+        queries, keys, values = parts.split((heads.num_heads, heads.num_groups, heads.num_groups), dim=1)
+        if self._q_norm is not None and self._k_norm is not None:
+            queries, keys = self._q_norm(queries), self._k_norm(keys)
+        return rotate(queries, *rotation).mul_(heads.scale), rotate(keys, *rotation), values
+
+
+def rotate(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
+    """Rotate heads [tokens, heads, size] by cosines and signed sines [tokens, size] (Su et al., 2021)."""
+    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
+    return (heads * cos[:, None]).addcmul_(swapped, signed_sin[:, None])
 
 
 def first_visible(start: int, window: int | None) -> int:

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import torch
 
-from mpi_spp.kernels.linear import BACKENDS, Linear, backends_for
+from mpi_spp.kernels.linear import Linear
+from mpi_spp.kernels.native.backend import Native
+from mpi_spp.kernels.native.library import load
+from mpi_spp.kernels.plain import Packed, Plain
 
 _ROWS = (1, 8, 128)  # a decode step, a few drafted tokens, a prompt chunk
 _SECONDS = 0.05  # for each measurement
@@ -17,19 +20,33 @@ _ROOM = 256 << 20  # bytes of weights to go through, so that a cache of the CPU 
 _MOST_COPIES = 100  # of the weights of a small model, whose layers a cache does hold
 
 
-def fastest_linear(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, memory: Path) -> str:
-    """The back end for products with weights of this shape [out_features, in_features].
+def backends(dtype: torch.dtype, device: torch.device, directory: Path) -> dict[str, Plain]:
+    """The back ends that can run this dtype on this device, by name. `directory`: where compiled kernels are kept."""
+    found: dict[str, Plain] = {"plain": Plain()}
+    if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():
+        found["packed"] = Packed()
+    if device.type == "cpu" and dtype == torch.bfloat16 and (library := load(directory)) is not None:
+        found["native"] = Native(library)
+    return found
 
-    It is the one whose largest loss against the best, over few and many rows, is smallest. `memory`: the JSON file
-    that keeps choices; a file that cannot be read or written costs a new measurement and nothing else.
+
+def fastest(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, directory: Path) -> str:
+    """The name of the back end whose products with weights [out_features, in_features] of this shape are fastest.
+
+    It is the one whose largest loss against the best, over few and many rows, is smallest. `directory` keeps the
+    choices; files that cannot be read or written cost a new measurement and nothing else.
     """
-    names = backends_for(dtype, device)
-    if len(names) == 1:
-        return names[0]
-    key = f"{_cpu()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {dtype}, {shape[0]}x{shape[1]}"
+    candidates, memory = backends(dtype, device, directory), directory / "choices.json"
+    if len(candidates) == 1:
+        return next(iter(candidates))
+    key = (
+        f"{_cpu()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {dtype}, {shape[0]}x{shape[1]},"
+        f" {' '.join(candidates)}"
+    )
     known = _recall(memory)
-    if known.get(key) not in names:
-        known[key] = _least_regret({name: _times(name, shape, dtype) for name in names})
+    if known.get(key) not in candidates:
+        times = {name: _times(backend, shape, dtype) for name, backend in candidates.items()}
+        known[key] = _least_regret(times)
         _remember(memory, known)
     return known[key]
 
@@ -39,11 +56,11 @@ def _least_regret(times: dict[str, list[float]]) -> str:
     return min(times, key=lambda name: max(own / least for own, least in zip(times[name], best, strict=True)))
 
 
-def _times(name: str, shape: tuple[int, int], dtype: torch.dtype) -> list[float]:
+def _times(backend: Plain, shape: tuple[int, int], dtype: torch.dtype) -> list[float]:
     """Seconds of one product, for each count of rows."""
     weight = torch.randn(shape).to(dtype)
     copies = min(_MOST_COPIES, max(1, _ROOM // weight.nbytes))
-    products = [BACKENDS[name](weight.clone(), None) for _ in range(copies)]
+    products = [backend.linear(weight.clone(), None) for _ in range(copies)]
     times = []
     for rows in _ROWS:
         x = torch.randn(rows, shape[1]).to(dtype)

@@ -1,13 +1,27 @@
 """Matrix products with a layer's weights: plain, or with weights that oneDNN has laid out for this CPU."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 
-# y = x W^T + b: x [rows, in_features] -> y [rows, out_features]
-Linear = Callable[[torch.Tensor], torch.Tensor]
+Activation = Callable[[torch.Tensor], torch.Tensor]
+# activation(gate) * up for x [rows, in_features] -> [rows, intermediate_size]
+Gated = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Linear(Protocol):
+    """y = x W^T + b, with x [rows, in_features] and y [rows, out_features]."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """y in the dtype of x."""
+
+    def to_float32(self, x: torch.Tensor) -> torch.Tensor:
+        """y in float32, unless the back end has rounded it before: then in the dtype of x."""
+
+    def add_to(self, total: torch.Tensor, x: torch.Tensor) -> None:
+        """Add y to a float32 total [rows, out_features], in place."""
 
 
 class PlainLinear:
@@ -19,27 +33,31 @@ class PlainLinear:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self._weight, self._bias)
 
+    def to_float32(self, x: torch.Tensor) -> torch.Tensor:
+        return self(x)
 
-class PackedLinear:
+    def add_to(self, total: torch.Tensor, x: torch.Tensor) -> None:
+        total += self(x)
+
+
+class PackedLinear(PlainLinear):
     """oneDNN's product with weights [out_features, in_features] that are reordered once, not at every call."""
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         # The layout is chosen for few rows: those are bound by memory, many rows hardly care.
-        self._weight = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous(), 1)
-        self._bias = bias
+        super().__init__(torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous(), 1), bias)
         self._product: Any = torch.ops.mkldnn._linear_pointwise.default
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._product(x, self._weight, self._bias, "none", [], "")
 
 
-BACKENDS: dict[str, Callable[[torch.Tensor, torch.Tensor | None], Linear]] = {
-    "plain": PlainLinear,
-    "packed": PackedLinear,
-}
+class GatedLinear:
+    """One product with the weights of gate and up, then the activation."""
 
+    def __init__(self, product: Linear, activation: Activation) -> None:
+        self._product, self._activation = product, activation
 
-def backends_for(dtype: torch.dtype, device: torch.device) -> list[str]:
-    """The back ends that this build of torch and this device have for a dtype."""
-    packed = device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available()
-    return ["plain", "packed"] if packed else ["plain"]
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self._product(x).chunk(2, dim=-1)
+        return self._activation(gate).mul_(up)

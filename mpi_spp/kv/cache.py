@@ -28,18 +28,10 @@ class KVCache:
         """How many numbers one layer holds for one position: keys and values of all heads."""
         return 2 * self.keys.shape[1] * self.keys.shape[2]
 
-    def write(self, layer: int, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Store keys and values [tokens, num_key_value_heads, head_dim] of one layer from position `start` on."""
-        stop = start + keys.shape[0]
+    def of_layer(self, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Views of one layer's keys [num_key_value_heads, head_dim, capacity] and values [.., capacity, head_dim]."""
         index = layer - self.layers.start
-        self.keys[index, :, :, start:stop] = keys.permute(1, 2, 0)
-        self.values[index, :, start:stop] = values.transpose(0, 1)
-
-    def read(self, layer: int, positions: range) -> tuple[torch.Tensor, torch.Tensor]:
-        """Views of one layer's keys [num_key_value_heads, head_dim, positions] and values [.., positions, head_dim]."""
-        index = layer - self.layers.start
-        keys = self.keys[index, :, :, positions.start : positions.stop]
-        return keys, self.values[index, :, positions.start : positions.stop]
+        return self.keys[index], self.values[index]
 
     def pack(self, layers: range, positions: range, rows: torch.Tensor) -> None:
         """Copy a part of the cache into contiguous rows [len(layers) * len(positions), position_size]."""

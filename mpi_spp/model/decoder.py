@@ -6,22 +6,19 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mpi_spp.kernels.attention import attention, first_visible
-from mpi_spp.kernels.linear import Linear
+from mpi_spp.kernels.attention import Attention, Rotation
+from mpi_spp.kernels.linear import Activation, Gated, Linear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.rope import rotate
 
-_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
     "gelu": F.gelu,
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
 }
-
-Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and signed sines, each [tokens, head_dim]
 
 
 @dataclass
@@ -30,11 +27,10 @@ class LayerWeights:
 
     input_norm: RMSNorm
     qkv: Linear
-    q_norm: RMSNorm | None
-    k_norm: RMSNorm | None
+    attention: Attention
     output: Linear
     mlp_norm: RMSNorm
-    gate_up: Linear
+    gate_up: Gated
     down: Linear
 
 
@@ -56,11 +52,16 @@ class Stage:
     costs more accuracy than all products in bfloat16 do, and saves nothing.
     """
 
-    def __init__(self, config: ModelConfig, weights: StageWeights, vocabulary: range) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: StageWeights,
+        vocabulary: range,
+        rotation_dtype: torch.dtype | None = None,
+    ) -> None:
         self.config, self.weights, self.vocabulary = config, weights, vocabulary
         self.dtype, self.device = weights.embedding.dtype, weights.embedding.device
-        self._scale = config.head_dim**-0.5
-        self._activation = _ACTIVATIONS[config.hidden_act]
+        self._rotation_dtype = rotation_dtype or self.dtype
 
     def new_cache(self, layers: range, capacity: int) -> KVCache:
         """An empty cache for `capacity` positions of these layers."""
@@ -80,20 +81,20 @@ class Stage:
     def forward(
         self, hidden: torch.Tensor, batch: Batch, layers: range, after_layer: Callable[[int], None] = lambda layer: None
     ) -> torch.Tensor:
-        """Run the layers on hidden states [tokens, hidden_size], writing their keys and values into the caches.
+        """Run the layers on hidden states [tokens, hidden_size], in place; their keys and values go into the caches.
 
         `after_layer(layer)` is called after each: nonblocking communication moves on there.
         """
         rotation = self._rotation(batch)
         for layer in layers:
-            hidden = self._layer(layer, hidden, batch, rotation)
+            self._layer(layer, hidden, batch, rotation)
             after_layer(layer)
         return hidden
 
     @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Scores [tokens, len(vocabulary)] of this rank's slice, in the run's dtype, for the last layer's output."""
-        return self.weights.head(self.weights.norm(hidden))
+        """Scores [tokens, len(vocabulary)] of this rank's slice, in the run's dtype or finer, for the last layer."""
+        return self.weights.head.to_float32(self.weights.norm(hidden))
 
     @torch.inference_mode()
     def exact_logits(self, hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
@@ -104,39 +105,24 @@ class Stage:
     def _rotation(self, batch: Batch) -> Rotation:
         parts = [
             self.config.rope.rotation(
-                batch.position_ids[span.rows.start : span.rows.stop], span.sequence_length, self.dtype
+                batch.position_ids[span.rows.start : span.rows.stop], span.sequence_length, self._rotation_dtype
             )
             for span in batch.spans
         ]
         return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
-    def _layer(self, layer: int, hidden: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
+    def _layer(self, layer: int, hidden: torch.Tensor, batch: Batch, rotation: Rotation) -> None:
         weights = self.weights.layers[layer]
-        attended = self._attend(layer, weights.input_norm(hidden), batch, rotation)
-        hidden = hidden + weights.output(attended)
-        gate, up = weights.gate_up(weights.mlp_norm(hidden)).chunk(2, dim=-1)
-        return hidden + weights.down(self._activation(gate).mul_(up))
+        qkv = weights.qkv(weights.input_norm(hidden))
+        weights.output.add_to(hidden, self._attend(layer, qkv, batch, rotation))
+        weights.down.add_to(hidden, weights.gate_up(weights.mlp_norm(hidden)))
 
-    def _attend(self, layer: int, x: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
+    def _attend(self, layer: int, qkv: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
         """Attention outputs [tokens, num_attention_heads * head_dim], every span over its own cache."""
-        queries, keys, values = self._query_key_value(layer, x, rotation)
+        attention, window = self.weights.layers[layer].attention, self.config.sliding_windows[layer]
         outputs = []
         for span in batch.spans:
             rows = slice(span.rows.start, span.rows.stop)
-            span.cache.write(layer, span.start, keys[rows], values[rows])
-            window = self.config.sliding_windows[layer]
-            seen = range(first_visible(span.start, window), span.start + len(span.rows))
-            outputs.append(attention(queries[rows], *span.cache.read(layer, seen), window))
+            angles = (rotation[0][rows], rotation[1][rows])
+            outputs.append(attention(qkv[rows], angles, *span.cache.of_layer(layer), span.start, window))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
-
-    def _query_key_value(
-        self, layer: int, x: torch.Tensor, rotation: Rotation
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Rotated and scaled queries, rotated keys, and values, each [tokens, heads, head_dim]."""
-        config, weights = self.config, self.weights.layers[layer]
-        heads = weights.qkv(x).view(len(x), -1, config.head_dim)
-        counts = (config.num_attention_heads, config.num_key_value_heads, config.num_key_value_heads)
-        queries, keys, values = heads.split(counts, dim=1)
-        if weights.q_norm is not None and weights.k_norm is not None:
-            queries, keys = weights.q_norm(queries), weights.k_norm(keys)
-        return rotate(queries, *rotation).mul_(self._scale), rotate(keys, *rotation), values

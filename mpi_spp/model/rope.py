@@ -65,9 +65,3 @@ def make_rope(config: Any, head_dim: int) -> Rope:
     if rope_type == "dynamic":
         dynamic = DynamicScaling(parameters["rope_theta"], parameters["factor"], config.max_position_embeddings)
     return Rope(inv_freq, attention_scaling, dynamic)
-
-
-def rotate(heads: torch.Tensor, cos: torch.Tensor, signed_sin: torch.Tensor) -> torch.Tensor:
-    """Rotate heads [tokens, heads, head_dim] by what `Rope.rotation` gives."""
-    swapped = heads.roll(heads.shape[-1] // 2, dims=-1)
-    return (heads * cos[:, None]).addcmul_(swapped, signed_sin[:, None])

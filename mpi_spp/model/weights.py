@@ -2,11 +2,13 @@
 
 import torch
 
-from mpi_spp.kernels.linear import BACKENDS, Linear
+from mpi_spp.kernels.attention import Attention, Heads
+from mpi_spp.kernels.linear import Linear
 from mpi_spp.kernels.norm import RMSNorm
+from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.decoder import LayerWeights, Stage, StageWeights
+from mpi_spp.model.decoder import ACTIVATIONS, LayerWeights, Stage, StageWeights
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -50,21 +52,20 @@ class _Reader:
     """Reads the tensors that a configuration asks for, in the dtype and onto the device of the run."""
 
     def __init__(
-        self, checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device, backend: str
+        self, checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device, backend: Plain
     ) -> None:
         self._checkpoint, self._config, self._dtype, self._device = checkpoint, config, dtype, device
-        self._backend = BACKENDS[backend]
+        self._backend = backend
 
     def tensor(self, name: str, rows: range | None = None) -> torch.Tensor:
         return self._checkpoint.read(name, rows).to(device=self._device, dtype=self._dtype)
 
     def norm(self, name: str) -> RMSNorm:
-        return RMSNorm(self.tensor(name), self._config.rms_norm_eps)
+        return self._backend.norm(self.tensor(name), self._config.rms_norm_eps)
 
     def linear(self, names: list[str], has_bias: bool = False) -> Linear:
         """One product for several of the same input; their outputs stand side by side."""
-        bias = self._joined([f"{name}.bias" for name in names]) if has_bias else None
-        return self._backend(self._joined([f"{name}.weight" for name in names]), bias)
+        return self._backend.linear(*self._weight_and_bias(names, has_bias))
 
     def head_rows(self, rows: range) -> torch.Tensor:
         return self.tensor(_EMBEDDING if self._config.tie_word_embeddings else _HEAD, rows)
@@ -75,13 +76,26 @@ class _Reader:
         return LayerWeights(
             input_norm=self.norm(prefix + "input_layernorm.weight"),
             qkv=self.linear([f"{attention}{part}_proj" for part in "qkv"], config.qkv_bias),
-            q_norm=self.norm(attention + "q_norm.weight") if config.qk_norm else None,
-            k_norm=self.norm(attention + "k_norm.weight") if config.qk_norm else None,
+            attention=self.attention(attention),
             output=self.linear([attention + "o_proj"], config.output_bias),
             mlp_norm=self.norm(prefix + "post_attention_layernorm.weight"),
-            gate_up=self.linear([mlp + "gate_proj", mlp + "up_proj"], config.mlp_bias),
+            gate_up=self._backend.gated(
+                *self._weight_and_bias([mlp + "gate_proj", mlp + "up_proj"], config.mlp_bias),
+                ACTIVATIONS[config.hidden_act],
+            ),
             down=self.linear([mlp + "down_proj"], config.mlp_bias),
         )
+
+    def attention(self, prefix: str) -> Attention:
+        config = self._config
+        scale = config.head_dim**-0.5
+        heads = Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim, scale)
+        norms = [self.norm(f"{prefix}{part}_norm.weight") if config.qk_norm else None for part in "qk"]
+        return self._backend.attention(heads, *norms)
+
+    def _weight_and_bias(self, names: list[str], has_bias: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+        bias = self._joined([f"{name}.bias" for name in names]) if has_bias else None
+        return self._joined([f"{name}.weight" for name in names]), bias
 
     def _joined(self, names: list[str]) -> torch.Tensor:
         parts = [self.tensor(name) for name in names]
@@ -95,22 +109,19 @@ def load_stage(
     vocabulary: range,
     dtype: torch.dtype,
     device: torch.device,
-    backend: str = "plain",
+    backend: Plain,
 ) -> Stage:
-    """Read the weights of these layers and of this slice of the vocabulary; call `Checkpoint.require` before.
-
-    `backend`: a key of `kernels.linear.BACKENDS`.
-    """
+    """Read the weights of these layers and of this slice of the vocabulary; call `Checkpoint.require` before."""
     reader = _Reader(checkpoint, config, dtype, device, backend)
     head_rows = reader.head_rows(vocabulary)
     weights = StageWeights(
         embedding=reader.tensor(_EMBEDDING),
         layers={layer: reader.layer(layer) for layer in layers},
         norm=reader.norm(_NORM),
-        head=BACKENDS[backend](head_rows, None),
+        head=backend.linear(head_rows, None),
         head_rows=head_rows,
     )
-    return Stage(config, weights, vocabulary)
+    return Stage(config, weights, vocabulary, backend.rotation_dtype)
 
 
 def checkpoint_dtype(checkpoint: Checkpoint) -> torch.dtype:

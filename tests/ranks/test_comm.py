@@ -212,7 +212,9 @@ def whole_cache(size: int, layers: Sequence[int]) -> KVCache:
     for layer in layers:
         numbers = torch.tensor([number_of(layer, position) for position in range(POSITIONS)])
         heads = numbers[:, None, None] + torch.arange(HEADS * HEAD_DIM).view(HEADS, HEAD_DIM) / 16
-        cache.write(layer, 0, heads, -heads)
+        keys, values = cache.of_layer(layer)
+        keys.copy_(heads.permute(1, 2, 0))
+        values.copy_(-heads.transpose(0, 1))
     return cache
 
 

@@ -12,9 +12,12 @@ from mpi4py import MPI
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
+from mpi_spp.kernels.choice import backends
+from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
 from mpi_spp.model.decoder import Stage
+from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import load_stage
 from mpi_spp.partition import split_evenly
 from mpi_spp.sampling.greedy import select
@@ -80,18 +83,21 @@ def directory() -> Path:
     return the_world().on_rank_0(reference_models.build_reference_models) / "qwen3_bfloat16_shards"
 
 
-def head_only(directory: Path, vocabulary: range) -> Stage:
+BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
+
+
+def head_only(directory: Path, vocabulary: range, backend: Plain) -> Stage:
     """A stage without layers."""
-    return load_stage(
-        Checkpoint(directory), read_config(directory), range(0), vocabulary, torch.bfloat16, torch.device("cpu")
-    )
+    config, device = read_config(directory), torch.device("cpu")
+    return load_stage(Checkpoint(directory), config, range(0), vocabulary, torch.bfloat16, device, backend)
 
 
-def test_a_bfloat16_model_selects_as_on_one_rank(ranks: Communicator, directory: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
+def test_a_bfloat16_model_selects_as_on_one_rank(ranks: Communicator, directory: Path, backend: Plain) -> None:
     """The rounding of products is in play too, so that the exact order may differ from the rounded one."""
     size = read_config(directory).vocab_size
     hidden = torch.randn(1000, 72, generator=torch.Generator().manual_seed(1))
-    together = select(head_only(directory, split_evenly(size, ranks.size)[ranks.rank]), hidden, ranks)
-    alone = select(head_only(directory, range(size)), hidden, Communicator(MPI.COMM_SELF))
+    together = select(head_only(directory, split_evenly(size, ranks.size)[ranks.rank], backend), hidden, ranks)
+    alone = select(head_only(directory, range(size), backend), hidden, Communicator(MPI.COMM_SELF))
     different = (together != alone).nonzero()[:, 0].tolist()
     assert different == [], f"{len(different)} of {len(hidden)} tokens differ"

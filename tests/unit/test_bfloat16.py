@@ -4,9 +4,12 @@ import pytest
 import smollm2
 import torch
 
+from mpi_spp.kernels.choice import backends
+from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
+from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import load_stage
 from mpi_spp.partition import split_chunks
 
@@ -20,13 +23,16 @@ LARGEST_DIFFERENCE = 1.5
 LARGEST_RATIO_OF_MAXIMUM, LARGEST_RATIO_OF_MEAN = 1.5, 0.8
 
 
-def our_logits(prompt_ids: list[int]) -> torch.Tensor:
+BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
+
+
+def our_logits(prompt_ids: list[int], backend: Plain) -> torch.Tensor:
     """Float32 [tokens, vocab_size] of all layers on one rank, chunk by chunk."""
     directory = smollm2.directory()
     config = read_config(directory)
     layers, vocabulary = range(config.num_hidden_layers), range(config.vocab_size)
     checkpoint = Checkpoint(directory)
-    stage = load_stage(checkpoint, config, layers, vocabulary, torch.bfloat16, torch.device("cpu"))
+    stage = load_stage(checkpoint, config, layers, vocabulary, torch.bfloat16, torch.device("cpu"), backend)
     cache = stage.new_cache(layers, len(prompt_ids))
     parts = []
     for chunk in split_chunks(len(prompt_ids), CHUNK_SIZE):
@@ -50,9 +56,10 @@ def difference(ours: torch.Tensor, reference: torch.Tensor) -> tuple[float, floa
     return apart.max().item(), apart.square().mean().sqrt().item()
 
 
-def test_logits_are_as_good_as_those_of_transformers(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("name", BACKENDS)
+def test_logits_are_as_good_as_those_of_transformers(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     prompt_ids = smollm2.prompt_ids()
-    ours = our_logits(prompt_ids)
+    ours = our_logits(prompt_ids, BACKENDS[name])
     bfloat16 = transformers_logits(prompt_ids, torch.bfloat16)
     float32 = transformers_logits(prompt_ids, torch.float32)
     between, our_error, their_error = (
@@ -60,7 +67,7 @@ def test_logits_are_as_good_as_those_of_transformers(capsys: pytest.CaptureFixtu
     )
     with capsys.disabled():
         print(
-            f"\nbfloat16 logits, largest and rms difference:"
+            f"\n{name}: bfloat16 logits, largest and rms difference:"
             f" to transformers bfloat16 {between[0]:.3f}, {between[1]:.3f};"
             f" to float32 {our_error[0]:.3f}, {our_error[1]:.3f}"
             f" (transformers bfloat16: {their_error[0]:.3f}, {their_error[1]:.3f})"

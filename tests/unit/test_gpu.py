@@ -8,6 +8,7 @@ import torch
 
 from mpi_spp.comm.buffers import ThroughHost
 from mpi_spp.decode.replicated import step
+from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
@@ -20,7 +21,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 def stage_on_gpu(directory: Path) -> Stage:
     config = read_config(directory)
     layers, vocabulary = range(config.num_hidden_layers), range(config.vocab_size)
-    return load_stage(Checkpoint(directory), config, layers, vocabulary, torch.float32, torch.device("cuda", 0))
+    device = torch.device("cuda", 0)
+    return load_stage(Checkpoint(directory), config, layers, vocabulary, torch.float32, device, Plain())
 
 
 def greedy(stage: Stage, prompt_ids: list[int], new_tokens: int) -> list[int]:

@@ -6,8 +6,9 @@ import torch
 from transformers import AutoConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
+from mpi_spp.kernels.attention import rotate
 from mpi_spp.kernels.norm import RMSNorm
-from mpi_spp.model.rope import make_rope, rotate
+from mpi_spp.model.rope import make_rope
 
 # Relative to the largest value; of a dtype's own precision: 2^-24, 2^-9 and 2^-12 for one rounding.
 PRECISION = {torch.float32: 2.0**-21, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}

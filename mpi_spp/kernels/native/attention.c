@@ -1,0 +1,203 @@
+/* Causal grouped-query attention of the last tokens of a sequence over its cache.
+ *
+ * The positions are cut into segments that begin at multiples of SEGMENT. Of each segment a row takes a share: its
+ * largest score, the sum of its weights e^(score - largest), and the values so weighted. Shares are merged in the order of
+ * the segments (online softmax: Milakov and Gimelshein, 2018; tiles as in FlashAttention: Dao et al., 2022). Products are
+ * bfloat16 with float32 sums; scores and softmax are float32. */
+#include "native.h"
+
+enum { SEGMENT = 256, ROW_BLOCK = 8 * TILE_ROWS };
+
+typedef struct {
+  const bfloat16 *queries, *keys, *values; /* as attend() has them */
+  bfloat16 *to;
+  index_t tokens, groups, heads, size, capacity, start, window;
+} Job;
+
+/* What rows have taken so far. A row is a head of a token, heads running faster. */
+typedef struct {
+  float *largest, *sums, *outputs; /* [rows], [rows], [rows, width] */
+} Shares;
+
+INLINE index_t width_of(const Job *job) { return parts_of(job->size, PANEL) * PANEL; }
+
+/* The positions that a row sees. */
+INLINE index_t stop_of(const Job *job, index_t row) { return job->start + row / job->heads + 1; }
+INLINE index_t first_of(const Job *job, index_t row) { return larger(0, stop_of(job, row) - job->window); }
+
+/* Interleaves two lines of `count` numbers: to [PANEL, 2], zeros beyond. `second` may be NULL for zeros. */
+INLINE void interleave(const bfloat16 *first, const bfloat16 *second, index_t count, bfloat16 *to) {
+  __mmask32 mask = count >= 32 ? 0xffffffffu : count <= 0 ? 0 : (1u << count) - 1;
+  __m512i even = _mm512_maskz_loadu_epi16(mask, first);
+  __m512i odd = second ? _mm512_maskz_loadu_epi16(mask, second) : _mm512_setzero_si512();
+  __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
+  __m512i order = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
+  _mm512_storeu_si512(to, _mm512_permutex2var_epi64(low, order, high));
+  order = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
+  _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi64(low, order, high));
+}
+
+/* The keys of `count` positions from `from` on, as panels [SEGMENT / PANEL, size / 2, PANEL, 2]. */
+static void pack_keys(const Job *job, index_t group, index_t from, index_t count, bfloat16 *to) {
+  const bfloat16 *keys = job->keys + group * job->size * job->capacity + from;
+  for (index_t at = 0; at < count; at += PANEL)
+    for (index_t d = 0; d < job->size; d += 2, to += 2 * PANEL)
+      interleave(keys + d * job->capacity + at, keys + (d + 1) * job->capacity + at, count - at, to);
+}
+
+/* The values of `count` positions from `from` on, as panels [width / PANEL, pairs of positions, PANEL, 2]. */
+static void pack_values(const Job *job, index_t group, index_t from, index_t count, bfloat16 *to) {
+  const bfloat16 *values = job->values + (group * job->capacity + from) * job->size;
+  for (index_t d = 0; d < job->size; d += PANEL)
+    for (index_t at = 0; at < count; at += 2, to += 2 * PANEL) {
+      const bfloat16 *line = values + at * job->size + d;
+      interleave(line, at + 1 < count ? line + job->size : NULL, job->size - d, to);
+    }
+}
+
+/* Scores [count] become weights in bfloat16, 0 outside [first, stop) and beyond `count` up to whole vectors. */
+static void softmax(const float *scores, index_t first, index_t stop, index_t count, bfloat16 *weights, float *largest,
+                    float *sum) {
+  __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+  for (index_t i = 0; i < count; i += 16) {
+    __mmask16 seen = lanes(stop - i) & ~lanes(first - i);
+    most = _mm512_mask_max_ps(most, seen, most, _mm512_loadu_ps(scores + i));
+  }
+  *largest = _mm512_reduce_max_ps(most);
+  for (index_t i = 0; i < count; i += 16) {
+    __mmask16 seen = lanes(stop - i) & ~lanes(first - i);
+    __m512 above = _mm512_sub_ps(_mm512_loadu_ps(scores + i), _mm512_set1_ps(*largest));
+    __m512 weight = _mm512_maskz_mov_ps(seen, exp16(above));
+    total = _mm512_add_ps(total, weight);
+    store_bfloat16(weights + i, 0xffff, weight);
+  }
+  *sum = _mm512_reduce_add_ps(total);
+}
+
+/* The shares of up to TILE_ROWS rows from `row` on in the segment of `count` positions from `from` on. */
+static void attend_tile(const Job *job, index_t group, index_t row, index_t rows, const bfloat16 *keys,
+                        const bfloat16 *values, index_t from, index_t count, Shares to) {
+  const bfloat16 *queries = job->queries + (group * job->tokens * job->heads + row) * job->size;
+  float scores[TILE_ROWS][SEGMENT];
+  bfloat16 weights[TILE_ROWS][SEGMENT];
+  for (index_t at = 0; at < count; at += PANEL)
+    tile(rows, queries, job->size, keys + at * job->size, job->size / 2, &scores[0][at], SEGMENT, 1);
+  for (index_t r = 0; r < rows; r++)
+    softmax(scores[r], first_of(job, row + r) - from, stop_of(job, row + r) - from, count, weights[r], &to.largest[r],
+            &to.sums[r]);
+  index_t pairs = parts_of(count, 2), width = width_of(job);
+  for (index_t d = 0; d < width; d += PANEL)
+    tile(rows, weights[0], SEGMENT, values + d * pairs * 2, pairs, to.outputs + d, width, 1);
+}
+
+/* What rows have taken, and what they take from one more segment. A row that sees nothing of it stays as it is. */
+static void merge(const Job *job, Shares all, Shares more, index_t rows) {
+  index_t width = width_of(job);
+  for (index_t r = 0; r < rows; r++) {
+    if (more.largest[r] == -INFINITY) continue;
+    float largest = fmaxf(all.largest[r], more.largest[r]);
+    float keep = expf(all.largest[r] - largest), take = expf(more.largest[r] - largest);
+    all.largest[r] = largest;
+    all.sums[r] = all.sums[r] * keep + more.sums[r] * take;
+    for (index_t d = 0; d < width; d += 16) {
+      float *at = all.outputs + r * width + d;
+      __m512 taken = _mm512_mul_ps(_mm512_loadu_ps(more.outputs + r * width + d), _mm512_set1_ps(take));
+      _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_loadu_ps(at), _mm512_set1_ps(keep), taken));
+    }
+  }
+}
+
+static Shares shares_at(float *memory, index_t rows) { return (Shares){memory, memory + rows, memory + 2 * rows}; }
+
+static index_t floats_of(const Job *job, index_t rows) { return rows * (2 + width_of(job)); }
+
+static void start(const Job *job, Shares all, index_t rows) {
+  for (index_t r = 0; r < rows; r++) all.largest[r] = -INFINITY;
+  memset(all.sums, 0, rows * sizeof(float));
+  memset(all.outputs, 0, rows * width_of(job) * sizeof(float));
+}
+
+/* Outputs of rows from `row` on go to [tokens, groups * heads * size]. */
+static void finish(const Job *job, index_t group, index_t row, index_t rows, Shares all) {
+  for (index_t r = 0; r < rows; r++) {
+    index_t token = (row + r) / job->heads, head = group * job->heads + (row + r) % job->heads;
+    bfloat16 *to = job->to + (token * job->groups * job->heads + head) * job->size;
+    __m512 factor = _mm512_set1_ps(1.0f / all.sums[r]);
+    for (index_t d = 0; d < job->size; d += 16) {
+      __m512 values = _mm512_loadu_ps(all.outputs + r * width_of(job) + d);
+      store_bfloat16(to + d, lanes(job->size - d), _mm512_mul_ps(values, factor));
+    }
+  }
+}
+
+/* The shares of rows from `row` on in the segment that begins at `from`. packed: room for its keys and values. */
+static void attend_segment(const Job *job, index_t group, index_t row, index_t rows, index_t from, bfloat16 *packed,
+                           Shares to) {
+  index_t count = smaller(SEGMENT, stop_of(job, row + rows - 1) - from);
+  bfloat16 *values = packed + SEGMENT * job->size;
+  pack_keys(job, group, from, count, packed);
+  pack_values(job, group, from, count, values);
+  for (index_t r = 0; r < rows; r += TILE_ROWS) {
+    Shares part = {to.largest + r, to.sums + r, to.outputs + r * width_of(job)};
+    attend_tile(job, group, row + r, smaller(TILE_ROWS, rows - r), packed, values, from, count, part);
+  }
+}
+
+/* Many rows: each thread takes a block of them through all segments. */
+static void attend_blocks(const Job *job, float *memory, bfloat16 *packed, index_t packed_size) {
+  index_t rows = job->tokens * job->heads, blocks = parts_of(rows, ROW_BLOCK);
+#pragma omp parallel for schedule(dynamic) collapse(2)
+  for (index_t group = 0; group < job->groups; group++)
+    for (index_t block = blocks - 1; block >= 0; block--) { /* the longest first */
+      index_t thread = thread_number(), row = block * ROW_BLOCK, count = smaller(ROW_BLOCK, rows - row);
+      Shares all = shares_at(memory + 2 * thread * floats_of(job, ROW_BLOCK), ROW_BLOCK);
+      Shares more = shares_at(memory + (2 * thread + 1) * floats_of(job, ROW_BLOCK), ROW_BLOCK);
+      start(job, all, count);
+      index_t stop = stop_of(job, row + count - 1);
+      for (index_t from = first_of(job, row) / SEGMENT * SEGMENT; from < stop; from += SEGMENT) {
+        attend_segment(job, group, row, count, from, packed + thread * packed_size, more);
+        merge(job, all, more, count);
+      }
+      finish(job, group, row, count, all);
+    }
+}
+
+/* A few rows: each thread takes segments of all of them. */
+static void attend_segments(const Job *job, float *memory, bfloat16 *packed, index_t packed_size) {
+  index_t rows = job->tokens * job->heads, begin = first_of(job, 0) / SEGMENT;
+  index_t segments = parts_of(stop_of(job, rows - 1), SEGMENT) - begin, floats = floats_of(job, rows);
+#pragma omp parallel for schedule(static) if (segments * job->groups > 1)
+  for (index_t task = 0; task < job->groups * segments; task++) {
+    index_t from = (begin + task % segments) * SEGMENT;
+    Shares more = shares_at(memory + task * floats, rows);
+    attend_segment(job, task / segments, 0, rows, from, packed + thread_number() * packed_size, more);
+  }
+  Shares all = shares_at(memory + job->groups * segments * floats, rows);
+  for (index_t group = 0; group < job->groups; group++) {
+    start(job, all, rows);
+    for (index_t s = 0; s < segments; s++) merge(job, all, shares_at(memory + (group * segments + s) * floats, rows), rows);
+    finish(job, group, 0, rows, all);
+  }
+}
+
+/* queries [groups, tokens, heads, size], already scaled; keys [groups, size, capacity] and values [groups, capacity, size]
+ * of which token t sees positions [start + t + 1 - window, start + t]; to [tokens, groups * heads, size]. `size` is even.
+ * Returns 0, or 1 when there is no memory. */
+int attend(const bfloat16 *queries, const bfloat16 *keys, const bfloat16 *values, bfloat16 *to, index_t tokens,
+           index_t groups, index_t heads, index_t size, index_t capacity, index_t start_, index_t window) {
+  Job job = {queries, keys, values, to, tokens, groups, heads, size, capacity, start_, window};
+  int few = tokens * heads <= TILE_ROWS;
+  index_t rows = few ? tokens * heads : ROW_BLOCK;
+  index_t parts = few ? groups * parts_of(start_ + tokens, SEGMENT) + 1 : 2 * most_threads();
+  index_t packed_size = SEGMENT * (size + width_of(&job));
+  bfloat16 *packed = aligned_alloc(64, parts_of(most_threads() * packed_size * 2, 64) * 64);
+  float *memory = malloc(parts * floats_of(&job, rows) * sizeof(float));
+  int failed = !packed || !memory;
+  if (!failed && few)
+    attend_segments(&job, memory, packed, packed_size);
+  else if (!failed)
+    attend_blocks(&job, memory, packed, packed_size);
+  free(packed);
+  free(memory);
+  return failed;
+}

@@ -1,0 +1,76 @@
+/* What happens to each row between the products: normalisation and rotation, one pass over memory each. */
+#include "native.h"
+
+enum { FEW_ROWS = 12 }; /* so few are done sooner than other threads wake up */
+
+/* y = weight * x / sqrt(mean(x^2) + eps): x [rows, size] in float32, y in bfloat16. */
+void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps) {
+#pragma omp parallel for schedule(static) if (rows > FEW_ROWS)
+  for (index_t row = 0; row < rows; row++) {
+    const float *from = x + row * size;
+    __m512 squares = _mm512_setzero_ps();
+    for (index_t i = 0; i < size; i += 16) {
+      __m512 values = _mm512_maskz_loadu_ps(lanes(size - i), from + i);
+      squares = _mm512_fmadd_ps(values, values, squares);
+    }
+    __m512 factor = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)size + eps));
+    for (index_t i = 0; i < size; i += 16) {
+      __mmask16 mask = lanes(size - i);
+      __m512 values = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, from + i), factor);
+      store_bfloat16(y + row * size + i, mask, _mm512_mul_ps(values, _mm512_maskz_loadu_ps(mask, weight + i)));
+    }
+  }
+}
+
+/* The angles of a token, and what is done with one kind of head. */
+typedef struct {
+  const float *cosines, *sines; /* [size]; the sines signed */
+  const float *norm;            /* [size], or NULL */
+  float eps, scale;
+} Rotation;
+
+/* One head [size] in bfloat16: normalised if it has a norm, rotated, scaled, in float32. */
+static void rotate(const bfloat16 *x, Rotation by, float *y, index_t size) {
+  float values[size];
+  __m512 squares = _mm512_setzero_ps();
+  for (index_t i = 0; i < size; i += 16) {
+    __m512 part = load_bfloat16(x + i, lanes(size - i));
+    _mm512_mask_storeu_ps(values + i, lanes(size - i), part);
+    squares = _mm512_fmadd_ps(part, part, squares);
+  }
+  if (by.norm) {
+    float factor = 1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)size + by.eps);
+    for (index_t i = 0; i < size; i++) values[i] *= factor * by.norm[i];
+  }
+  for (index_t i = 0, half = size / 2; i < half; i++) {
+    y[i] = (values[i] * by.cosines[i] + values[i + half] * by.sines[i]) * by.scale;
+    y[i + half] = (values[i + half] * by.cosines[i + half] + values[i] * by.sines[i + half]) * by.scale;
+  }
+}
+
+/* Takes rows of queries, keys and values apart: qkv [tokens, groups * heads + 2 * groups, size]. Rotated and scaled
+ * queries go to [groups, tokens, heads, size]; rotated keys to the cache [groups, size, capacity] and values to
+ * [groups, capacity, size], from position `start` on. cosines and signed sines are [tokens, size]. */
+void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *sines, const float *query_norm,
+                      const float *key_norm, float eps, float scale, bfloat16 *queries, bfloat16 *keys, bfloat16 *values,
+                      index_t tokens, index_t groups, index_t heads, index_t size, index_t capacity, index_t start) {
+#pragma omp parallel for schedule(static) if (tokens > FEW_ROWS)
+  for (index_t token = 0; token < tokens; token++) {
+    const bfloat16 *from = qkv + token * groups * (heads + 2) * size;
+    Rotation query = {cosines + token * size, sines + token * size, query_norm, eps, scale};
+    Rotation key = {query.cosines, query.sines, key_norm, eps, 1.0f};
+    float rotated[size];
+    for (index_t group = 0; group < groups; group++) {
+      for (index_t head = 0; head < heads; head++) {
+        rotate(from + (group * heads + head) * size, query, rotated, size);
+        bfloat16 *to = queries + ((group * tokens + token) * heads + head) * size;
+        for (index_t i = 0; i < size; i += 16)
+          store_bfloat16(to + i, lanes(size - i), _mm512_maskz_loadu_ps(lanes(size - i), rotated + i));
+      }
+      rotate(from + groups * heads * size + group * size, key, rotated, size);
+      bfloat16 *column = keys + group * size * capacity + start + token;
+      for (index_t i = 0; i < size; i++) column[i * capacity] = to_bfloat16(rotated[i]);
+      memcpy(values + (group * capacity + start + token) * size, from + (groups * (heads + 1) + group) * size, size * 2);
+    }
+  }
+}
