@@ -6,7 +6,7 @@
  * bfloat16 with float32 sums; scores and softmax are float32. */
 #include "native.h"
 
-enum { SEGMENT = 256, ROW_BLOCK = 8 * TILE_ROWS };
+enum { SEGMENT = 256, ROW_BLOCK = 8 * TILE_ROWS, AHEAD = 8 };
 
 typedef struct {
   const bfloat16 *queries, *keys, *values; /* as attend() has them */
@@ -40,18 +40,23 @@ INLINE void interleave(const bfloat16 *first, const bfloat16 *second, index_t co
 /* The keys of `count` positions from `from` on, as panels [SEGMENT / PANEL, size / 2, PANEL, 2]. */
 static void pack_keys(const Job *job, index_t group, index_t from, index_t count, bfloat16 *to) {
   const bfloat16 *keys = job->keys + group * job->size * job->capacity + from;
-  for (index_t at = 0; at < count; at += PANEL)
-    for (index_t d = 0; d < job->size; d += 2, to += 2 * PANEL)
-      interleave(keys + d * job->capacity + at, keys + (d + 1) * job->capacity + at, count - at, to);
+  for (index_t d = 0; d < job->size; d += 2)
+    for (index_t at = 0; at < count; at += PANEL) {
+      const bfloat16 *line = keys + d * job->capacity + at;
+      _mm_prefetch((const char *)(line + AHEAD * job->capacity), _MM_HINT_T0); /* the lines lie too far apart to guess */
+      _mm_prefetch((const char *)(line + (AHEAD + 1) * job->capacity), _MM_HINT_T0);
+      interleave(line, line + job->capacity, count - at, to + at * job->size + d * PANEL);
+    }
 }
 
 /* The values of `count` positions from `from` on, as panels [width / PANEL, pairs of positions, PANEL, 2]. */
 static void pack_values(const Job *job, index_t group, index_t from, index_t count, bfloat16 *to) {
   const bfloat16 *values = job->values + (group * job->capacity + from) * job->size;
-  for (index_t d = 0; d < job->size; d += PANEL)
-    for (index_t at = 0; at < count; at += 2, to += 2 * PANEL) {
+  for (index_t at = 0; at < count; at += 2)
+    for (index_t d = 0; d < job->size; d += PANEL) {
       const bfloat16 *line = values + at * job->size + d;
-      interleave(line, at + 1 < count ? line + job->size : NULL, job->size - d, to);
+      bfloat16 *place = to + d * parts_of(count, 2) * 2 + at * PANEL;
+      interleave(line, at + 1 < count ? line + job->size : NULL, job->size - d, place);
     }
 }
 

@@ -48,7 +48,7 @@ class NativeNorm(RMSNorm):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         y = torch.empty(x.shape, dtype=torch.bfloat16)
-        self._norm(_contiguous(x).data_ptr(), self.weight.data_ptr(), y.data_ptr(), *x.shape, self.eps)
+        self._norm(x.contiguous().data_ptr(), self.weight.data_ptr(), y.data_ptr(), *x.shape, self.eps)
         return y
 
 
@@ -59,21 +59,22 @@ class NativeLinear:
         self._product = library.linear
         self._out, self._in = weight.shape
         self._weight, self._bias = panels_of(weight), None if bias is None else _padded(bias.float())
+        # A decode step makes hundreds of these calls: what does not change is looked up once.
+        self._places = (self._weight.data_ptr(), None if self._bias is None else self._bias.data_ptr())
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._into(x, torch.empty((len(x), self._out), dtype=torch.bfloat16), _STORE_BFLOAT16)
+        return self._into(x, torch.empty((x.shape[0], self._out), dtype=torch.bfloat16), _STORE_BFLOAT16)
 
     def to_float32(self, x: torch.Tensor) -> torch.Tensor:
-        return self._into(x, torch.empty((len(x), self._out)), _STORE_FLOAT32)
+        return self._into(x, torch.empty((x.shape[0], self._out)), _STORE_FLOAT32)
 
     def add_to(self, total: torch.Tensor, x: torch.Tensor) -> None:
         self._into(x, total, _ADD_FLOAT32)
 
     def _into(self, x: torch.Tensor, y: torch.Tensor, store: int) -> torch.Tensor:
-        bias = None if self._bias is None else self._bias.data_ptr()
-        x = _contiguous(x)
-        size = (len(x), self._out, self._in, 16, 1)
-        if self._product(x.data_ptr(), self._weight.data_ptr(), bias, y.data_ptr(), *size, store):
+        x = x.contiguous()
+        size = (x.shape[0], self._out, self._in, 16, 1)
+        if self._product(x.data_ptr(), *self._places, y.data_ptr(), *size, store):
             raise MemoryError("a product found no memory")
         return y
 
@@ -86,7 +87,7 @@ class NativeSiluMul(NativeLinear):
         self._out = len(weight)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._into(x, torch.empty((len(x), self._out // 2), dtype=torch.bfloat16), _SILU_MUL)
+        return self._into(x, torch.empty((x.shape[0], self._out // 2), dtype=torch.bfloat16), _SILU_MUL)
 
 
 class NativeAttention(Attention):
@@ -95,6 +96,7 @@ class NativeAttention(Attention):
     def __init__(self, library: ctypes.CDLL, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> None:
         super().__init__(heads, q_norm, k_norm)
         self._rotate, self._attend = library.rotate_and_store, library.attend
+        self._norm_places = [None if norm is None else norm.weight.data_ptr() for norm in (q_norm, k_norm)]
         self._eps = 0.0 if q_norm is None else q_norm.eps
 
     def __call__(
@@ -106,14 +108,14 @@ class NativeAttention(Attention):
         start: int,
         window: int | None,
     ) -> torch.Tensor:
-        heads, tokens, qkv = self._heads, len(qkv), _contiguous(qkv)
+        heads, tokens, qkv = self._heads, qkv.shape[0], qkv.contiguous()
         queries = torch.empty((tokens, heads.num_heads * heads.size), dtype=torch.bfloat16)
         output = torch.empty_like(queries)
         sizes = (tokens, heads.num_groups, heads.num_heads // heads.num_groups, heads.size, keys.shape[2], start)
-        norms = [None if norm is None else norm.weight.data_ptr() for norm in (self._q_norm, self._k_norm)]
-        cosines, sines = (_contiguous(part).data_ptr() for part in rotation)
+        angles = (rotation[0].data_ptr(), rotation[1].data_ptr())
+        inputs = (qkv.data_ptr(), *angles, *self._norm_places, self._eps, heads.scale)
         cache = (keys.data_ptr(), values.data_ptr())
-        self._rotate(qkv.data_ptr(), cosines, sines, *norms, self._eps, heads.scale, queries.data_ptr(), *cache, *sizes)
+        self._rotate(*inputs, queries.data_ptr(), *cache, *sizes)
         window = _EVERYTHING if window is None else window
         if self._attend(queries.data_ptr(), *cache, output.data_ptr(), *sizes, window):
             raise MemoryError("attention found no memory")
@@ -136,7 +138,3 @@ def _alternating(gate_up: torch.Tensor) -> torch.Tensor:
 def _padded(rows: torch.Tensor, multiple: int = PANEL) -> torch.Tensor:
     missing = -len(rows) % multiple
     return torch.cat((rows, rows.new_zeros((missing, *rows.shape[1:])))) if missing else rows
-
-
-def _contiguous(x: torch.Tensor) -> torch.Tensor:
-    return x if x.is_contiguous() else x.contiguous()

@@ -86,12 +86,12 @@ def _compile(sources: list[Path], scratch: Path) -> Path:
         raise OSError(f"no C compiler ({' or '.join(_COMPILERS)}) on the PATH")
     objects = [scratch / f"{source.stem}.o" for source in sources]
     library = scratch / "native.so"
-    commands: list[list[str | Path]] = [
+    commands = [
         [compiler, *_FLAGS, "-c", source, "-o", object_] for source, object_ in zip(sources, objects, strict=True)
     ]
     # Linked without OpenMP: its symbols are then those of the library that torch has loaded.
     for command in [*commands, [compiler, "-shared", *objects, "-lm", "-o", library]]:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=_SECONDS, check=False)
         if done.returncode:
             raise OSError(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")
     return library
