@@ -41,5 +41,7 @@ def test_the_reason_is_the_first_error_line() -> None:
         reason_in("Traceback\n(Worker pid=1) ValueError: 9 heads\nRuntimeError: see above\nbye\n", 1)
         == "ValueError: 9 heads"
     )
+    pydantic = "ValidationError: 1 validation error for Config\n  Value error, 9 heads\n    For further information\n"
+    assert reason_in(pydantic, 1) == "Value error, 9 heads"
     assert reason_in("killed\n", 9) == "killed"
     assert reason_in("", 9) == "status 9"
