@@ -13,6 +13,7 @@ from benchmarks.peers.protocol import Job
 from mpi_spp.model.store import cache_directory
 
 _TIMEOUT_S = 1800
+_PROCESS = re.compile(r"^\(\w+ pid=\d+\)")  # before each line of vLLM's processes
 _SAYS_WHY = re.compile(r"error[:,] (?!\d+ validation error)", re.IGNORECASE)  # pydantic counts first, then says it
 _ROOT = Path(__file__).parents[2]
 
@@ -74,7 +75,7 @@ def run(command: list[str]) -> str:
 
 def reason_in(stderr: str, status: int) -> str:
     """The line of a failed command's error output that says most: the first exception's, else the last line."""
-    lines = [line.split(") ", 1)[-1].strip() for line in stderr.splitlines() if line.strip()]
+    lines = [_PROCESS.sub("", line).strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if _SAYS_WHY.search(line)]
     return (errors or lines[-1:] or [f"status {status}"])[0][:200]
 
