@@ -1,0 +1,1 @@
+"""Measurements of this package, one file a question: `python -m benchmarks.NAME` in the repository's directory."""

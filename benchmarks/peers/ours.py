@@ -1,0 +1,57 @@
+"""mpi-spp itself, in arrangements of ranks and threads."""
+
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+import mpi_spp
+from benchmarks.peers import environment
+from benchmarks.peers.lines import Entry
+from benchmarks.peers.protocol import Job
+
+NAME = "mpi-spp"
+HELP = "Ranks x threads of each rank of mpi-spp; may be repeated."
+
+
+def entries(arrangements: Sequence[str]) -> list[Entry]:
+    """An entry for every arrangement."""
+    return [Entry(NAME, "bfloat16", arrangement, _settings(arrangement)) for arrangement in arrangements]
+
+
+def measure(job: Job) -> dict[str, Any]:
+    """Tokens per second: `bench decode` times the prefill of its requests too. Raises NotAvailable."""
+    with tempfile.TemporaryDirectory() as directory:
+        path = Path(directory) / "result.json"
+        environment.run(_command(job, path))
+        timings = json.loads(path.read_text())["cases"][0]["timings"]
+    return {
+        "version": mpi_spp.__version__,
+        "prefill_tokens_per_s": [job.prompt_tokens / timing["first_token_s"] for timing in timings],
+        "decode_tokens_per_s": [(job.new_tokens - 1) / timing["decode_s"] for timing in timings],
+    }
+
+
+def _settings(arrangement: str) -> dict[str, int]:
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", arrangement)
+    if not found:
+        raise click.BadParameter(f"{arrangement!r} is not RANKSxTHREADS, as 2x1", param_hint="--arrangement")
+    return {"ranks": int(found[1]), "threads": int(found[2])}
+
+
+def _command(job: Job, path: Path) -> list[str]:
+    ranks, threads = str(job.variant["ranks"]), str(job.variant["threads"])
+    lengths = {
+        "--prompt-tokens": job.prompt_tokens,
+        "--new-tokens": job.new_tokens,
+        "--warmup": job.warmup,
+        "--repetitions": job.repetitions,
+    }
+    launch = [sys.executable, "-m", "mpi_spp", "launch", "-np", ranks, "--threads", threads, "--"]
+    bench = ["bench", "decode", "--model", job.model, "--dtype", "bfloat16", "--json", str(path)]
+    return [*launch, *bench, *(str(word) for option in lengths.items() for word in option)]
