@@ -25,7 +25,7 @@ class Attention:
     """Takes queries, keys and values apart, rotates, stores into the cache and attends over it."""
 
     def __init__(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> None:
-        self._heads, self._q_norm, self._k_norm = heads, q_norm, k_norm
+        self.heads, self.norms = heads, (q_norm, k_norm)
 
     def __call__(
         self,
@@ -50,11 +50,11 @@ class Attention:
 
     def _rotated(self, qkv: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rotated and scaled queries, rotated keys, and values, each [tokens, heads, size]."""
-        heads = self._heads
+        heads, (q_norm, k_norm) = self.heads, self.norms
         parts = qkv.view(len(qkv), -1, heads.size)
         queries, keys, values = parts.split((heads.num_heads, heads.num_groups, heads.num_groups), dim=1)
-        if self._q_norm is not None and self._k_norm is not None:
-            queries, keys = self._q_norm(queries), self._k_norm(keys)
+        if q_norm is not None and k_norm is not None:
+            queries, keys = q_norm(queries), k_norm(keys)
         return rotate(queries, *rotation).mul_(heads.scale), rotate(keys, *rotation), values
 
 

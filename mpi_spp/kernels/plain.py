@@ -3,6 +3,7 @@
 import torch
 
 from mpi_spp.kernels.attention import Attention, Heads
+from mpi_spp.kernels.layer import FusedLayer, Layer
 from mpi_spp.kernels.linear import Activation, Gated, GatedLinear, Linear, PackedLinear, PlainLinear
 from mpi_spp.kernels.norm import RMSNorm
 
@@ -27,6 +28,10 @@ class Plain:
     def attention(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> Attention:
         """Attention of heads that are normalised before their rotation, or not."""
         return Attention(heads, q_norm, k_norm)
+
+    def fused(self, layer: Layer) -> FusedLayer | None:
+        """The whole layer as one call, for the rows of one sequence; None where there is none."""
+        return None
 
 
 class Packed(Plain):

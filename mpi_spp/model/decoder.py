@@ -6,8 +6,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mpi_spp.kernels.attention import Attention, Rotation
-from mpi_spp.kernels.linear import Activation, Gated, Linear
+from mpi_spp.kernels.attention import Rotation
+from mpi_spp.kernels.layer import Layer
+from mpi_spp.kernels.linear import Activation, Linear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import Batch
@@ -22,24 +23,11 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 @dataclass
-class LayerWeights:
-    """The weights of one layer; products with the same input are fused."""
-
-    input_norm: RMSNorm
-    qkv: Linear
-    attention: Attention
-    output: Linear
-    mlp_norm: RMSNorm
-    gate_up: Gated
-    down: Linear
-
-
-@dataclass
 class StageWeights:
     """The weights that one rank holds."""
 
     embedding: torch.Tensor  # [vocab_size, hidden_size]
-    layers: dict[int, LayerWeights]  # by the layer's number in the whole model
+    layers: dict[int, Layer]  # by the layer's number in the whole model
     norm: RMSNorm
     head: Linear  # the rows of this rank's slice of the vocabulary
     head_rows: torch.Tensor  # the same as a matrix [len(vocabulary), hidden_size], mapped from the file where it can be
@@ -111,11 +99,15 @@ class Stage:
         ]
         return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
-    def _layer(self, layer: int, hidden: torch.Tensor, batch: Batch, rotation: Rotation) -> None:
-        weights = self.weights.layers[layer]
-        qkv = weights.qkv(weights.input_norm(hidden))
-        weights.output.add_to(hidden, self._attend(layer, qkv, batch, rotation))
-        weights.down.add_to(hidden, weights.gate_up(weights.mlp_norm(hidden)))
+    def _layer(self, number: int, hidden: torch.Tensor, batch: Batch, rotation: Rotation) -> None:
+        layer, window = self.weights.layers[number], self.config.sliding_windows[number]
+        if layer.fused is not None and len(batch.spans) == 1:
+            span = batch.spans[0]
+            layer.fused(hidden, rotation, *span.cache.of_layer(number), span.start, window)
+            return
+        qkv = layer.qkv(layer.input_norm(hidden))
+        layer.output.add_to(hidden, self._attend(number, qkv, batch, rotation))
+        layer.down.add_to(hidden, layer.gate_up(layer.mlp_norm(hidden)))
 
     def _attend(self, layer: int, qkv: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
         """Attention outputs [tokens, num_attention_heads * head_dim], every span over its own cache."""

@@ -3,12 +3,13 @@
 import torch
 
 from mpi_spp.kernels.attention import Attention, Heads
+from mpi_spp.kernels.layer import Layer
 from mpi_spp.kernels.linear import Linear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.decoder import ACTIVATIONS, LayerWeights, Stage, StageWeights
+from mpi_spp.model.decoder import ACTIVATIONS, Stage, StageWeights
 
 Shapes = dict[str, tuple[int, ...]]
 
@@ -70,10 +71,10 @@ class _Reader:
     def head_rows(self, rows: range) -> torch.Tensor:
         return self.tensor(_EMBEDDING if self._config.tie_word_embeddings else _HEAD, rows)
 
-    def layer(self, layer: int) -> LayerWeights:
-        config, prefix = self._config, f"model.layers.{layer}."
+    def layer(self, number: int) -> Layer:
+        config, prefix = self._config, f"model.layers.{number}."
         attention, mlp = prefix + "self_attn.", prefix + "mlp."
-        return LayerWeights(
+        layer = Layer(
             input_norm=self.norm(prefix + "input_layernorm.weight"),
             qkv=self.linear([f"{attention}{part}_proj" for part in "qkv"], config.qkv_bias),
             attention=self.attention(attention),
@@ -85,6 +86,8 @@ class _Reader:
             ),
             down=self.linear([mlp + "down_proj"], config.mlp_bias),
         )
+        layer.fused = self._backend.fused(layer)
+        return layer
 
     def attention(self, prefix: str) -> Attention:
         config = self._config

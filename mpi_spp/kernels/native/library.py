@@ -22,10 +22,11 @@ _SECONDS = 120
 
 _pointer, _count = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
-    "linear": [_pointer] * 4 + [_count] * 5 + [ctypes.c_int],
+    "linear": [_pointer] * 3 + [_count, ctypes.c_int],
     "rms_norm": [_pointer] * 3 + [_count] * 2 + [ctypes.c_float],
     "rotate_and_store": [_pointer] * 5 + [ctypes.c_float] * 2 + [_pointer] * 3 + [_count] * 6,
     "attend": [_pointer] * 4 + [_count] * 7,
+    "run_layer": [_pointer] * 6 + [_count] * 4,
 }
 
 

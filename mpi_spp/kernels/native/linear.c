@@ -8,17 +8,9 @@
 
 enum { ROW_BLOCK = 240, PAIR_BLOCK = 512 }; /* inputs of a block of rows, and of a panel, stay in the second cache */
 
-/* What becomes of a product. SILU_MUL: the left half of each panel is the gate of its right half. */
-enum { STORE_FLOAT32, STORE_BFLOAT16, ADD_FLOAT32, SILU_MUL };
+INLINE index_t groups_of(const Matrix *w) { return parts_of(w->in, w->group); }
 
-typedef struct {
-  const void *weight;
-  index_t out, in, bits, group; /* bits: 16, 8 or 4 */
-} Weights;
-
-INLINE index_t groups_of(const Weights *w) { return parts_of(w->in, w->group); }
-
-INLINE index_t block_bytes(const Weights *w) { return w->bits == 4 ? w->group * 8 + 64 : w->group * 16 + 32; }
+INLINE index_t block_bytes(const Matrix *w) { return w->bits == 4 ? w->group * 8 + 64 : w->group * 16 + 32; }
 
 INLINE __m512 load_half(const uint8_t *from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
 
@@ -35,7 +27,7 @@ INLINE __m512i nibbles(__m512i codes, int p, __m512i table) {
 }
 
 /* Up to TILE_ROWS rows with one block of 16 outputs; helper: the sums of the inputs of each group. */
-INLINE void int4_block(const Weights *w, const uint8_t *from, const bfloat16 *x, const float *helper, float *c, int rows) {
+INLINE void int4_block(const Matrix *w, const uint8_t *from, const bfloat16 *x, const float *helper, float *c, int rows) {
   index_t groups = groups_of(w), width = groups * w->group;
   __m512i table = nibble_table();
   __m512 totals[TILE_ROWS];
@@ -65,7 +57,7 @@ INLINE void int4_block(const Weights *w, const uint8_t *from, const bfloat16 *x,
 }
 
 /* The same for 8 bits; helper: the inputs in float32. */
-INLINE void int8_block(const Weights *w, const uint8_t *from, const float *helper, float *c, int rows) {
+INLINE void int8_block(const Matrix *w, const uint8_t *from, const float *helper, float *c, int rows) {
   index_t groups = groups_of(w), width = groups * w->group;
   __m512 totals[TILE_ROWS];
   for (int r = 0; r < rows; r++) totals[r] = _mm512_setzero_ps();
@@ -85,7 +77,7 @@ INLINE void int8_block(const Weights *w, const uint8_t *from, const float *helpe
 }
 
 /* c [rows, PANEL] of one quantised panel, for up to TILE_ROWS rows of padded inputs. */
-static void few_rows(const Weights *w, const uint8_t *panel, const bfloat16 *x, const float *helper, float *c,
+static void few_rows(const Matrix *w, const uint8_t *panel, const bfloat16 *x, const float *helper, float *c,
                      index_t rows) {
   for (int half = 0; half < 2; half++) {
     const uint8_t *from = panel + half * groups_of(w) * block_bytes(w);
@@ -103,7 +95,7 @@ static void few_rows(const Weights *w, const uint8_t *panel, const bfloat16 *x, 
 }
 
 /* Pairs [first, first + count) of a quantised panel as bfloat16 [count, PANEL, 2], rounded. */
-static void dequantize(const Weights *w, const uint8_t *panel, index_t first, index_t count, bfloat16 *to) {
+static void dequantize(const Matrix *w, const uint8_t *panel, index_t first, index_t count, bfloat16 *to) {
   __m512i low = _mm512_set1_epi32(15);
   for (int half = 0; half < 2; half++)
     for (index_t pair = first; pair < first + count; pair++) {
@@ -131,7 +123,7 @@ static void dequantize(const Weights *w, const uint8_t *panel, index_t first, in
 }
 
 /* c [rows, PANEL] of one panel, for any number of rows. */
-static void many_rows(const Weights *w, const uint8_t *panel, const bfloat16 *x, float *c, index_t rows) {
+static void many_rows(const Matrix *w, const uint8_t *panel, const bfloat16 *x, float *c, index_t rows) {
   bfloat16 dequantized[w->bits == 16 ? 1 : PAIR_BLOCK * 64];
   for (index_t first = 0; first < w->in / 2; first += PAIR_BLOCK) {
     index_t count = smaller(PAIR_BLOCK, w->in / 2 - first);
@@ -172,7 +164,7 @@ static void finish(const float *c, const float *bias, void *y, index_t rows, ind
 }
 
 /* x [rows, in] padded with zeros to whole groups, and what the kernels for few rows want besides. */
-static void prepare(const Weights *w, const bfloat16 *x, bfloat16 *padded, float *helper, index_t rows) {
+static void prepare(const Matrix *w, const bfloat16 *x, bfloat16 *padded, float *helper, index_t rows) {
   index_t groups = groups_of(w), width = groups * w->group;
   for (index_t r = 0; r < rows; r++) {
     memcpy(padded + r * width, x + r * w->in, w->in * 2);
@@ -189,30 +181,28 @@ static void prepare(const Weights *w, const bfloat16 *x, bfloat16 *padded, float
   }
 }
 
-/* y = x W^T + bias: x [rows, in], bias [panels, 32] in float32 or NULL, y [rows, out], or [rows, out / 2] with SILU_MUL.
- * `in` is even, `group` a multiple of 16. Returns 0, or 1 when there is no memory. */
-int linear(const bfloat16 *x, const void *weight, const float *bias, void *y, index_t rows, index_t out, index_t in,
-           index_t bits, index_t group, int store) {
-  Weights w = {weight, out, in, bits, group};
-  index_t panel_bytes = bits == 16 ? in * PANEL * 2 : 2 * groups_of(&w) * block_bytes(&w);
-  int few = bits != 16 && rows <= TILE_ROWS;
-  index_t width = few ? groups_of(&w) * group : 0;
+/* y = x W^T + bias: x [rows, in], y [rows, out], or [rows, out / 2] with SILU_MUL. `in` is even, `group` a multiple of 16.
+ * Returns 0, or 1 when there is no memory. */
+int linear(const Matrix *w, const bfloat16 *x, void *y, index_t rows, int store) {
+  index_t panel_bytes = w->bits == 16 ? w->in * PANEL * 2 : 2 * groups_of(w) * block_bytes(w);
+  int few = w->bits != 16 && rows <= TILE_ROWS;
+  index_t width = few ? groups_of(w) * w->group : 0, line = store == SILU_MUL ? w->out / 2 : w->out;
+  line *= store == STORE_BFLOAT16 || store == SILU_MUL ? sizeof(bfloat16) : sizeof(float);
   bfloat16 *padded = malloc(rows * width * 6 + 1);
   if (!padded) return 1;
   float *helper = (float *)(padded + rows * width);
-  if (few) prepare(&w, x, padded, helper, rows);
-  index_t blocks = parts_of(rows, ROW_BLOCK), panels = parts_of(out, PANEL);
+  if (few) prepare(w, x, padded, helper, rows);
+  index_t blocks = parts_of(rows, ROW_BLOCK), panels = parts_of(w->out, PANEL);
 #pragma omp parallel for schedule(static)
   for (index_t task = 0; task < blocks * panels; task++) {
     index_t panel = task % panels, row = task / panels * ROW_BLOCK, count = smaller(ROW_BLOCK, rows - row);
-    const uint8_t *from = (const uint8_t *)weight + panel * panel_bytes;
+    const uint8_t *from = (const uint8_t *)w->weight + panel * panel_bytes;
     float c[ROW_BLOCK * PANEL];
     if (few)
-      few_rows(&w, from, padded, helper, c, rows);
+      few_rows(w, from, padded, helper, c, rows);
     else
-      many_rows(&w, from, x + row * in, c, count);
-    index_t bytes = store == STORE_BFLOAT16 || store == SILU_MUL ? 2 : 4;
-    finish(c, bias, (char *)y + row * (store == SILU_MUL ? out / 2 : out) * bytes, count, out, panel, store);
+      many_rows(w, from, x + row * w->in, c, count);
+    finish(c, w->bias, (char *)y + row * line, count, w->out, panel, store);
   }
   free(padded);
   return 0;

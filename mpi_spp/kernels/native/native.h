@@ -19,6 +19,25 @@ typedef int64_t index_t;
 /* A tile is TILE_ROWS rows of PANEL columns: 24 of the 32 registers. */
 enum { PANEL = 32, TILE_ROWS = 12 };
 
+/* What becomes of a product. SILU_MUL: the left half of each panel is the gate of its right half. */
+enum { STORE_FLOAT32, STORE_BFLOAT16, ADD_FLOAT32, SILU_MUL };
+
+/* The weights of a product, [out, in], as linear.c lays them out, and a bias [panels, PANEL] or NULL. */
+typedef struct {
+  const void *weight;
+  const float *bias;
+  index_t out, in, bits, group; /* bits: 16, 8 or 4 */
+} Matrix;
+
+/* Documented where they are defined. */
+int linear(const Matrix *matrix, const bfloat16 *x, void *y, index_t rows, int store);
+void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps);
+void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *sines, const float *query_norm,
+                      const float *key_norm, float eps, float scale, bfloat16 *queries, bfloat16 *keys, bfloat16 *values,
+                      index_t tokens, index_t groups, index_t heads, index_t size, index_t capacity, index_t start);
+int attend(const bfloat16 *queries, const bfloat16 *keys, const bfloat16 *values, bfloat16 *to, index_t tokens,
+           index_t groups, index_t heads, index_t size, index_t capacity, index_t start, index_t window);
+
 INLINE index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
 INLINE index_t larger(index_t a, index_t b) { return a > b ? a : b; }
 INLINE index_t parts_of(index_t count, index_t size) { return (count + size - 1) / size; }

@@ -1,0 +1,27 @@
+"""The operations of one layer, and the call that runs them all at once where a back end has one."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from mpi_spp.kernels.attention import Attention, Rotation
+from mpi_spp.kernels.linear import Gated, Linear
+from mpi_spp.kernels.norm import RMSNorm
+
+# (hidden [tokens, hidden_size] in place, rotation, keys, values, start, window), the last four as Attention has them
+FusedLayer = Callable[[torch.Tensor, Rotation, torch.Tensor, torch.Tensor, int, int | None], None]
+
+
+@dataclass
+class Layer:
+    """What a layer does, in the order in which it does it; products with the same input are one."""
+
+    input_norm: RMSNorm
+    qkv: Linear
+    attention: Attention
+    output: Linear
+    mlp_norm: RMSNorm
+    gate_up: Gated
+    down: Linear
+    fused: FusedLayer | None = None

@@ -1,0 +1,80 @@
+"""Products with weights in panels of 32 outputs; float32 until they are stored."""
+
+import ctypes
+from typing import Any
+
+import torch
+
+PANEL = 32  # outputs that lie side by side
+STORE_FLOAT32, STORE_BFLOAT16, ADD_FLOAT32, SILU_MUL = range(4)
+
+
+class Matrix(ctypes.Structure):
+    """`Matrix` of native.h."""
+
+    _fields_ = (
+        ("weight", ctypes.c_void_p),
+        ("bias", ctypes.c_void_p),
+        *((name, ctypes.c_int64) for name in ("out_features", "in_features", "bits", "group")),
+    )
+
+
+class NativeLinear:
+    """A product with weights of 16 bits, or quantised ones, laid out as linear.c says."""
+
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        panels: torch.Tensor,
+        bias: torch.Tensor | None,
+        shape: tuple[int, int],
+        bits: int = 16,
+        group: int = 1,
+    ) -> None:
+        self._product: Any = library.linear
+        self._kept = (panels, None if bias is None else padded(bias.float()))
+        places = [None if part is None else part.data_ptr() for part in self._kept]
+        self.matrix = Matrix(*places, *shape, bits, group)
+        self._place = ctypes.addressof(self.matrix)
+        self._out = shape[0]
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._into(x, torch.empty((x.shape[0], self._out), dtype=torch.bfloat16), STORE_BFLOAT16)
+
+    def to_float32(self, x: torch.Tensor) -> torch.Tensor:
+        return self._into(x, torch.empty((x.shape[0], self._out)), STORE_FLOAT32)
+
+    def add_to(self, total: torch.Tensor, x: torch.Tensor) -> None:
+        self._into(x, total, ADD_FLOAT32)
+
+    def _into(self, x: torch.Tensor, y: torch.Tensor, store: int) -> torch.Tensor:
+        x = x.contiguous()
+        if self._product(self._place, x.data_ptr(), y.data_ptr(), x.shape[0], store):
+            raise MemoryError("a product found no memory")
+        return y
+
+
+class NativeSiluMul(NativeLinear):
+    """silu(gate) * up in one product, whose panels hold 16 outputs of each."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._into(x, torch.empty((x.shape[0], self._out // 2), dtype=torch.bfloat16), SILU_MUL)
+
+
+def panels_of(weight: torch.Tensor) -> torch.Tensor:
+    """Weights [out, in] of 16 bits as [panels, in / 2, PANEL, 2]; outputs that are missing in the last panel are 0."""
+    in_ = weight.shape[1]
+    pairs = padded(weight.contiguous()).view(-1, PANEL, in_).view(torch.int32)
+    return pairs.transpose(1, 2).contiguous().view(weight.dtype).view(-1, in_ // 2, PANEL, 2)
+
+
+def alternating(gate_up: torch.Tensor) -> torch.Tensor:
+    """Rows of gate and up [2 * size, ...] in turn, 16 of each, zeros where size is no multiple of 16."""
+    gate, up = (padded(part.contiguous(), 16).unflatten(0, (-1, 16)) for part in gate_up.chunk(2))
+    return torch.stack((gate, up), dim=1).flatten(0, 2)
+
+
+def padded(rows: torch.Tensor, multiple: int = PANEL) -> torch.Tensor:
+    """Zeros behind, up to a multiple."""
+    missing = -len(rows) % multiple
+    return torch.cat((rows, rows.new_zeros((missing, *rows.shape[1:])))) if missing else rows
