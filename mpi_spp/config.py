@@ -9,6 +9,7 @@ from mpi_spp.errors import UserError
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 GRANULARITIES = ("layer", "chunk", "prefill")
+QUANTIZE = ("int8", "int4")
 CUDA_AWARE = ("auto", "yes", "no")
 
 
@@ -30,6 +31,8 @@ class RunConfig:
     sync_granularity: str = "chunk"
     decode: str = "replicated"
     dtype: str = "auto"
+    quantize: str | None = None  # None: weights as the checkpoint has them
+    quantize_group_size: int = 32
     device: str = "auto"
     gpu_ids: tuple[int, ...] = ()
     cuda_aware: str = "auto"
@@ -49,6 +52,10 @@ class RunConfig:
         self._check_choice("dtype", DTYPES)
         self._check_choice("device", DEVICES)
         self._check_choice("cuda_aware", CUDA_AWARE)
+        if self.quantize is not None:
+            self._check_choice("quantize", QUANTIZE)
+        if self.quantize_group_size < 16 or self.quantize_group_size % 16:
+            raise UserError(f"--quantize-group-size: {self.quantize_group_size} is no multiple of 16; give 32 or 64")
         if self.gpu_ids and self.device == "cpu":
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
         if self.prompt_ids is not None and self.chat:

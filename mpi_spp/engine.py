@@ -23,8 +23,9 @@ from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.device import choose_device, choose_dtype
+from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.model.store import cache_directory
-from mpi_spp.model.weights import checkpoint_dtype, load_stage, stage_shapes
+from mpi_spp.model.weights import checkpoint_dtype, load_stage, quantize_model, stage_shapes
 from mpi_spp.partition import split_chunks, split_evenly
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.timings import Clock
@@ -128,9 +129,20 @@ class Engine:
         self.kernels = self.world.once_a_host(lambda: fastest(shape, dtype, device, kept))
         log.info("loading %s as %s on %s, kernels: %s", directory, dtype, device, self.kernels)
         backend = backends(dtype, device, kept)[self.kernels]
+        store = self._quantized(directory, checkpoint)
         return self.world.together(
-            lambda: load_stage(checkpoint, self.model, layers, vocabulary, dtype, device, backend)
+            lambda: load_stage(checkpoint, self.model, layers, vocabulary, dtype, device, backend, store)
         )
+
+    def _quantized(self, directory: Path, checkpoint: Checkpoint) -> QuantizedStore | None:
+        """The quantised weights, if asked for; the ranks of a host share the work of making them. Collective."""
+        config, world = self.config, self.world
+        if config.quantize is None:
+            return None
+        store = QuantizedStore(cache_directory() / "quantized", directory, config.quantize, config.quantize_group_size)
+        share = slice(world.local_rank, None, world.local_size)
+        world.together(lambda: quantize_model(checkpoint, self.model, store, share, shows=world.rank == 0))
+        return store
 
     def _connect(self) -> None:
         """Two conversations that never mix: hidden states and tokens, and the KV sync."""

@@ -6,6 +6,9 @@ from mpi_spp.kernels.attention import Attention, Heads
 from mpi_spp.kernels.layer import FusedLayer, Layer
 from mpi_spp.kernels.linear import Activation, Gated, GatedLinear, Linear, PackedLinear, PlainLinear
 from mpi_spp.kernels.norm import RMSNorm
+from mpi_spp.kernels.quantized import AlternatingGated, QuantizedLinear, QuantizedWeight, alternating
+
+Weight = torch.Tensor | QuantizedWeight
 
 
 class Plain:
@@ -17,12 +20,20 @@ class Plain:
         """RMS normalisation with this weight [size]."""
         return RMSNorm(weight, eps)
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    def linear(self, weight: Weight, bias: torch.Tensor | None) -> Linear:
         """Products with `weight` [out_features, in_features]."""
+        if isinstance(weight, QuantizedWeight):
+            return QuantizedLinear(weight, bias)
         return PlainLinear(weight, bias)
 
-    def gated(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> Gated:
-        """activation(gate) * up with the rows of gate and up in `weight` [2 * intermediate_size, in_features]."""
+    def gated(self, weight: Weight, bias: torch.Tensor | None, activation: Activation, size: int) -> Gated:
+        """activation(gate) * up with the rows of gate and up in `weight` [2 * size, in_features].
+
+        A quantised weight has them `alternating`; the bias has not.
+        """
+        if isinstance(weight, QuantizedWeight):
+            product = self.linear(weight, None if bias is None else alternating(bias))
+            return AlternatingGated(product, activation, size)
         return GatedLinear(self.linear(weight, bias), activation)
 
     def attention(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> Attention:
@@ -37,5 +48,7 @@ class Plain:
 class Packed(Plain):
     """The same with weights that oneDNN has laid out for this CPU."""
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    def linear(self, weight: Weight, bias: torch.Tensor | None) -> Linear:
+        if isinstance(weight, QuantizedWeight):
+            return super().linear(weight, bias)
         return PackedLinear(weight, bias)

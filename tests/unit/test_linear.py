@@ -57,7 +57,7 @@ def test_product(shape: tuple[int, int], rows: int, has_bias: bool, dtype: torch
 @pytest.mark.parametrize("has_bias", [False, True])
 def test_gated(has_bias: bool, rows: int, activation: Activation, dtype: torch.dtype, name: str) -> None:
     case = Case(2 * 75, 32, rows, has_bias, dtype)  # no multiple of a panel's 16
-    output = backend_of(name, dtype).gated(case.weight, case.bias, activation)(case.x)
+    output = backend_of(name, dtype).gated(case.weight, case.bias, activation, 75)(case.x)
     gate, up = case.expected.chunk(2, dim=-1)
     expected = activation(gate) * up
     assert output.dtype == dtype and output.shape == expected.shape

@@ -8,9 +8,10 @@ from mpi_spp.kernels.attention import Attention, Heads, Rotation
 from mpi_spp.kernels.layer import FusedLayer, Layer
 from mpi_spp.kernels.linear import Activation, Gated, Linear
 from mpi_spp.kernels.native.layer import EVERYTHING, NativeLayer
-from mpi_spp.kernels.native.linear import NativeLinear, NativeSiluMul, alternating, panels_of
+from mpi_spp.kernels.native.linear import NativeLinear, NativeSiluMul, panels_of
 from mpi_spp.kernels.norm import RMSNorm
-from mpi_spp.kernels.plain import Plain
+from mpi_spp.kernels.plain import Plain, Weight
+from mpi_spp.kernels.quantized import QuantizedWeight, alternating
 
 
 class Native(Plain):
@@ -24,16 +25,29 @@ class Native(Plain):
     def norm(self, weight: torch.Tensor, eps: float) -> "NativeNorm":
         return NativeNorm(self._library, weight, eps)
 
-    def linear(self, weight: torch.Tensor, bias: torch.Tensor | None) -> Linear:
+    def linear(self, weight: Weight, bias: torch.Tensor | None) -> Linear:
+        if isinstance(weight, QuantizedWeight):
+            return self._quantized(NativeLinear, weight, bias, weight.out_features)
         if weight.shape[1] % 2:  # inputs are taken in pairs
             return super().linear(weight, bias)
         return NativeLinear(self._library, panels_of(weight), bias, (weight.shape[0], weight.shape[1]))
 
-    def gated(self, weight: torch.Tensor, bias: torch.Tensor | None, activation: Activation) -> Gated:
-        if activation is not torch.nn.functional.silu or weight.shape[1] % 2:
-            return super().gated(weight, bias, activation)
-        panels, bias = panels_of(alternating(weight)), None if bias is None else alternating(bias)
-        return NativeSiluMul(self._library, panels, bias, (weight.shape[0], weight.shape[1]))
+    def gated(self, weight: Weight, bias: torch.Tensor | None, activation: Activation, size: int) -> Gated:
+        if activation is not torch.nn.functional.silu:
+            return super().gated(weight, bias, activation, size)
+        alternating_bias = None if bias is None else alternating(bias)
+        if isinstance(weight, QuantizedWeight):
+            return self._quantized(NativeSiluMul, weight, alternating_bias, 2 * size)
+        if weight.shape[1] % 2:
+            return super().gated(weight, bias, activation, size)
+        return NativeSiluMul(
+            self._library, panels_of(alternating(weight)), alternating_bias, (2 * size, weight.shape[1])
+        )
+
+    def _quantized(
+        self, kind: type[NativeLinear], weight: QuantizedWeight, bias: torch.Tensor | None, out_features: int
+    ) -> NativeLinear:
+        return kind(self._library, weight.data, bias, (out_features, weight.in_features), weight.bits, weight.group)
 
     def attention(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> "NativeAttention":
         return NativeAttention(self._library, heads, q_norm, k_norm)

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-PANEL = 32  # outputs that lie side by side
+from mpi_spp.kernels.quantized import PANEL, padded
+
 STORE_FLOAT32, STORE_BFLOAT16, ADD_FLOAT32, SILU_MUL = range(4)
 
 
@@ -31,8 +32,9 @@ class NativeLinear:
         bits: int = 16,
         group: int = 1,
     ) -> None:
+        """`panels`: the weights; `shape`: outputs and inputs of the product."""
         self._product: Any = library.linear
-        self._kept = (panels, None if bias is None else padded(bias.float()))
+        self._kept = (panels, None if bias is None else padded(bias.float(), PANEL))
         places = [None if part is None else part.data_ptr() for part in self._kept]
         self.matrix = Matrix(*places, *shape, bits, group)
         self._place = ctypes.addressof(self.matrix)
@@ -64,17 +66,5 @@ class NativeSiluMul(NativeLinear):
 def panels_of(weight: torch.Tensor) -> torch.Tensor:
     """Weights [out, in] of 16 bits as [panels, in / 2, PANEL, 2]; outputs that are missing in the last panel are 0."""
     in_ = weight.shape[1]
-    pairs = padded(weight.contiguous()).view(-1, PANEL, in_).view(torch.int32)
+    pairs = padded(weight.contiguous(), PANEL).view(-1, PANEL, in_).view(torch.int32)
     return pairs.transpose(1, 2).contiguous().view(weight.dtype).view(-1, in_ // 2, PANEL, 2)
-
-
-def alternating(gate_up: torch.Tensor) -> torch.Tensor:
-    """Rows of gate and up [2 * size, ...] in turn, 16 of each, zeros where size is no multiple of 16."""
-    gate, up = (padded(part.contiguous(), 16).unflatten(0, (-1, 16)) for part in gate_up.chunk(2))
-    return torch.stack((gate, up), dim=1).flatten(0, 2)
-
-
-def padded(rows: torch.Tensor, multiple: int = PANEL) -> torch.Tensor:
-    """Zeros behind, up to a multiple."""
-    missing = -len(rows) % multiple
-    return torch.cat((rows, rows.new_zeros((missing, *rows.shape[1:])))) if missing else rows

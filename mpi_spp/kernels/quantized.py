@@ -1,0 +1,171 @@
+"""Weight-only quantisation: weights of 8 or 4 bits with a scale for every group of inputs.
+
+8 bits: w = scale * code, codes from -127 to 127. 4 bits: w = minimum + scale * code, codes from 0 to 15. The layout is
+that of native/linear.c: panels of two blocks of 16 outputs, in each block one group after the other, and in each group
+the codes, 16 scales and, with 4 bits, 16 minima in half precision.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+
+from mpi_spp.kernels.linear import Activation, Linear, PlainLinear
+
+BITS = {"int8": 8, "int4": 4}
+BLOCK, PANEL = 16, 32
+_SHRINKINGS = (1.0, 0.95, 0.9, 0.85, 0.8)  # of a group's range: to clip the extremes often errs less over all
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """A matrix [out_features, in_features] as `data` uint8 [panels, 2, groups, bytes]; `group` inputs share a scale."""
+
+    data: torch.Tensor
+    out_features: int
+    in_features: int
+    bits: int
+    group: int
+
+    def panels(self, outputs: range) -> "QuantizedWeight":
+        """The panels that hold these outputs; the first of them is number `outputs.start % PANEL` there."""
+        first, last = outputs.start // PANEL, -(-outputs.stop // PANEL)
+        size = min(last * PANEL, self.out_features) - first * PANEL
+        return replace(self, data=self.data[first:last], out_features=size)
+
+    def to(self, device: torch.device) -> "QuantizedWeight":
+        """The same on a device."""
+        return replace(self, data=self.data.to(device))
+
+
+def quantize(weight: torch.Tensor, bits: int, group: int) -> QuantizedWeight:
+    """Quantise [out_features, in_features]; `group` is a multiple of 16."""
+    out_features, in_features = weight.shape
+    groups, rows = -(-in_features // group), -(-out_features // PANEL) * PANEL
+    padded = F.pad(weight.float(), (0, groups * group - in_features, 0, rows - out_features))
+    parts = padded.view(rows, groups, group)
+    fields = _int4(parts) if bits == 4 else _int8(parts)
+    data = torch.cat(fields, dim=-1).view(-1, 2, groups, sum(field.shape[-1] for field in fields))
+    return QuantizedWeight(data.contiguous(), out_features, in_features, bits, group)
+
+
+def dequantize(weight: QuantizedWeight) -> torch.Tensor:
+    """The matrix that the codes stand for, float32 [out_features, in_features]."""
+    blocks = weight.data.flatten(0, 1)  # [blocks, groups, bytes]
+    if weight.bits == 8:
+        codes, scales = blocks.split((weight.group * BLOCK, 2 * BLOCK), dim=-1)
+        values = codes.contiguous().view(torch.int8).unflatten(-1, (-1, BLOCK)).float() * _halves(scales)
+    else:
+        codes, scales, minima = blocks.split((weight.group * 8, 2 * BLOCK, 2 * BLOCK), dim=-1)
+        values = _nibbles(codes).float() * _halves(scales) + _halves(minima)
+    matrix = values.permute(0, 3, 1, 2).flatten(0, 1).flatten(1)  # from [blocks, groups, group, 16]
+    return matrix[: weight.out_features, : weight.in_features]
+
+
+class SlicedLinear:
+    """Some outputs of a product: panels are whole, slices of a vocabulary are not."""
+
+    def __init__(self, product: Linear, outputs: slice) -> None:
+        self._product, self._outputs = product, outputs
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._product(x)[:, self._outputs]
+
+    def to_float32(self, x: torch.Tensor) -> torch.Tensor:
+        return self._product.to_float32(x)[:, self._outputs]
+
+    def add_to(self, total: torch.Tensor, x: torch.Tensor) -> None:
+        total += self(x)
+
+
+class QuantizedLinear(PlainLinear):
+    """Dequantises for every product: slow, and right on every device."""
+
+    def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
+        self._quantized, self._bias = weight, bias
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return F.linear(x, dequantize(self._quantized).to(x.dtype), self._bias)
+
+    def to_float32(self, x: torch.Tensor) -> torch.Tensor:
+        bias = None if self._bias is None else self._bias.float()
+        return F.linear(x.float(), dequantize(self._quantized), bias)
+
+
+class AlternatingGated:
+    """Like GatedLinear, for a product whose outputs are 16 of gate and 16 of up in turn."""
+
+    def __init__(self, product: Linear, activation: Activation, size: int) -> None:
+        self._product, self._activation, self._size = product, activation, size
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        gate, up = self._product(x).unflatten(-1, (-1, 2, BLOCK)).unbind(-2)
+        return (self._activation(gate) * up).flatten(1)[:, : self._size]
+
+
+def alternating(gate_up: torch.Tensor) -> torch.Tensor:
+    """Rows of gate and up [2 * size, ...] in turn, 16 of each, zeros where size is no multiple of 16."""
+    gate, up = (padded(part.contiguous(), BLOCK).unflatten(0, (-1, BLOCK)) for part in gate_up.chunk(2))
+    return torch.stack((gate, up), dim=1).flatten(0, 2)
+
+
+def padded(rows: torch.Tensor, multiple: int) -> torch.Tensor:
+    """Zeros behind, up to a multiple."""
+    missing = -len(rows) % multiple
+    return torch.cat((rows, rows.new_zeros((missing, *rows.shape[1:])))) if missing else rows
+
+
+def _int8(parts: torch.Tensor) -> list[torch.Tensor]:
+    """The fields [blocks, groups, bytes] of weights [rows, groups, group]."""
+    scales = (parts.abs().amax(-1) / 127).half()
+    codes = (parts / _safe(scales)[..., None]).round().clamp(-127, 127).to(torch.int8)
+    by_block = codes.unflatten(0, (-1, BLOCK)).permute(0, 2, 3, 1)  # [blocks, groups, group, 16]
+    return [by_block.flatten(2).contiguous().view(torch.uint8), _field(scales)]
+
+
+def _int4(parts: torch.Tensor) -> list[torch.Tensor]:
+    low, high = parts.amin(-1), parts.amax(-1)
+    best = torch.full_like(low, float("inf"))
+    scales, minima = torch.zeros_like(low).half(), torch.zeros_like(low).half()
+    for shrinking in _SHRINKINGS:
+        margin = (high - low) * (1 - shrinking) / 2
+        minimum, scale = (low + margin).half(), ((high - low) * shrinking / 15).half()
+        error = (_int4_codes(parts, scale, minimum) * scale[..., None] + minimum[..., None] - parts).square().sum(-1)
+        better = error < best
+        best = torch.where(better, error, best)
+        scales, minima = torch.where(better, scale, scales), torch.where(better, minimum, minima)
+    codes = _int4_codes(parts, scales, minima).to(torch.int16)
+    # [blocks, groups, group / 8, 4 pairs, 2 of a pair, 16 outputs] becomes words [.., group / 8, 16, 2] of 4 nibbles
+    nibbles = codes.unflatten(0, (-1, BLOCK)).permute(0, 2, 3, 1).unflatten(2, (-1, 4, 2))
+    shifts = torch.tensor([0, 4, 8, 12], dtype=torch.int16).view(4, 1, 1)
+    words = torch.bitwise_left_shift(nibbles, shifts).sum(3, dtype=torch.int64).to(torch.int16)
+    return [words.transpose(-1, -2).flatten(2).contiguous().view(torch.uint8), _field(scales), _field(minima)]
+
+
+def _int4_codes(parts: torch.Tensor, scales: torch.Tensor, minima: torch.Tensor) -> torch.Tensor:
+    return ((parts - minima[..., None]) / _safe(scales)[..., None]).round().clamp(0, 15)
+
+
+def _nibbles(codes: torch.Tensor) -> torch.Tensor:
+    """Codes [blocks, groups, group, 16] from bytes [blocks, groups, group * 8]."""
+    words = (
+        codes.contiguous().view(torch.int16).unflatten(-1, (-1, BLOCK, 2)).transpose(-1, -2)
+    )  # [.., group / 8, 2, 16]
+    shifts = torch.tensor([0, 4, 8, 12], dtype=torch.int16, device=codes.device).view(4, 1, 1)
+    return torch.bitwise_right_shift(words.unsqueeze(3), shifts).bitwise_and(15).flatten(2, 4)
+
+
+def _safe(scales: torch.Tensor) -> torch.Tensor:
+    """Scales in float32 to divide by; a group of equal weights has scale 0 and any code."""
+    scales = scales.float()
+    return torch.where(scales == 0, torch.ones_like(scales), scales)
+
+
+def _field(values: torch.Tensor) -> torch.Tensor:
+    """Half-precision numbers [rows, groups] as bytes [blocks, groups, 32]."""
+    return values.unflatten(0, (-1, BLOCK)).transpose(1, 2).contiguous().view(torch.uint8)
+
+
+def _halves(field: torch.Tensor) -> torch.Tensor:
+    """Float32 [blocks, groups, 1, 16] from bytes [blocks, groups, 32]."""
+    return field.contiguous().view(torch.float16).float().unsqueeze(2)

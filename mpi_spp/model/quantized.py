@@ -1,0 +1,76 @@
+"""Quantised weights of a model on disk: made once, then memory-mapped by every rank of a host."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from mpi_spp.kernels.quantized import BITS, QuantizedWeight, quantize
+
+_FORMAT = 1  # of the files: another number makes them anew
+_HEAD_BITS = 8  # errors of the last product go straight into the logits, so it never has fewer
+
+Parts = dict[str, torch.Tensor]
+
+
+class QuantizedStore:
+    """One file for each layer of a model, and one for its head."""
+
+    def __init__(self, root: Path, model: Path, scheme: str, group: int) -> None:
+        """`root`: where such stores are kept; `scheme`: a key of `kernels.quantized.BITS`."""
+        self._bits, self._group = BITS[scheme], group
+        self._directory = root / f"{model.name}-{scheme}-{group}-{_fingerprint(model)}"
+
+    def missing(self, names: list[str]) -> list[str]:
+        """Those of these files that are not there, or not whole."""
+        return [name for name in names if not self._is_whole(name)]
+
+    def make(self, name: str, parts: Callable[[], Parts]) -> None:
+        """Quantise matrices [out_features, in_features] into one file, in a single step for other processes."""
+        self._directory.mkdir(parents=True, exist_ok=True)
+        bits = _HEAD_BITS if name == "head" else self._bits
+        weights = {key: quantize(part, bits, self._group) for key, part in parts().items()}
+        shapes = {key: f"{weight.out_features} {weight.in_features} {bits}" for key, weight in weights.items()}
+        with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
+            path = Path(scratch) / "file"
+            save_file({key: weight.data for key, weight in weights.items()}, path, metadata=shapes)
+            os.replace(path, self._path(name))
+
+    def read(self, name: str) -> dict[str, QuantizedWeight]:
+        """The matrices of one file, memory-mapped."""
+        with safe_open(self._path(name), framework="pt") as file:
+            return {
+                key: QuantizedWeight(file.get_tensor(key), *_numbers(facts), self._group)
+                for key, facts in file.metadata().items()
+            }
+
+    def _path(self, name: str) -> Path:
+        return self._directory / f"{name}.safetensors"
+
+    def _is_whole(self, name: str) -> bool:
+        try:
+            with safe_open(self._path(name), framework="pt"):
+                return True
+        except (OSError, SafetensorError):
+            return False
+
+
+def _numbers(facts: str) -> tuple[int, int, int]:
+    out_features, in_features, bits = map(int, facts.split())
+    return out_features, in_features, bits
+
+
+def _fingerprint(model: Path) -> str:
+    """Changes when a weight file of the model does."""
+    files = sorted(model.resolve().glob("*.safetensors"))
+    facts = [
+        str(model.resolve()),
+        str(_FORMAT),
+        *(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files),
+    ]
+    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
