@@ -9,6 +9,7 @@ from mpi_spp.errors import UserError
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 GRANULARITIES = ("layer", "chunk", "prefill")
+KERNELS = ("auto", "plain", "packed", "native")
 QUANTIZE = ("int8", "int4")
 CUDA_AWARE = ("auto", "yes", "no")
 
@@ -36,6 +37,7 @@ class RunConfig:
     device: str = "auto"
     gpu_ids: tuple[int, ...] = ()
     cuda_aware: str = "auto"
+    kernels: str = "auto"
     threads: int | None = None  # None: the cores of this rank, shared with the ranks bound to the same ones
     log_dir: str | None = None
     json: str | None = None
@@ -52,6 +54,7 @@ class RunConfig:
         self._check_choice("dtype", DTYPES)
         self._check_choice("device", DEVICES)
         self._check_choice("cuda_aware", CUDA_AWARE)
+        self._check_choice("kernels", KERNELS)
         if self.quantize is not None:
             self._check_choice("quantize", QUANTIZE)
         if self.quantize_group_size < 16 or self.quantize_group_size % 16:

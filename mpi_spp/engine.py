@@ -16,6 +16,7 @@ from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.kernels.choice import backends, fastest
+from mpi_spp.kernels.plain import Plain
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange
 from mpi_spp.kv.rounds import plan_rounds
@@ -124,15 +125,29 @@ class Engine:
 
         checkpoint, device = self.world.together(check)
         dtype = choose_dtype(self.config.dtype, self.model.dtype or checkpoint_dtype(checkpoint), device)
-        shape = (2 * self.model.intermediate_size, self.model.hidden_size)  # the widest of a layer's products
-        kept = cache_directory() / "kernels"
-        self.kernels = self.world.once_a_host(lambda: fastest(shape, dtype, device, kept))
+        backend = self._choose_kernels(dtype, device)
         log.info("loading %s as %s on %s, kernels: %s", directory, dtype, device, self.kernels)
-        backend = backends(dtype, device, kept)[self.kernels]
         store = self._quantized(directory, checkpoint)
         return self.world.together(
             lambda: load_stage(checkpoint, self.model, layers, vocabulary, dtype, device, backend, store)
         )
+
+    def _choose_kernels(self, dtype: torch.dtype, device: torch.device) -> Plain:
+        """The back end that was asked for, or the fastest of this host. Collective."""
+        shape = (2 * self.model.intermediate_size, self.model.hidden_size)  # the widest of a layer's products
+        kept, wanted = cache_directory() / "kernels", self.config.kernels
+
+        def choose() -> str:
+            found = backends(dtype, device, kept)
+            if wanted not in ("auto", *found):
+                raise UserError(
+                    f"--kernels: {wanted} cannot run {dtype} on {device} of {self.world.host};"
+                    f" choose one of auto, {', '.join(found)}"
+                )
+            return fastest(shape, dtype, device, kept) if wanted == "auto" else wanted
+
+        self.kernels = self.world.once_a_host(choose)
+        return backends(dtype, device, kept)[self.kernels]
 
     def _quantized(self, directory: Path, checkpoint: Checkpoint) -> QuantizedStore | None:
         """The quantised weights, if asked for; the ranks of a host share the work of making them. Collective."""

@@ -132,6 +132,20 @@ def _save_random_model(directory: Path, recipe: Recipe, seed: int) -> None:
     model.to(getattr(torch, recipe.dtype)).save_pretrained(directory, max_shard_size=recipe.max_shard_size)
 
 
+def save_quantized(source: Path, directory: Path, bits: int, group: int = 32) -> None:
+    """Write an untied model in float32 with what quantised weights stand for."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from mpi_spp.kernels.quantized import dequantize, quantize
+
+    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data = dequantize(quantize(module.weight.data, 8 if name == "lm_head" else bits, group))
+    model.save_pretrained(directory)
+
+
 def greedy(directory: Path, prompt_ids: list[int], new_tokens: int) -> tuple[list[int], float]:
     """The tokens of transformers in float32, and the smallest gap between the two best logits of a step."""
     import torch

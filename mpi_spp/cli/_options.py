@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mpi_spp import registry
-from mpi_spp.config import CUDA_AWARE, DEVICES, DTYPES, GRANULARITIES, QUANTIZE, default_of
+from mpi_spp.config import CUDA_AWARE, DEVICES, DTYPES, GRANULARITIES, KERNELS, QUANTIZE, default_of
 
 Decorator = Callable[[Any], Any]
 
@@ -65,6 +65,7 @@ model_options = together(
     run_option("--device", "auto: a GPU where there is one.", type=click.Choice(DEVICES)),
     run_option("--gpu-ids", "GPUs of each host, one a rank: 5,6,7.", callback=parse_gpu_ids),
     run_option("--cuda-aware", "Whether MPI reads GPU memory.", type=click.Choice(CUDA_AWARE)),
+    run_option("--kernels", "Arithmetic of the layers; auto: what is measured as fastest.", type=click.Choice(KERNELS)),
     run_option("--threads", "Threads of each rank.  [default: the rank's share of its cores]", type=int),
     run_option("--log-dir", "Write rankR.log for every rank into this directory.", type=click.Path()),
 )

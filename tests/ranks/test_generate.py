@@ -12,10 +12,13 @@ import torch
 
 from mpi_spp import registry
 from mpi_spp.comm.world import World, the_world
-from mpi_spp.config import GRANULARITIES, RunConfig
+from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
 from mpi_spp.engine import Engine
+from mpi_spp.kernels.choice import backends
+from mpi_spp.kernels.quantized import BITS
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.config import read_config
+from mpi_spp.model.store import cache_directory
 from mpi_spp.report.timings import Clock
 
 CHUNK_SIZES = (1, 7, 128, 4096)
@@ -105,6 +108,43 @@ def test_a_sync_leaves_the_same_cache_on_all_ranks(
     engine.prefill(prompt_ids, cache)
     assert torch.equal(cache.keys, expected.keys)
     assert torch.equal(cache.values, expected.values)
+
+
+@pytest.mark.parametrize("name", ("qwen3_bfloat16_shards", "mistral_window"))
+def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(name: str, models: Path, world: World) -> None:
+    """To the bit, though bfloat16 rounds: no row depends on those that are computed with it."""
+    if "native" not in backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels"):
+        pytest.skip("needs a CPU with AVX512_BF16 and a C compiler")
+    engine = make_engine(models / name, world, dtype="bfloat16", kernels="native")
+    prompt_ids = reference_models.prompt_of(name, 100)
+    expected = cache_of_one_rank(engine, prompt_ids, chunk_size=100)
+    tokens = []
+    for chunk_size in CHUNK_SIZES:
+        options = {"dtype": "bfloat16", "kernels": "native", "chunk_size": chunk_size}
+        engine.configure(run_config(models / name, **options), Clock())
+        cache = engine.new_cache(len(prompt_ids))
+        engine.prefill(prompt_ids, cache)
+        assert torch.equal(cache.keys, expected.keys) and torch.equal(cache.values, expected.values), chunk_size
+        tokens.append(answer(engine, prompt_ids, reference_models.NEW_TOKENS, **options))
+    assert tokens == [tokens[0]] * len(CHUNK_SIZES)
+
+
+@pytest.mark.parametrize("scheme", QUANTIZE)
+def test_quantised_weights_give_the_tokens_of_transformers_with_the_same_weights(
+    scheme: str, models: Path, world: World, tmp_path: Path
+) -> None:
+    name = "qwen3"
+    engine = make_engine(models / name, world, quantize=scheme)
+    prompt_ids = reference_models.prompt_of(name, 37)
+
+    def expected() -> list[int]:
+        reference_models.save_quantized(models / name, tmp_path, BITS[scheme])
+        tokens, gap = reference_models.greedy(tmp_path, prompt_ids, reference_models.NEW_TOKENS)
+        assert gap > reference_models.SMALLEST_GAP, "two logits are too near to test for equal tokens"
+        return tokens
+
+    options = {"quantize": scheme, "chunk_size": 7}
+    assert answer(engine, prompt_ids, reference_models.NEW_TOKENS, **options) == world.on_rank_0(expected)
 
 
 def cache_of_one_rank(engine: Engine, prompt_ids: list[int], chunk_size: int) -> KVCache:
