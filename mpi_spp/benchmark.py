@@ -15,6 +15,9 @@ from mpi_spp.report.samples import describe
 from mpi_spp.report.summary import timings_of
 from mpi_spp.report.timings import Clock
 
+_WHERE = ("rank", "host", "device", "kernels", "threads", "affinity")
+_MEMORY = ("peak_memory_bytes", "program_bytes", "weights_bytes", "cache_bytes")
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -54,7 +57,7 @@ def machine(engine: Engine) -> dict[str, Any]:
         "torch": torch.__version__,
         "mpi": engine.world.library,
         "ranks": [
-            {name: rank[name] for name in ("rank", "host", "device", "threads", "affinity", "peak_memory_bytes")}
+            {name: value for name, value in rank.items() if name in (*_WHERE, *_MEMORY)}
             for rank in engine.world.gather(engine.facts())
         ],
     }

@@ -40,6 +40,7 @@ class Engine:
 
     def __init__(self, config: RunConfig, model: ModelConfig, directory: Path, world: World, clock: Clock) -> None:
         self.model, self.world = model, world
+        self._program_bytes, self._cache_bytes = _peak_memory(), 0
         self.configure(config, clock)
         self.layer_spans = split_evenly(model.num_hidden_layers, world.size)
         self.threads = config.threads or world.default_threads()
@@ -54,7 +55,9 @@ class Engine:
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache of all layers for `capacity` positions."""
-        return self.stage.new_cache(range(self.model.num_hidden_layers), capacity)
+        cache = self.stage.new_cache(range(self.model.num_hidden_layers), capacity)
+        self._cache_bytes = max(self._cache_bytes, cache.nbytes)
+        return cache
 
     def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective."""
@@ -105,7 +108,10 @@ class Engine:
             "prefill_layers": [span.start, span.stop],
             "decode_layers": [0, self.model.num_hidden_layers],
             "vocabulary": [self.stage.vocabulary.start, self.stage.vocabulary.stop],
-            "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,  # Linux counts KiB
+            "peak_memory_bytes": _peak_memory(),
+            "program_bytes": self._program_bytes,  # the peak before anything of the model was read
+            "weights_bytes": self.stage.weights.nbytes,
+            "cache_bytes": self._cache_bytes,
             "peak_gpu_memory_bytes": self._peak_gpu_memory(),
             "bytes_sent": self.comm.bytes_sent + self.kv_comm.bytes_sent,
             "kv_bytes_sent": self.kv_comm.bytes_sent,
@@ -176,6 +182,11 @@ class Engine:
 
     def _peak_gpu_memory(self) -> int:
         return torch.cuda.max_memory_allocated(self.stage.device) if self.stage.device.type == "cuda" else 0
+
+
+def _peak_memory() -> int:
+    """The most bytes that were ever resident."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
 def load_strategies(config: RunConfig) -> tuple[Any, Any, Any]:

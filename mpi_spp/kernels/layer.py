@@ -25,3 +25,8 @@ class Layer:
     gate_up: Gated
     down: Linear
     fused: FusedLayer | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of the products' weights, which are all but a thousandth."""
+        return self.qkv.nbytes + self.output.nbytes + self.gate_up.nbytes + self.down.nbytes

@@ -7,12 +7,21 @@ import torch
 import torch.nn.functional as F
 
 Activation = Callable[[torch.Tensor], torch.Tensor]
-# activation(gate) * up for x [rows, in_features] -> [rows, intermediate_size]
-Gated = Callable[[torch.Tensor], torch.Tensor]
+
+
+class Gated(Protocol):
+    """activation(gate) * up for x [rows, in_features], [rows, intermediate_size]."""
+
+    nbytes: int  # of the weights
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """In the dtype of x."""
 
 
 class Linear(Protocol):
     """y = x W^T + b, with x [rows, in_features] and y [rows, out_features]."""
+
+    nbytes: int  # of the weights
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """y in the dtype of x."""
@@ -29,6 +38,7 @@ class PlainLinear:
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         self._weight, self._bias = weight, bias
+        self.nbytes = weight.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, self._weight, self._bias)
@@ -45,7 +55,8 @@ class PackedLinear(PlainLinear):
 
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None = None) -> None:
         # The layout is chosen for few rows: those are bound by memory, many rows hardly care.
-        super().__init__(torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous(), 1), bias)
+        super().__init__(weight, bias)
+        self._weight = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous(), 1)
         self._product: Any = torch.ops.mkldnn._linear_pointwise.default
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
@@ -57,6 +68,7 @@ class GatedLinear:
 
     def __init__(self, product: Linear, activation: Activation) -> None:
         self._product, self._activation = product, activation
+        self.nbytes = product.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self._product(x).chunk(2, dim=-1)

@@ -67,6 +67,7 @@ class SlicedLinear:
 
     def __init__(self, product: Linear, outputs: slice) -> None:
         self._product, self._outputs = product, outputs
+        self.nbytes = product.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._product(x)[:, self._outputs]
@@ -83,6 +84,7 @@ class QuantizedLinear(PlainLinear):
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
         self._quantized, self._bias = weight, bias
+        self.nbytes = weight.data.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return F.linear(x, dequantize(self._quantized).to(x.dtype), self._bias)
@@ -97,6 +99,7 @@ class AlternatingGated:
 
     def __init__(self, product: Linear, activation: Activation, size: int) -> None:
         self._product, self._activation, self._size = product, activation, size
+        self.nbytes = product.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         gate, up = self._product(x).unflatten(-1, (-1, 2, BLOCK)).unbind(-2)

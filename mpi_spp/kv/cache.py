@@ -24,6 +24,11 @@ class KVCache:
         self.values = torch.empty((len(layers), num_key_value_heads, capacity, head_dim), dtype=dtype, device=device)
 
     @property
+    def nbytes(self) -> int:
+        """Of the whole capacity."""
+        return self.keys.nbytes + self.values.nbytes
+
+    @property
     def position_size(self) -> int:
         """How many numbers one layer holds for one position: keys and values of all heads."""
         return 2 * self.keys.shape[1] * self.keys.shape[2]

@@ -37,9 +37,13 @@ class Checkpoint:
                 raise UserError(f"{path}: {name} is of dtype {dtype}; supported are {', '.join(_DTYPES)}")
 
     def read(self, name: str, rows: range | None = None) -> torch.Tensor:
-        """One tensor, or only some of its rows (dim 0), still memory-mapped where it is read whole."""
+        """One tensor, or only some of its rows (dim 0), memory-mapped."""
         part = self._slice(name)
         return part[:] if rows is None else part[rows.start : rows.stop]
+
+    def release(self) -> None:
+        """Let go of the files: a tensor that is still used keeps its own, and the others' pages leave the memory."""
+        self._open_files.clear()
 
     def _slice(self, name: str) -> Any:
         if name not in self._file_of:

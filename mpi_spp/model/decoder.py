@@ -32,6 +32,11 @@ class StageWeights:
     head: Linear  # the rows of this rank's slice of the vocabulary
     head_rows: torch.Tensor  # the same as a matrix [len(vocabulary), hidden_size], mapped from the file where it can be
 
+    @property
+    def nbytes(self) -> int:
+        """What must be in memory: the embedding is only looked up, and stays in its file where that can be mapped."""
+        return self.head.nbytes + sum(layer.nbytes for layer in self.layers.values())
+
 
 class Stage:
     """What one rank computes, for any of the layers whose weights it holds.

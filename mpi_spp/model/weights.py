@@ -1,5 +1,7 @@
 """Which tensors a rank needs, and how they become its weights."""
 
+import contextlib
+import ctypes
 import functools
 from collections.abc import Callable
 
@@ -153,13 +155,18 @@ def load_stage(
     """
     reader = _Reader(checkpoint, config, dtype, device)
     maker = _Maker(reader, config, device, backend, store)
-    head_rows = reader.head_rows(vocabulary)
+    made = {}
+    for number in layers:
+        made[number] = maker.layer(number)
+        _let_go(checkpoint)
+    head = maker.head(vocabulary, reader.head_rows(vocabulary))
+    _let_go(checkpoint)
     weights = StageWeights(
         embedding=reader.tensor(_EMBEDDING),
-        layers={layer: maker.layer(layer) for layer in layers},
+        layers=made,
         norm=maker.norm(_NORM),
-        head=maker.head(vocabulary, head_rows),
-        head_rows=head_rows,
+        head=head,
+        head_rows=reader.head_rows(vocabulary),
     )
     return Stage(config, weights, vocabulary, backend.rotation_dtype)
 
@@ -180,11 +187,19 @@ def quantize_model(
     missing = store.missing(names[share])  # not the other way round: other ranks make files at this moment
     for name in tqdm(missing, desc="quantising", unit="layer", disable=None if shows and missing else True):
         store.make(name, functools.partial(parts_of, name))
+        _let_go(checkpoint)
 
 
 def checkpoint_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The dtype of the checkpoint's embedding, for a configuration that does not say."""
     return checkpoint.read(_EMBEDDING, range(1)).dtype
+
+
+def _let_go(checkpoint: Checkpoint) -> None:
+    """Give back what was read: the file's pages, and the heap's gaps where copies of one layer have been."""
+    checkpoint.release()
+    with contextlib.suppress(AttributeError, OSError):  # the GNU C library has it
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _prefix(number: int) -> str:

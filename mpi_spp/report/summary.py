@@ -18,6 +18,7 @@ def timings_of(ranks: list[dict[str, Any]], total_s: float) -> dict[str, float]:
         "prefill_s": last["prefill_end"] - last["prefill_start"],
         "sync_exposed_s": last["sync_end"] - last["prefill_end"],
         "first_token_s": first["first_token"] - first["prefill_start"],
+        "start_to_first_token_s": first["first_token"],
         "decode_s": first.get("decode_end", first["first_token"]) - first["first_token"],
         "total_s": total_s,
     }

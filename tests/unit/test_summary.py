@@ -51,6 +51,7 @@ def test_timings() -> None:
             "prefill_s": 1.0,
             "sync_exposed_s": 0.25,
             "first_token_s": 1.5,
+            "start_to_first_token_s": 3.5,
             "decode_s": 2.0,
             "total_s": 6.0,
         }

@@ -6,7 +6,7 @@
  * bfloat16 with float32 sums; scores and softmax are float32. */
 #include "native.h"
 
-enum { SEGMENT = 256, ROW_BLOCK = 8 * TILE_ROWS, AHEAD = 8 };
+enum { SEGMENT = 256, ROW_BLOCK = 8 * TILE_ROWS };
 
 typedef struct {
   const bfloat16 *queries, *keys, *values; /* as attend() has them */
@@ -21,20 +21,31 @@ typedef struct {
 
 INLINE index_t width_of(const Job *job) { return parts_of(job->size, PANEL) * PANEL; }
 
+INLINE const bfloat16 *queries_of(const Job *job, index_t group, index_t row) {
+  return job->queries + (group * job->tokens * job->heads + row) * job->size;
+}
+
 /* The positions that a row sees. */
 INLINE index_t stop_of(const Job *job, index_t row) { return job->start + row / job->heads + 1; }
 INLINE index_t first_of(const Job *job, index_t row) { return larger(0, stop_of(job, row) - job->window); }
 
 /* Interleaves two lines of `count` numbers: to [PANEL, 2], zeros beyond. `second` may be NULL for zeros. */
-INLINE void interleave(const bfloat16 *first, const bfloat16 *second, index_t count, bfloat16 *to) {
+INLINE void interleave(const bfloat16 *first, const bfloat16 *second, index_t count, __m512i to[2]) {
   __mmask32 mask = count >= 32 ? 0xffffffffu : count <= 0 ? 0 : (1u << count) - 1;
   __m512i even = _mm512_maskz_loadu_epi16(mask, first);
   __m512i odd = second ? _mm512_maskz_loadu_epi16(mask, second) : _mm512_setzero_si512();
   __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
   __m512i order = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
-  _mm512_storeu_si512(to, _mm512_permutex2var_epi64(low, order, high));
+  to[0] = _mm512_permutex2var_epi64(low, order, high);
   order = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
-  _mm512_storeu_si512(to + 32, _mm512_permutex2var_epi64(low, order, high));
+  to[1] = _mm512_permutex2var_epi64(low, order, high);
+}
+
+INLINE void pack(const bfloat16 *first, const bfloat16 *second, index_t count, bfloat16 *to) {
+  __m512i pairs[2];
+  interleave(first, second, count, pairs);
+  _mm512_storeu_si512(to, pairs[0]);
+  _mm512_storeu_si512(to + PANEL, pairs[1]);
 }
 
 /* The keys of `count` positions from `from` on, as panels [SEGMENT / PANEL, size / 2, PANEL, 2]. */
@@ -43,9 +54,7 @@ static void pack_keys(const Job *job, index_t group, index_t from, index_t count
   for (index_t d = 0; d < job->size; d += 2)
     for (index_t at = 0; at < count; at += PANEL) {
       const bfloat16 *line = keys + d * job->capacity + at;
-      _mm_prefetch((const char *)(line + AHEAD * job->capacity), _MM_HINT_T0); /* the lines lie too far apart to guess */
-      _mm_prefetch((const char *)(line + (AHEAD + 1) * job->capacity), _MM_HINT_T0);
-      interleave(line, line + job->capacity, count - at, to + at * job->size + d * PANEL);
+      pack(line, line + job->capacity, count - at, to + at * job->size + d * PANEL);
     }
 }
 
@@ -56,8 +65,60 @@ static void pack_values(const Job *job, index_t group, index_t from, index_t cou
     for (index_t d = 0; d < job->size; d += PANEL) {
       const bfloat16 *line = values + at * job->size + d;
       bfloat16 *place = to + d * parts_of(count, 2) * 2 + at * PANEL;
-      interleave(line, at + 1 < count ? line + job->size : NULL, job->size - d, place);
+      pack(line, at + 1 < count ? line + job->size : NULL, job->size - d, place);
     }
+}
+
+/* What tile() makes of two lines that pack() would pack, without the way through memory: for a few rows. */
+INLINE void add_lines(int rows, const bfloat16 *a, index_t stride, const bfloat16 *first, const bfloat16 *second,
+                      index_t count, __m512 sums[TILE_ROWS][2]) {
+  __m512i pairs[2];
+  interleave(first, second, count, pairs);
+  for (int r = 0; r < rows; r++) {
+    int pair;
+    memcpy(&pair, a + r * stride, 4);
+    __m512bh inputs = (__m512bh)_mm512_set1_epi32(pair);
+    for (int half = 0; half < 2; half++) sums[r][half] = _mm512_dpbf16_ps(sums[r][half], inputs, (__m512bh)pairs[half]);
+  }
+}
+
+INLINE void store_sums(int rows, __m512 sums[TILE_ROWS][2], float *c, index_t stride) {
+  for (int r = 0; r < rows; r++)
+    for (int half = 0; half < 2; half++) _mm512_storeu_ps(c + r * stride + 16 * half, sums[r][half]);
+}
+
+INLINE void clear_sums(int rows, __m512 sums[TILE_ROWS][2]) {
+  for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+}
+
+/* Scores [rows, SEGMENT] with `count` keys from `keys` on. */
+INLINE void score_lines(int rows, const Job *job, const bfloat16 *queries, const bfloat16 *keys, index_t count,
+                        float *scores) {
+  __m512 sums[TILE_ROWS][2];
+  for (index_t at = 0; at < count; at += PANEL) {
+    clear_sums(rows, sums);
+    for (index_t d = 0; d < job->size; d += 2) {
+      const bfloat16 *line = keys + d * job->capacity + at;
+      for (int next = 0; next < 2; next++) /* the lines lie too far apart for the CPU to guess */
+        _mm_prefetch((const char *)(line + next * job->capacity + 2 * PANEL), _MM_HINT_T0);
+      add_lines(rows, queries + d, job->size, line, line + job->capacity, count - at, sums);
+    }
+    store_sums(rows, sums, scores + at, SEGMENT);
+  }
+}
+
+/* Outputs [rows, width] of weights [rows, SEGMENT] with `count` values from `values` on. */
+INLINE void weigh_lines(int rows, const Job *job, const bfloat16 *weights, const bfloat16 *values, index_t count,
+                        float *outputs) {
+  __m512 sums[TILE_ROWS][2];
+  for (index_t d = 0; d < job->size; d += PANEL) {
+    clear_sums(rows, sums);
+    for (index_t at = 0; at < count; at += 2) {
+      const bfloat16 *line = values + at * job->size + d;
+      add_lines(rows, weights + at, SEGMENT, line, at + 1 < count ? line + job->size : NULL, job->size - d, sums);
+    }
+    store_sums(rows, sums, outputs + d, width_of(job));
+  }
 }
 
 /* Scores [count] become weights in bfloat16, 0 outside [first, stop) and beyond `count` up to whole vectors. */
@@ -79,17 +140,21 @@ static void softmax(const float *scores, index_t first, index_t stop, index_t co
   *sum = _mm512_reduce_add_ps(total);
 }
 
-/* The shares of up to TILE_ROWS rows from `row` on in the segment of `count` positions from `from` on. */
-static void attend_tile(const Job *job, index_t group, index_t row, index_t rows, const bfloat16 *keys,
-                        const bfloat16 *values, index_t from, index_t count, Shares to) {
-  const bfloat16 *queries = job->queries + (group * job->tokens * job->heads + row) * job->size;
-  float scores[TILE_ROWS][SEGMENT];
-  bfloat16 weights[TILE_ROWS][SEGMENT];
-  for (index_t at = 0; at < count; at += PANEL)
-    tile(rows, queries, job->size, keys + at * job->size, job->size / 2, &scores[0][at], SEGMENT, 1);
+static void softmax_rows(const Job *job, index_t row, index_t rows, float scores[TILE_ROWS][SEGMENT], index_t from,
+                         index_t count, bfloat16 weights[TILE_ROWS][SEGMENT], Shares to) {
   for (index_t r = 0; r < rows; r++)
     softmax(scores[r], first_of(job, row + r) - from, stop_of(job, row + r) - from, count, weights[r], &to.largest[r],
             &to.sums[r]);
+}
+
+/* The shares of up to TILE_ROWS rows from `row` on in the segment of `count` positions from `from` on. */
+static void attend_tile(const Job *job, index_t group, index_t row, index_t rows, const bfloat16 *keys,
+                        const bfloat16 *values, index_t from, index_t count, Shares to) {
+  float scores[TILE_ROWS][SEGMENT];
+  bfloat16 weights[TILE_ROWS][SEGMENT];
+  for (index_t at = 0; at < count; at += PANEL)
+    tile(rows, queries_of(job, group, row), job->size, keys + at * job->size, job->size / 2, &scores[0][at], SEGMENT, 1);
+  softmax_rows(job, row, rows, scores, from, count, weights, to);
   index_t pairs = parts_of(count, 2), width = width_of(job);
   for (index_t d = 0; d < width; d += PANEL)
     tile(rows, weights[0], SEGMENT, values + d * pairs * 2, pairs, to.outputs + d, width, 1);
@@ -135,6 +200,22 @@ static void finish(const Job *job, index_t group, index_t row, index_t rows, Sha
   }
 }
 
+/* The same for all rows there are, when they are so few that packing would not pay. */
+static void attend_lines(const Job *job, index_t group, index_t rows, index_t from, Shares to) {
+  index_t count = smaller(SEGMENT, stop_of(job, rows - 1) - from);
+  const bfloat16 *keys = job->keys + group * job->size * job->capacity + from;
+  const bfloat16 *values = job->values + (group * job->capacity + from) * job->size;
+  float scores[TILE_ROWS][SEGMENT];
+  bfloat16 weights[TILE_ROWS][SEGMENT];
+#define CALL(R) score_lines(R, job, queries_of(job, group, 0), keys, count, scores[0])
+  WITH_ROWS(rows, CALL)
+#undef CALL
+  softmax_rows(job, 0, rows, scores, from, count, weights, to);
+#define CALL(R) weigh_lines(R, job, weights[0], values, count, to.outputs)
+  WITH_ROWS(rows, CALL)
+#undef CALL
+}
+
 /* The shares of rows from `row` on in the segment that begins at `from`. packed: room for its keys and values. */
 static void attend_segment(const Job *job, index_t group, index_t row, index_t rows, index_t from, bfloat16 *packed,
                            Shares to) {
@@ -168,14 +249,13 @@ static void attend_blocks(const Job *job, float *memory, bfloat16 *packed, index
 }
 
 /* A few rows: each thread takes segments of all of them. */
-static void attend_segments(const Job *job, float *memory, bfloat16 *packed, index_t packed_size) {
+static void attend_segments(const Job *job, float *memory) {
   index_t rows = job->tokens * job->heads, begin = first_of(job, 0) / SEGMENT;
   index_t segments = parts_of(stop_of(job, rows - 1), SEGMENT) - begin, floats = floats_of(job, rows);
 #pragma omp parallel for schedule(static) if (segments * job->groups > 1)
   for (index_t task = 0; task < job->groups * segments; task++) {
     index_t from = (begin + task % segments) * SEGMENT;
-    Shares more = shares_at(memory + task * floats, rows);
-    attend_segment(job, task / segments, 0, rows, from, packed + thread_number() * packed_size, more);
+    attend_lines(job, task / segments, rows, from, shares_at(memory + task * floats, rows));
   }
   Shares all = shares_at(memory + job->groups * segments * floats, rows);
   for (index_t group = 0; group < job->groups; group++) {
@@ -194,12 +274,12 @@ int attend(const bfloat16 *queries, const bfloat16 *keys, const bfloat16 *values
   int few = tokens * heads <= TILE_ROWS;
   index_t rows = few ? tokens * heads : ROW_BLOCK;
   index_t parts = few ? groups * parts_of(start_ + tokens, SEGMENT) + 1 : 2 * most_threads();
-  index_t packed_size = SEGMENT * (size + width_of(&job));
-  bfloat16 *packed = aligned_alloc(64, parts_of(most_threads() * packed_size * 2, 64) * 64);
+  index_t packed_size = few ? 0 : SEGMENT * (size + width_of(&job));
+  bfloat16 *packed = malloc(most_threads() * packed_size * sizeof(bfloat16) + 1);
   float *memory = malloc(parts * floats_of(&job, rows) * sizeof(float));
   int failed = !packed || !memory;
   if (!failed && few)
-    attend_segments(&job, memory, packed, packed_size);
+    attend_segments(&job, memory);
   else if (!failed)
     attend_blocks(&job, memory, packed, packed_size);
   free(packed);

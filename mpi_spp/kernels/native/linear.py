@@ -39,6 +39,7 @@ class NativeLinear:
         self.matrix = Matrix(*places, *shape, bits, group)
         self._place = ctypes.addressof(self.matrix)
         self._out = shape[0]
+        self.nbytes = panels.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._into(x, torch.empty((x.shape[0], self._out), dtype=torch.bfloat16), STORE_BFLOAT16)
