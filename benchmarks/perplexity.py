@@ -2,7 +2,7 @@
 
     .venv/bin/python benchmarks/perplexity.py [--model smollm2-135m-instruct] [--tokens 20480] [--window 1024]
 
-The text is the reference of the Python language that every CPython carries (pydoc_data.topics). Each window is one prompt
+The text is the reference of the Python language that every CPython carries (pydoc_data.topics). Each window is a prompt
 of its own; every token after its first is predicted. The logit error is the root mean square to float32, over the
 vocabulary and the first 256 tokens, both shifted to mean 0 (a constant changes no probability).
 """
