@@ -30,7 +30,8 @@ class Native(Plain):
             return self._quantized(NativeLinear, weight, bias, weight.out_features)
         if weight.shape[1] % 2:  # inputs are taken in pairs
             return super().linear(weight, bias)
-        return NativeLinear(self._library, panels_of(weight), bias, (weight.shape[0], weight.shape[1]))
+        panels = panels_of(self._library, weight)
+        return NativeLinear(self._library, panels, bias, (weight.shape[0], weight.shape[1]))
 
     def gated(self, weight: Weight, bias: torch.Tensor | None, activation: Activation, size: int) -> Gated:
         if activation is not torch.nn.functional.silu:
@@ -40,9 +41,8 @@ class Native(Plain):
             return self._quantized(NativeSiluMul, weight, alternating_bias, 2 * size)
         if weight.shape[1] % 2:
             return super().gated(weight, bias, activation, size)
-        return NativeSiluMul(
-            self._library, panels_of(alternating(weight)), alternating_bias, (2 * size, weight.shape[1])
-        )
+        panels = panels_of(self._library, weight, alternate=True)
+        return NativeSiluMul(self._library, panels, alternating_bias, (2 * size, weight.shape[1]))
 
     def _quantized(
         self, kind: type[NativeLinear], weight: QuantizedWeight, bias: torch.Tensor | None, out_features: int

@@ -23,6 +23,7 @@ _SECONDS = 120
 _pointer, _count = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES = {
     "linear": [_pointer] * 3 + [_count, ctypes.c_int],
+    "pack_panels": [_pointer] * 2 + [_count] * 2 + [ctypes.c_int],
     "rms_norm": [_pointer] * 3 + [_count] * 2 + [ctypes.c_float],
     "rotate_and_store": [_pointer] * 5 + [ctypes.c_float] * 2 + [_pointer] * 3 + [_count] * 6,
     "attend": [_pointer] * 4 + [_count] * 7,

@@ -207,3 +207,26 @@ int linear(const Matrix *w, const bfloat16 *x, void *y, index_t rows, int store)
   free(padded);
   return 0;
 }
+
+/* Lays the rows of a matrix [out, in] in bfloat16 out as panels; with `alternate` a panel takes 16 rows of each half of the
+ * matrix (gate and up). Rows that are missing in a panel are 0. `in` is even. */
+void pack_panels(const bfloat16 *rows, bfloat16 *to, index_t out, index_t in, int alternate) {
+  index_t half = alternate ? out / 2 : 0, step = alternate ? 16 : PANEL, pairs = in / 2;
+#pragma omp parallel for schedule(static)
+  for (index_t panel = 0; panel < parts_of(out, PANEL); panel++)
+    for (index_t first = 0; first < pairs; first += 16) {
+      uint32_t tile[PANEL][16];
+      index_t count = smaller(16, pairs - first);
+      for (index_t lane = 0; lane < PANEL; lane++) {
+        int is_up = alternate && lane >= 16;
+        index_t row = panel * step + (is_up ? lane - 16 : lane);
+        if (row < (alternate ? half : out))
+          memcpy(tile[lane], rows + (row + (is_up ? half : 0)) * in + 2 * first, count * 4);
+        else
+          memset(tile[lane], 0, sizeof tile[lane]);
+      }
+      uint32_t *line = (uint32_t *)to + (panel * pairs + first) * PANEL;
+      for (index_t pair = 0; pair < count; pair++)
+        for (index_t lane = 0; lane < PANEL; lane++) line[pair * PANEL + lane] = tile[lane][pair];
+    }
+}

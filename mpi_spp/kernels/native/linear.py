@@ -64,8 +64,10 @@ class NativeSiluMul(NativeLinear):
         return self._into(x, torch.empty((x.shape[0], self._out // 2), dtype=torch.bfloat16), SILU_MUL)
 
 
-def panels_of(weight: torch.Tensor) -> torch.Tensor:
-    """Weights [out, in] of 16 bits as [panels, in / 2, PANEL, 2]; outputs that are missing in the last panel are 0."""
-    in_ = weight.shape[1]
-    pairs = padded(weight.contiguous(), PANEL).view(-1, PANEL, in_).view(torch.int32)
-    return pairs.transpose(1, 2).contiguous().view(weight.dtype).view(-1, in_ // 2, PANEL, 2)
+def panels_of(library: ctypes.CDLL, weight: torch.Tensor, alternate: bool = False) -> torch.Tensor:
+    """Weights [out, in] of 16 bits as [panels, in / 2, PANEL, 2]; with `alternate` each has 16 rows of either half."""
+    out, in_ = weight.shape
+    panels = torch.empty((-(-out // PANEL), in_ // 2, PANEL, 2), dtype=weight.dtype)
+    weight = weight.contiguous()
+    library.pack_panels(weight.data_ptr(), panels.data_ptr(), out, in_, alternate)
+    return panels
