@@ -1,6 +1,5 @@
 """Measures the phases of an engine: the cases take turns, so that a drifting machine hits all alike."""
 
-import platform
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from tqdm import tqdm
 
 from mpi_spp.config import RunConfig
 from mpi_spp.engine import Engine
+from mpi_spp.kernels.memory import cpu_name
 from mpi_spp.report.samples import describe
 from mpi_spp.report.summary import timings_of
 from mpi_spp.report.timings import Clock
@@ -40,20 +40,24 @@ def measure(engine: Engine, configs: dict[str, RunConfig], workload: Workload, k
     `kind`: "prefill" counts prompt tokens over the prefill with its exposed sync, "decode" new tokens over the decode,
     "e2e" new tokens over the whole request.
     """
+    for config in configs.values():
+        engine.configure(config, Clock())  # refuses what cannot work before the first measurement
     prompt_ids = prompt_ids_of(workload.prompt_tokens, engine.model.vocab_size)
     timings: dict[str, list[dict[str, float]]] = {name: [] for name in configs}
+    schedules: dict[str, dict[str, Any]] = {}
     for counts in _rounds(workload, engine.world.rank == 0):
         for name, config in configs.items():
             sample = _run_once(engine, config, prompt_ids, workload.new_tokens if kind != "prefill" else 1)
+            schedules[name] = engine.schedule()
             if counts:
                 timings[name].append(sample)
-    return [_case(name, timings[name], _speed_of(kind, workload)) for name in configs]
+    return [_case(name, timings[name], _speed_of(kind, workload)) | schedules[name] for name in configs]
 
 
 def machine(engine: Engine) -> dict[str, Any]:
     """What the figures were measured on."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": cpu_name(),
         "torch": torch.__version__,
         "mpi": engine.world.library,
         "ranks": [
@@ -99,11 +103,3 @@ def _case(name: str, timings: list[dict[str, float]], speed: Callable[[dict[str,
         "timings": timings,
         "measured_at": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-
-
-def _cpu_name() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor()

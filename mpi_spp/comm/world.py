@@ -77,9 +77,13 @@ class World:
         """This rank's fair share of the cores that it is bound to, at least 1."""
         return max(1, len(self.cores) // self._sharers)
 
+    def crowding(self, threads: int) -> float:
+        """How many threads there are for each core of this rank, its neighbours' counted; 1 when there is no rush."""
+        return max(1.0, self._sharers * threads / len(self.cores))
+
     def shares_core(self, threads: int) -> bool:
         """Whether this rank's threads and its neighbours' outnumber their cores."""
-        return self._sharers * threads > len(self.cores)
+        return self.crowding(threads) > 1
 
     def agree(self, error: UserError | None = None) -> None:
         """Return on all ranks if none has an error; else raise the error of the lowest such rank on all. Collective."""

@@ -1,15 +1,12 @@
 """Which back end is fastest here: measured once for a machine, a dtype and a shape, and remembered in a file."""
 
-import json
-import os
-import platform
-import tempfile
 import time
 from pathlib import Path
 
 import torch
 
 from mpi_spp.kernels.linear import Linear
+from mpi_spp.kernels.memory import cpu_name, recall, remember
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.native.library import load
 from mpi_spp.kernels.plain import Packed, Plain
@@ -40,14 +37,14 @@ def fastest(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, di
     if len(candidates) == 1:
         return next(iter(candidates))
     key = (
-        f"{_cpu()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {dtype}, {shape[0]}x{shape[1]},"
+        f"{cpu_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {dtype}, {shape[0]}x{shape[1]},"
         f" {' '.join(candidates)}"
     )
-    known = _recall(memory)
+    known = recall(memory)
     if known.get(key) not in candidates:
         times = {name: _times(backend, shape, dtype) for name, backend in candidates.items()}
         known[key] = _least_regret(times)
-        _remember(memory, known)
+        remember(memory, known)
     return known[key]
 
 
@@ -78,29 +75,3 @@ def _time_each(products: list[Linear], x: torch.Tensor) -> float:
             product(x)
         least = min(least, (time.perf_counter() - start) / len(products))
     return least
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _recall(memory: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads(memory.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return {}
-
-
-def _remember(memory: Path, known: dict[str, str]) -> None:
-    """Replace the file in one step: other runs may read it at this moment."""
-    try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False, encoding="utf-8") as file:
-            json.dump(known, file, indent=1)
-        os.replace(file.name, memory)
-    except OSError:
-        pass

@@ -1,0 +1,130 @@
+"""What a layer costs on each rank: measured on the loaded weights, and remembered in a file."""
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mpi_spp.comm.world import World
+from mpi_spp.kernels.memory import cpu_name, recall, remember
+from mpi_spp.model.batch import one_span
+from mpi_spp.model.decoder import Stage
+from mpi_spp.schedule import Cost
+
+_LENGTHS = (16, 32, 64, 128, 256, 512)
+_PREFIXES = (0, 2048)
+_POINTS = tuple(itertools.product(_LENGTHS, _PREFIXES))
+_FEWEST_ROUNDS = 3  # the first one also warms up
+_SECONDS = 0.4  # unless the fewest rounds take longer
+
+Times = dict[tuple[int, int], float]  # seconds for (tokens, prefix)
+
+
+def layer_costs(stage: Stage, weights: str, threads: int, world: World, directory: Path) -> list[Cost]:
+    """The cost of one layer on every rank, the same list on all. Collective.
+
+    `weights` tells apart what `stage` does not: back end, quantisation. Ranks of one host that are alike take the
+    figures of the first of them, so that noise does not make them different; a rank that has a part of a core only
+    is slower by that part. `directory` keeps the figures.
+    """
+    memory, key = directory / "costs.json", _key(stage, weights, threads)
+    known = world.once_a_host(lambda: recall(memory))
+    mine = _read(known.get(key)) or measure(stage)
+    ranks = world.gather((world.host, key, mine, world.crowding(threads)))
+    agreed = {(host, key): cost for host, key, cost, _ in reversed(ranks)}
+    ours = {key: list(astuple(cost)) for (host, key), cost in agreed.items() if host == world.host}
+    if world.local_rank == 0 and not ours.items() <= known.items():
+        remember(memory, known | ours)
+    return [agreed[host, key].times(crowding) for host, key, _, crowding in ranks]
+
+
+def measure(stage: Stage) -> Cost:
+    """The cost of one layer here, the mean where some of the layers look at a window only."""
+    windows = stage.config.sliding_windows
+    kinds = Counter(windows)
+    times = [_least_times(stage, [n for n, window in enumerate(windows) if window == kind]) for kind in kinds]
+    shares = [count / len(windows) for count in kinds.values()]
+    return fit({point: sum(map(float.__mul__, shares, [of[point] for of in times])) for point in _POINTS})
+
+
+def _least_times(stage: Stage, layers: list[int]) -> Times:
+    """The least seconds of one of these layers, over rounds through all points: noise only adds.
+
+    The layers take turns: one that has just run would find its weights in the CPU's cache.
+    """
+    least, turns = dict.fromkeys(_POINTS, float("inf")), itertools.cycle(layers)
+    scratch = stage.new_cache(range(1), max(_LENGTHS) + max(_PREFIXES))
+    scratch.keys.zero_()
+    scratch.values.zero_()
+    stop = time.perf_counter() + _SECONDS
+    for number in itertools.count():
+        if number >= _FEWEST_ROUNDS and time.perf_counter() > stop:
+            return least
+        for tokens, prefix in _POINTS:
+            layer = next(turns)
+            scratch.layers = range(layer, layer + 1)  # each in its turn has the only place
+            batch = one_span(range(prefix, prefix + tokens), scratch, prefix + tokens)
+            hidden = stage.embed(torch.arange(tokens) % stage.config.vocab_size)
+            start = _now(stage)
+            stage.forward(hidden, batch, scratch.layers)
+            least[tokens, prefix] = min(least[tokens, prefix], _now(stage) - start)
+    raise AssertionError("rounds have no end")
+
+
+def _now(stage: Stage) -> float:
+    if stage.device.type == "cuda":
+        torch.cuda.synchronize(stage.device)
+    return time.perf_counter()
+
+
+def fit(times: Times) -> Cost:
+    """The cost nearest to the measured times by relative error, up to the length whose tokens took the least time."""
+    longest = min(_LENGTHS, key=lambda length: _token_seconds(times, length))
+    points = [(x, prefix, s) for (x, prefix), s in times.items() if x <= longest]
+    rows = np.array([[1, prefix, x, x * (prefix + x / 2)] for x, prefix, _ in points])
+    return Cost(longest, *_non_negative(rows / np.array([[s] for _, _, s in points])))
+
+
+def _token_seconds(times: Times, length: int) -> float:
+    """What a token of a chunk of this length takes when it sees as many others as one of any other length."""
+    first, last = (times[length, prefix] / length for prefix in _PREFIXES)
+    seen = max(_PREFIXES) / 2 - length / 2  # with the half of its own chunk that it sees: half the prefix
+    return first + (last - first) * seen / max(_PREFIXES)
+
+
+def _non_negative(rows: np.ndarray) -> Iterator[float]:
+    """The rates >= 0 that bring all rows nearest to 1: those of the best subset of columns, of all subsets."""
+    best, least = np.zeros(rows.shape[1]), float("inf")
+    for size in range(1, rows.shape[1] + 1):
+        for columns in map(list, itertools.combinations(range(rows.shape[1]), size)):
+            scale = np.linalg.norm(rows[:, columns], axis=0)
+            rates = np.linalg.lstsq(rows[:, columns] / scale, np.ones(len(rows)), rcond=None)[0] / scale
+            error = float(np.linalg.norm(rows[:, columns] @ rates - 1))
+            if (rates >= 0).all() and error < least:
+                best, least = np.zeros(rows.shape[1]), error
+                best[columns] = rates
+    return map(float, best)
+
+
+def _key(stage: Stage, weights: str, threads: int) -> str:
+    config = stage.config
+    machine = torch.cuda.get_device_name(stage.device) if stage.device.type == "cuda" else cpu_name()
+    heads = f"{config.num_attention_heads}/{config.num_key_value_heads} heads of {config.head_dim}"
+    shape = f"{config.num_hidden_layers} layers of {config.hidden_size} to {config.intermediate_size}, {heads}"
+    windows = " ".join(f"{count} see {window}" for window, count in Counter(config.sliding_windows).items())
+    return f"{machine}, torch {torch.__version__}, {threads} threads, {stage.dtype}, {weights}, {shape}, {windows}"
+
+
+def _read(kept: Any) -> Cost | None:
+    """A cost from the file, which anyone may have edited."""
+    try:
+        longest, *rates = map(float, kept)
+        return Cost(int(longest), *rates) if longest >= 1 and min(rates) >= 0 else None
+    except (TypeError, ValueError, OverflowError):
+        return None

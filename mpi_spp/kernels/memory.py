@@ -1,0 +1,36 @@
+"""What was measured on this machine, remembered in files."""
+
+import json
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+
+def cpu_name() -> str:
+    """The processor's own name, where the system tells it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def recall(memory: Path) -> dict[str, Any]:
+    """What the file holds; nothing when it cannot be read, which costs a new measurement only."""
+    try:
+        return dict(json.loads(memory.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return {}
+
+
+def remember(memory: Path, known: dict[str, Any]) -> None:
+    """Replace the file in one step, if it can be written: other runs may read it at this moment."""
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False, encoding="utf-8") as file:
+            json.dump(known, file, indent=1)
+        os.replace(file.name, memory)
+    except OSError:
+        pass
