@@ -1,7 +1,7 @@
 """The options of a run: one frozen dataclass, validated when made. Its defaults are the command line's defaults."""
 
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, Literal
 
 from mpi_spp import registry
 from mpi_spp.errors import UserError
@@ -11,6 +11,7 @@ DEVICES = ("auto", "cpu", "cuda")
 GRANULARITIES = ("layer", "chunk", "prefill")
 KERNELS = ("auto", "plain", "packed", "native")
 QUANTIZE = ("int8", "int4")
+LAYER_SPLITS = ("auto", "even")
 CUDA_AWARE = ("auto", "yes", "no")
 
 
@@ -26,7 +27,8 @@ class RunConfig:
     system: str | None = None
     max_new_tokens: int = 100
     ignore_eos: bool = False
-    chunk_size: int = 128
+    chunk_size: int | Literal["auto"] = "auto"
+    layer_split: tuple[int, ...] | Literal["auto", "even"] = "auto"  # numbers: layers of each rank
     prefill: str = "pipeline"
     sync_strategy: str = "pairwise"
     sync_granularity: str = "chunk"
@@ -45,8 +47,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "chunk_size", "threads"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if isinstance(value, int) and value < 1:
                 raise UserError(f"{option_name(name)}: {value} is too small; give 1 or more")
+        if not isinstance(self.chunk_size, int):
+            self._check_choice("chunk_size", ("auto",))
+        if not isinstance(self.layer_split, tuple):
+            self._check_choice("layer_split", LAYER_SPLITS)
+        elif min(self.layer_split, default=0) < 1:
+            raise UserError(f"--layer-split: {self._layer_counts} leaves a rank without a layer; give each 1 or more")
         self._check_choice("sync_strategy", registry.choices("sync"))
         self._check_choice("prefill", registry.choices("prefill"))
         self._check_choice("decode", registry.choices("decode"))
@@ -70,6 +78,25 @@ class RunConfig:
         if len(given) != 1:
             found = " and ".join(map(option_name, given)) or "none"
             raise UserError(f"give exactly one of --prompt, --prompt-file and --prompt-ids (found: {found})")
+
+    def require_layer_split(self, num_layers: int, num_ranks: int) -> None:
+        """Raise UserError unless numbers of layers, if they are given, are those of all layers and all ranks."""
+        if not isinstance(self.layer_split, tuple):
+            return
+        if len(self.layer_split) != num_ranks:
+            raise UserError(
+                f"--layer-split: {self._layer_counts} is for {len(self.layer_split)} ranks, but {num_ranks} run;"
+                " give one number for each rank"
+            )
+        if sum(self.layer_split) != num_layers:
+            raise UserError(
+                f"--layer-split: {self._layer_counts} is {sum(self.layer_split)} layers, but {self.model} has"
+                f" {num_layers}; give numbers that add up to {num_layers}"
+            )
+
+    @property
+    def _layer_counts(self) -> str:
+        return ",".join(map(str, self.layer_split))
 
     def _check_choice(self, name: str, allowed: list[str] | tuple[str, ...]) -> None:
         value = getattr(self, name)

@@ -3,6 +3,7 @@
 import logging
 import resource
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.cuda import is_cuda_aware
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
+from mpi_spp.costs import layer_costs
 from mpi_spp.errors import UserError
 from mpi_spp.kernels.choice import backends, fastest
 from mpi_spp.kernels.plain import Plain
@@ -27,10 +29,11 @@ from mpi_spp.model.device import choose_device, choose_dtype
 from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import checkpoint_dtype, load_stage, quantize_model, stage_shapes
-from mpi_spp.partition import split_chunks, split_evenly
+from mpi_spp.partition import split_as, split_chunks, split_evenly
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.timings import Clock
 from mpi_spp.sampling.greedy import select
+from mpi_spp.schedule import Cost, plan_chunks, split_by_cost
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +45,15 @@ class Engine:
         self.model, self.world = model, world
         self._program_bytes, self._cache_bytes = _peak_memory(), 0
         self.configure(config, clock)
-        self.layer_spans = split_evenly(model.num_hidden_layers, world.size)
         self.threads = config.threads or world.default_threads()
         torch.set_num_threads(self.threads)
         self.stage = self._load(directory)
         self._connect()
 
     def configure(self, config: RunConfig, clock: Clock) -> None:
-        """Take the strategies, chunk size and granularity of another run of the same model, and its clock."""
+        """Take the strategies, schedule and granularity of another run of the same model, and its clock."""
         self._prefill, self._sync, self._decode = load_strategies(config)
+        config.require_layer_split(self.model.num_hidden_layers, self.world.size)
         self.config, self.clock = config, clock
 
     def new_cache(self, capacity: int) -> KVCache:
@@ -80,13 +83,13 @@ class Engine:
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
         """Fill the cache on every rank; returns the last token's hidden state [1, hidden_size], on every rank too."""
+        spans, self.chunks = self.layer_spans, self._cut(len(prompt_ids))
         self.comm.barrier()
         self.clock.mark("prefill_start")
-        chunks = split_chunks(len(prompt_ids), self.config.chunk_size)
-        rounds = plan_rounds(self.config.sync_granularity, self.layer_spans, chunks)
+        rounds = plan_rounds(self.config.sync_granularity, spans, self.chunks)
         exchange = Exchange(self.kv_comm, self._sync.exchange, cache, rounds)
         ids = torch.tensor(prompt_ids)
-        job = PrefillJob(self.stage, self.comm, ids, chunks, self.layer_spans, cache, exchange)
+        job = PrefillJob(self.stage, self.comm, ids, self.chunks, spans, cache, exchange)
         hidden = self._prefill.prefill(job)
         self._mark_done("prefill_end")
         exchange.finish()
@@ -117,6 +120,33 @@ class Engine:
             "kv_bytes_sent": self.kv_comm.bytes_sent,
             "moments": self.clock.moments,
         }
+
+    def schedule(self) -> dict[str, Any]:
+        """What was decided for the last prefill, as plain values."""
+        return {"chunks": [len(chunk) for chunk in self.chunks], "layers": [len(span) for span in self.layer_spans]}
+
+    @property
+    def layer_spans(self) -> list[range]:
+        """The layers of each rank in the prefill. Collective as long as costs are needed and not known."""
+        split, num_layers = self.config.layer_split, self.model.num_hidden_layers
+        if isinstance(split, tuple):
+            return split_as(split)
+        return split_evenly(num_layers, self.world.size) if split == "even" else split_by_cost(num_layers, self._costs)
+
+    def _cut(self, num_tokens: int) -> list[range]:
+        """The prompt's chunks. Collective as long as costs are needed and not known."""
+        if self.config.chunk_size != "auto":
+            return split_chunks(num_tokens, self.config.chunk_size)
+        spans = zip(self._costs, self.layer_spans, strict=True)
+        return plan_chunks(num_tokens, tuple(cost.times(len(span)) for cost, span in spans))
+
+    @cached_property
+    def _costs(self) -> list[Cost]:
+        """What a layer costs on each rank. Collective when it is first looked at."""
+        weights = f"{self.kernels} {self.config.quantize} by {self.config.quantize_group_size}"
+        costs = layer_costs(self.stage, weights, self.threads, self.world, cache_directory() / "kernels")
+        log.info("costs of a layer: %s", costs)
+        return costs
 
     def _load(self, directory: Path) -> Stage:
         """Check the files' headers on all ranks before any rank spends time on reading weights."""

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from mpi_spp import registry
-from mpi_spp.config import CUDA_AWARE, DEVICES, DTYPES, GRANULARITIES, KERNELS, QUANTIZE, default_of
+from mpi_spp.config import CUDA_AWARE, DEVICES, DTYPES, GRANULARITIES, KERNELS, LAYER_SPLITS, QUANTIZE, default_of
 
 Decorator = Callable[[Any], Any]
 
@@ -40,12 +40,42 @@ def parse_gpu_ids(ctx: click.Context, param: click.Parameter, value: str | None)
     return tuple(map(int, parts))
 
 
+def parse_chunk_size(text: str) -> int | str:
+    """Read `auto` or `128`."""
+    if text == "auto" or (text.removeprefix("-").isdecimal() and text.isascii()):
+        return text if text == "auto" else int(text)
+    raise click.BadParameter(f"{text!r} is neither auto nor a number of tokens, such as 128")
+
+
+def parse_layer_split(text: str) -> tuple[int, ...] | str:
+    """Read `auto`, `even` or `10,9,9`."""
+    if text in LAYER_SPLITS:
+        return text
+    parts = text.split(",")
+    if all(part.strip().isdecimal() and part.isascii() for part in parts):
+        return tuple(map(int, parts))
+    raise click.BadParameter(f"{text!r} is neither auto nor even nor the layers of each rank, such as 10,9,9")
+
+
 def schedule_options(multiple: bool = False) -> Decorator:
     """How the prefill is cut and the cache is synced; `multiple`: each may be given several times, to compare them."""
     again = "; may be repeated." if multiple else "."
     strategies, granularities = click.Choice(registry.choices("sync")), click.Choice(GRANULARITIES)
     return together(
-        run_option("--chunk-size", f"Prompt tokens in a chunk of the prefill{again}", type=int, multiple=multiple),
+        run_option(
+            "--chunk-size",
+            f"Prompt tokens in a chunk of the prefill; auto: by what computing costs here{again}",
+            type=parse_chunk_size,
+            metavar="auto|N",
+            multiple=multiple,
+        ),
+        run_option(
+            "--layer-split",
+            f"Layers of each rank in the prefill; auto: even unless ranks differ in speed{again}",
+            type=parse_layer_split,
+            metavar="auto|even|N,N,...",
+            multiple=multiple,
+        ),
         run_option("--sync-strategy", f"How the KV cache reaches all ranks{again}", type=strategies, multiple=multiple),
         run_option(
             "--sync-granularity",

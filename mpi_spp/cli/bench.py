@@ -102,16 +102,18 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
 
 def _cases(options: dict[str, Any]) -> dict[str, RunConfig]:
     """A configuration for every combination of the repeated options, by its name."""
-    names = ("sync_strategy", "sync_granularity", "chunk_size")
+    names = ("sync_strategy", "sync_granularity", "chunk_size", "layer_split")
     values = [options.pop(name) for name in names]
     base = RunConfig(**options)
     chosen = [value or (getattr(base, name),) for name, value in zip(names, values, strict=True)]
     return {
-        f"{strategy} {granularity} chunk={chunk}": replace(
-            base, sync_strategy=strategy, sync_granularity=granularity, chunk_size=chunk
-        )
-        for strategy, granularity, chunk in itertools.product(*chosen)
+        _case_name(*case): replace(base, **dict(zip(names, case, strict=True))) for case in itertools.product(*chosen)
     }
+
+
+def _case_name(strategy: str, granularity: str, chunk: int | str, layers: tuple[int, ...] | str) -> str:
+    split = layers if isinstance(layers, str) else ",".join(map(str, layers))
+    return f"{strategy} {granularity} chunk={chunk} layers={split}"
 
 
 def _print_cases(result: dict[str, Any]) -> None:

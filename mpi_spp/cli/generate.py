@@ -58,7 +58,7 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     clock.mark("total")
     ranks = world.gather(engine.facts())
     if world.rank == 0:
-        _report(config, request, stream, token_ids, ranks, clock.moments["total"])
+        _report(config, request | engine.schedule(), stream, token_ids, ranks, clock.moments["total"])
 
 
 def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[str, Any], "TextStream | None"]:
@@ -124,6 +124,7 @@ def _report(
         "text": stream.text(token_ids) if stream else None,
         "token_ids": token_ids,
         "prompt_tokens": len(request["prompt_ids"]),
+        "chunks": request["chunks"],
         "finish_reason": "stop" if token_ids[-1] in request["stop_ids"] else "length",
     }
     summary = summarize(ranks, answer, asdict(config), total_s)

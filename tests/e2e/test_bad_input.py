@@ -95,6 +95,12 @@ CASES = {
     # the other options
     "chunk size 0": Case("--chunk-size: 0", ("--prompt", "hi", "--chunk-size", "0")),
     "chunk size that is no number": Case("'--chunk-size': 'big'", ("--prompt", "hi", "--chunk-size", "big")),
+    "a layer split that is none": Case("'--layer-split': 'odd' is neither", ("--prompt", "hi", "--layer-split", "odd")),
+    "a rank without a layer": Case("--layer-split: 3,0,2 leaves", ("--prompt", "hi", "--layer-split", "3,0,2")),
+    "layers for other ranks": Case("3,2 is for 2 ranks, but 3 run", ("--prompt", "hi", "--layer-split", "3,2")),
+    "layers for another model": Case(
+        "--layer-split: 2,2,2 is 6 layers, but {model} has 5", ("--prompt", "hi", "--layer-split", "2,2,2")
+    ),
     "unknown strategy": Case("'--sync-strategy': 'gossip'", ("--prompt", "hi", "--sync-strategy", "gossip")),
     "unknown option": Case("No such option '--fast'", ("--prompt", "hi", "--fast")),
     "a GPU that is not there": Case("--gpu-ids: GPU 99 is not there", ("--prompt", "hi", "--gpu-ids", "99,98,97")),

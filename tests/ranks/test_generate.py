@@ -10,7 +10,7 @@ import reference_models
 import smollm2
 import torch
 
-from mpi_spp import registry
+from mpi_spp import costs, registry
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
 from mpi_spp.engine import Engine
@@ -20,6 +20,7 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.config import read_config
 from mpi_spp.model.store import cache_directory
 from mpi_spp.report.timings import Clock
+from mpi_spp.schedule import Cost
 
 CHUNK_SIZES = (1, 7, 128, 4096)
 SYNCS = list(itertools.product(registry.choices("sync"), GRANULARITIES))
@@ -72,6 +73,44 @@ def test_every_family_and_feature(name: str, models: Path, world: World) -> None
         )
         expected = reference_models.reference_tokens(models, name, length)
         assert tokens == expected, f"{length} tokens in chunks of {chunk_size}, {sync} {granularity}"
+
+
+def splits_of(num_layers: int, num_ranks: int) -> list[tuple[int, ...] | str]:
+    """Every way that the schedule is asked for; explicit ones with the most layers at either end."""
+    rest = [1] * (num_ranks - 1)
+    most = num_layers - len(rest)
+    return ["auto", "even", (most, *rest), (*rest, most)]
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+def test_every_schedule(granularity: str, models: Path, world: World) -> None:
+    """Chunks of a slow machine are many, and those of a fast one few: both are planned here."""
+    name, length = "llama_tied", 100
+    engine = make_engine(models / name, world)
+    layers = engine.model.num_hidden_layers
+    slow, fast = Cost(512, 0.0, 0.0, 1.0, 1e-2), Cost(512, 1.0, 0.0, 1e-6, 0.0)
+    for split, cost in itertools.product(splits_of(layers, world.size), (slow, fast)):
+        engine._costs = [cost.times(rank + 1) for rank in range(world.size)]
+        options = {"layer_split": split, "chunk_size": "auto", "sync_granularity": granularity}
+        tokens = answer(engine, reference_models.prompt_of(name, length), reference_models.NEW_TOKENS, **options)
+        assert tokens == reference_models.reference_tokens(models, name, length), (split, cost, engine.schedule())
+        assert sum(engine.schedule()["chunks"]) == length
+        if isinstance(split, tuple):
+            assert engine.schedule()["layers"] == list(split)
+
+
+def test_costs_are_measured_once_and_the_same_on_all_ranks(
+    models: Path, world: World, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make_engine(models / "qwen2_some_windows", world)
+    directory = world.on_rank_0(lambda: tmp_path_factory.mktemp("costs"))
+    first = costs.layer_costs(engine.stage, "some", 1, world, directory)
+    assert len(first) == world.size
+    assert world.gather(first) == [first] * world.size
+    assert len(set(first)) == 1 or world.crowding(1) > 1
+    world.agree()  # the file is there
+    monkeypatch.setattr(costs, "measure", None)
+    assert costs.layer_costs(engine.stage, "some", 1, world, directory) == first
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,10 @@ def make(**options: Any) -> RunConfig:
     [
         ({"chunk_size": 0}, "--chunk-size: 0"),
         ({"chunk_size": -3}, "--chunk-size: -3"),
+        ({"chunk_size": "big"}, "--chunk-size: 'big' is unknown; choose one of auto"),
+        ({"layer_split": "odd"}, "--layer-split: 'odd' is unknown; choose one of auto, even"),
+        ({"layer_split": (3, 0, 2)}, "--layer-split: 3,0,2 leaves a rank without a layer"),
+        ({"layer_split": ()}, "--layer-split"),
         ({"max_new_tokens": 0}, "--max-new-tokens: 0"),
         ({"threads": 0}, "--threads: 0"),
         ({"sync_strategy": "gossip"}, "--sync-strategy: 'gossip'"),
@@ -51,6 +55,24 @@ def test_one_prompt_is_required(options: dict[str, Any], named: str) -> None:
     assert named in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "split, named",
+    [
+        ((3, 2), "--layer-split: 3,2 is for 2 ranks, but 3 run; give one number for each rank"),
+        ((2, 2, 2), "--layer-split: 2,2,2 is 6 layers, but m has 5; give numbers that add up to 5"),
+    ],
+)
+def test_a_layer_split_is_for_all_ranks_and_layers(split: tuple[int, ...], named: str) -> None:
+    with pytest.raises(UserError) as caught:
+        make(layer_split=split).require_layer_split(num_layers=5, num_ranks=3)
+    assert named in str(caught.value)
+
+
+@pytest.mark.parametrize("split", ["auto", "even", (3, 1, 1)])
+def test_a_layer_split_that_fits(split: tuple[int, ...] | str) -> None:
+    make(layer_split=split).require_layer_split(num_layers=5, num_ranks=3)
+
+
 @pytest.mark.parametrize("name", ["sync_strategy", "sync_granularity", "dtype", "device", "cuda_aware"])
 def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(UserError) as caught:
@@ -62,6 +84,8 @@ def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
     "options",
     [
         {"chunk_size": 1, "max_new_tokens": 1, "threads": 1},
+        {"chunk_size": "auto", "layer_split": "even"},
+        {"layer_split": (10, 9, 9)},
         {"sync_strategy": "ring", "sync_granularity": "layer"},
         {"prompt": None, "prompt_ids": "f", "chat": False},
         {"device": "cuda", "gpu_ids": (5, 6, 7)},
@@ -85,6 +109,22 @@ def test_option_names_are_the_command_lines() -> None:
     chosen_elsewhere = {"--prefill", "--decode"}  # one strategy each so far: no option yet
     fields = {option_name(field.name) for field in dataclasses.fields(RunConfig)}
     assert fields - spelled == chosen_elsewhere
+
+
+@pytest.mark.parametrize(
+    "option, text, value",
+    [
+        ("--chunk-size", "auto", "auto"),
+        ("--chunk-size", "128", 128),
+        ("--layer-split", "even", "even"),
+        ("--layer-split", "10, 9,9", (10, 9, 9)),
+    ],
+)
+def test_the_command_line_reads_schedules(option: str, text: str, value: object) -> None:
+    from mpi_spp.cli.generate import command
+
+    context = command.make_context("generate", ["--model", "m", "--prompt", "p", option, text])
+    assert context.params[option.strip("-").replace("-", "_")] == value
 
 
 def test_the_command_line_has_the_defaults_of_the_configuration() -> None:
