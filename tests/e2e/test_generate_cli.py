@@ -75,6 +75,7 @@ def test_json_tells_what_was_chosen(everything: tuple[Ended, dict[str, Any], Pat
     chosen = told["configuration"]
     assert (chosen["sync_strategy"], chosen["sync_granularity"], chosen["chunk_size"]) == ("ring", "layer", 8)
     assert (chosen["prompt_file"], chosen["max_new_tokens"]) == ("question.txt", 100)
+    assert told["chunks"] == [8] * (CHAT_TOKENS // 8) + [CHAT_TOKENS % 8] * (CHAT_TOKENS % 8 > 0)
 
 
 def test_json_tells_of_every_rank(everything: tuple[Ended, dict[str, Any], Path], model: Path) -> None:
