@@ -10,7 +10,6 @@ import numpy as np
 
 from mpi_spp.partition import split_as, split_evenly
 
-_STEP = 8  # long chunks are multiples of this: kernels compute several rows at once
 _FINENESS = 1.15  # each first chunk that is tried is so many times as long as the one before
 _MOST_CHUNKS = 128  # more are not tried when the first chunk decides their count
 _DEEPEST_SHRINK = 16  # a chunk is never shorter than this part of the first one
@@ -87,7 +86,7 @@ def _first_lengths(num_tokens: int, longest: int) -> Iterator[int]:
     """The first chunks to try, ever longer, to the longest."""
     length = -(-num_tokens // _MOST_CHUNKS)
     while length < longest:
-        yield _rounded(length)
+        yield length
         length = max(length + 1, int(length * _FINENESS))
     yield longest
 
@@ -96,13 +95,9 @@ def _of_equal_time(num_tokens: int, first: int, cost: Cost) -> Iterator[range]:
     """Chunks that take as long as the first one, of `first` tokens, or a little less."""
     limit, start = cost.seconds(0, first), 0
     while start < num_tokens:
-        length = max(_rounded(cost.tokens_within(limit, start)), -(-first // _DEEPEST_SHRINK))
+        length = max(cost.tokens_within(limit, start), -(-first // _DEEPEST_SHRINK))
         yield range(start, min(start + length, num_tokens))
         start += length
-
-
-def _rounded(length: int) -> int:
-    return length if length < 4 * _STEP else length - length % _STEP
 
 
 def split_by_cost(num_layers: int, costs: Sequence[Cost]) -> list[range]:
