@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import torch
 
 from mpi_spp.comm.world import World
 from mpi_spp.kernels.memory import cpu_name, recall, remember
+from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.decoder import Stage
 from mpi_spp.schedule import Cost
@@ -21,7 +21,9 @@ _LENGTHS = (16, 32, 64, 128, 256, 512)
 _PREFIXES = (0, 2048)
 _POINTS = tuple(itertools.product(_LENGTHS, _PREFIXES))
 _FEWEST_ROUNDS = 3  # the first one also warms up
-_SECONDS = 0.4  # unless the fewest rounds take longer
+_NEXT_TO_NOTHING = 1.03
+_DISTURBED = 0.9  # where less than this part of a time is explained, another program ran
+_SECONDS = 0.5  # unless the fewest rounds take longer
 
 Times = dict[tuple[int, int], float]  # seconds for (tokens, prefix)
 
@@ -56,7 +58,8 @@ def measure(stage: Stage) -> Cost:
 def _least_times(stage: Stage, layers: list[int]) -> Times:
     """The least seconds of one of these layers, over rounds through all points: noise only adds.
 
-    The layers take turns: one that has just run would find its weights in the CPU's cache.
+    The layers take turns: one that has just run would find its weights in the CPU's cache. Each is a call of its own:
+    what a call costs stands for the exchange that goes on between the layers of a prefill.
     """
     least, turns = dict.fromkeys(_POINTS, float("inf")), itertools.cycle(layers)
     scratch = stage.new_cache(range(1), max(_LENGTHS) + max(_PREFIXES))
@@ -65,16 +68,21 @@ def _least_times(stage: Stage, layers: list[int]) -> Times:
     stop = time.perf_counter() + _SECONDS
     for number in itertools.count():
         if number >= _FEWEST_ROUNDS and time.perf_counter() > stop:
-            return least
-        for tokens, prefix in _POINTS:
+            break
+        for point in _POINTS:
             layer = next(turns)
             scratch.layers = range(layer, layer + 1)  # each in its turn has the only place
-            batch = one_span(range(prefix, prefix + tokens), scratch, prefix + tokens)
-            hidden = stage.embed(torch.arange(tokens) % stage.config.vocab_size)
-            start = _now(stage)
-            stage.forward(hidden, batch, scratch.layers)
-            least[tokens, prefix] = min(least[tokens, prefix], _now(stage) - start)
-    raise AssertionError("rounds have no end")
+            least[point] = min(least[point], _seconds(stage, *point, scratch))
+    return least
+
+
+def _seconds(stage: Stage, tokens: int, prefix: int, cache: KVCache) -> float:
+    """What so many tokens after `prefix` others take in the layers of this cache."""
+    batch = one_span(range(prefix, prefix + tokens), cache, prefix + tokens)
+    hidden = stage.embed(torch.arange(tokens) % stage.config.vocab_size)
+    start = _now(stage)
+    stage.forward(hidden, batch, cache.layers)
+    return _now(stage) - start
 
 
 def _now(stage: Stage) -> float:
@@ -84,11 +92,14 @@ def _now(stage: Stage) -> float:
 
 
 def fit(times: Times) -> Cost:
-    """The cost nearest to the measured times by relative error, up to the length whose tokens took the least time."""
-    longest = min(_LENGTHS, key=lambda length: _token_seconds(times, length))
+    """The cost nearest to the measured times by relative error, up to the longest chunk that wastes next to nothing."""
+    token_seconds = {length: _token_seconds(times, length) for length in _LENGTHS}
+    least = min(token_seconds.values())
+    longest = max(length for length, seconds in token_seconds.items() if seconds <= least * _NEXT_TO_NOTHING)
     points = [(x, prefix, s) for (x, prefix), s in times.items() if x <= longest]
-    rows = np.array([[1, prefix, x, x * (prefix + x / 2)] for x, prefix, _ in points])
-    return Cost(longest, *_non_negative(rows / np.array([[s] for _, _, s in points])))
+    rows = np.array([[1 / s, prefix / s, x / s, x * (prefix + x / 2) / s] for x, prefix, s in points])
+    first = rows @ np.array(_non_negative(rows))  # what is expected over what was measured
+    return Cost(longest, *_non_negative(rows[first > _DISTURBED]))
 
 
 def _token_seconds(times: Times, length: int) -> float:
@@ -98,7 +109,7 @@ def _token_seconds(times: Times, length: int) -> float:
     return first + (last - first) * seen / max(_PREFIXES)
 
 
-def _non_negative(rows: np.ndarray) -> Iterator[float]:
+def _non_negative(rows: np.ndarray) -> list[float]:
     """The rates >= 0 that bring all rows nearest to 1: those of the best subset of columns, of all subsets."""
     best, least = np.zeros(rows.shape[1]), float("inf")
     for size in range(1, rows.shape[1] + 1):
@@ -109,7 +120,7 @@ def _non_negative(rows: np.ndarray) -> Iterator[float]:
             if (rates >= 0).all() and error < least:
                 best, least = np.zeros(rows.shape[1]), error
                 best[columns] = rates
-    return map(float, best)
+    return [float(rate) for rate in best]
 
 
 def _key(stage: Stage, weights: str, threads: int) -> str:

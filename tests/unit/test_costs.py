@@ -37,6 +37,11 @@ def test_lengths_that_are_slower_again_are_not_taken() -> None:
     assert astuple(fit(times)) == pytest.approx((128, *astuple(TRUE)[1:]))
 
 
+def test_times_that_another_program_disturbed_do_not_count() -> None:
+    times = {point: seconds * (1.5 if point == (64, 0) else 1) for point, seconds in times_of(TRUE).items()}
+    assert astuple(fit(times)) == pytest.approx(astuple(TRUE))
+
+
 @pytest.mark.parametrize("kept", [None, [], "abc", [1, 2], [1, 2, 3, 4, "x"], [0, 1, 1, 1, 1], [5, 1, 1, -1, 1]])
 def test_what_is_no_cost_is_measured_again(kept: object) -> None:
     assert _read(kept) is None
