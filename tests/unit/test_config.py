@@ -25,6 +25,7 @@ def make(**options: Any) -> RunConfig:
         ({"decode": "gossip"}, "--decode: 'gossip'"),
         ({"sync_granularity": "token"}, "--sync-granularity: 'token'"),
         ({"dtype": "int8"}, "--dtype: 'int8'"),
+        ({"kv_cache_dtype": "int4"}, "--kv-cache-dtype: 'int4'"),
         ({"device": "tpu"}, "--device: 'tpu'"),
         ({"cuda_aware": "maybe"}, "--cuda-aware: 'maybe'"),
         ({"device": "cpu", "gpu_ids": (0,)}, "--gpu-ids"),
@@ -51,7 +52,9 @@ def test_one_prompt_is_required(options: dict[str, Any], named: str) -> None:
     assert named in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["sync_strategy", "sync_granularity", "dtype", "device", "cuda_aware"])
+@pytest.mark.parametrize(
+    "name", ["sync_strategy", "sync_granularity", "dtype", "kv_cache_dtype", "device", "cuda_aware"]
+)
 def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(UserError) as caught:
         make(**{name: "no such"})
@@ -64,6 +67,7 @@ def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
         {"chunk_size": 1, "max_new_tokens": 1, "threads": 1},
         {"sync_strategy": "ring", "sync_granularity": "layer"},
         {"prompt": None, "prompt_ids": "f", "chat": False},
+        {"kv_cache_dtype": "int8", "dtype": "float32"},
         {"device": "cuda", "gpu_ids": (5, 6, 7)},
         {"prompt": ""},  # whether it is empty is judged where it is read, with the text of a file
     ],
