@@ -125,13 +125,13 @@ def assert_equal(cache: KVCache, expected: KVCache) -> None:
 def test_an_int8_cache_gives_the_tokens_of_one_rank(
     name: str, dtype: str, kernels: str, models: Path, world: World
 ) -> None:
-    """With every sync, and every chunk size for each of them."""
+    """With every sync."""
     if kernels == "native":
         require_native_kernels()
     options = {"kv_cache_dtype": "int8", "dtype": dtype, "kernels": kernels}
     engine, single = (make_engine(models / name, ranks, **options) for ranks in (world, one_rank_of(world)))
     prompt_ids = reference_models.prompt_of(name, 100)
-    for chunk_size in CHUNK_SIZES:
+    for chunk_size in (7, 128):
         expected = answer(single, prompt_ids, reference_models.NEW_TOKENS, chunk_size=chunk_size, **options)
         for sync, granularity in SYNCS:
             how = {"sync_strategy": sync, "sync_granularity": granularity, "chunk_size": chunk_size}
