@@ -8,6 +8,7 @@ from mpi_spp.errors import UserError
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
+KV_CACHE_DTYPES = ("auto", "int8")
 GRANULARITIES = ("layer", "chunk", "prefill")
 KERNELS = ("auto", "plain", "packed", "native")
 QUANTIZE = ("int8", "int4")
@@ -34,6 +35,7 @@ class RunConfig:
     sync_granularity: str = "chunk"
     decode: str = "replicated"
     dtype: str = "auto"
+    kv_cache_dtype: str = "auto"
     quantize: str | None = None  # None: weights as the checkpoint has them
     quantize_group_size: int = 32
     device: str = "auto"
@@ -60,6 +62,7 @@ class RunConfig:
         self._check_choice("decode", registry.choices("decode"))
         self._check_choice("sync_granularity", GRANULARITIES)
         self._check_choice("dtype", DTYPES)
+        self._check_choice("kv_cache_dtype", KV_CACHE_DTYPES)
         self._check_choice("device", DEVICES)
         self._check_choice("cuda_aware", CUDA_AWARE)
         self._check_choice("kernels", KERNELS)

@@ -58,7 +58,8 @@ class Engine:
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache of all layers for `capacity` positions."""
-        cache = self.stage.new_cache(range(self.model.num_hidden_layers), capacity)
+        dtype = torch.int8 if self.config.kv_cache_dtype == "int8" else None
+        cache = self.stage.new_cache(range(self.model.num_hidden_layers), capacity, dtype)
         self._cache_bytes = max(self._cache_bytes, cache.nbytes)
         return cache
 

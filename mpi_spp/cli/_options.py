@@ -6,7 +6,17 @@ from typing import Any
 import click
 
 from mpi_spp import registry
-from mpi_spp.config import CUDA_AWARE, DEVICES, DTYPES, GRANULARITIES, KERNELS, LAYER_SPLITS, QUANTIZE, default_of
+from mpi_spp.config import (
+    CUDA_AWARE,
+    DEVICES,
+    DTYPES,
+    GRANULARITIES,
+    KERNELS,
+    KV_CACHE_DTYPES,
+    LAYER_SPLITS,
+    QUANTIZE,
+    default_of,
+)
 
 Decorator = Callable[[Any], Any]
 
@@ -90,6 +100,7 @@ def schedule_options(multiple: bool = False) -> Decorator:
 model_options = together(
     click.option("--model", required=True, help="A model directory, a model of the local store, or a hub name."),
     run_option("--dtype", "auto: the checkpoint's own.", type=click.Choice(DTYPES)),
+    run_option("--kv-cache-dtype", "auto: that of the run; int8: half of it.", type=click.Choice(KV_CACHE_DTYPES)),
     run_option("--quantize", "Weights of 8 or 4 bits, made once and kept on disk.", type=click.Choice(QUANTIZE)),
     run_option("--quantize-group-size", "Inputs that share a scale.", type=int),
     run_option("--device", "auto: a GPU where there is one.", type=click.Choice(DEVICES)),

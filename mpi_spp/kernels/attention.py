@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.norm import RMSNorm
 
 Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and signed sines, each [tokens, head_dim]
@@ -28,25 +29,17 @@ class Attention:
         self.heads, self.norms = heads, (q_norm, k_norm)
 
     def __call__(
-        self,
-        qkv: torch.Tensor,
-        rotation: Rotation,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        start: int,
-        window: int | None,
+        self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
     ) -> torch.Tensor:
         """Outputs [tokens, num_heads * size] for `qkv` [tokens, (num_heads + 2 * num_groups) * size].
 
-        `keys` [num_groups, size, capacity] and `values` [num_groups, capacity, size] are a layer's cache, which
-        receives the tokens from position `start` on. A token sees `window` positions up to its own; None: all.
+        The cache receives the tokens from position `start` on. A token sees `window` positions up to its own; None:
+        all. What the cache rounds off, the token itself does not see either: chunks of any size see the same.
         """
-        stop = start + len(qkv)
         queries, new_keys, new_values = self._rotated(qkv, rotation)
-        keys[:, :, start:stop] = new_keys.permute(1, 2, 0)
-        values[:, start:stop] = new_values.transpose(0, 1)
-        first = first_visible(start, window)
-        return attention(queries, keys[:, :, first:stop], values[:, first:stop], window)
+        cache.store(start, new_keys, new_values)
+        keys, values = cache.read(first_visible(start, window), start + len(qkv), queries.dtype)
+        return attention(queries, keys, values, window)
 
     def _rotated(self, qkv: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rotated and scaled queries, rotated keys, and values, each [tokens, heads, size]."""

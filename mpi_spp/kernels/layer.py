@@ -6,11 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from mpi_spp.kernels.attention import Attention, Rotation
+from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.linear import Gated, Linear
 from mpi_spp.kernels.norm import RMSNorm
 
-# (hidden [tokens, hidden_size] in place, rotation, keys, values, start, window), the last four as Attention has them
-FusedLayer = Callable[[torch.Tensor, Rotation, torch.Tensor, torch.Tensor, int, int | None], None]
+# (hidden [tokens, hidden_size] in place, rotation, cache, start, window), the last three as Attention has them
+FusedLayer = Callable[[torch.Tensor, Rotation, LayerCache, int, int | None], None]
 
 
 @dataclass

@@ -14,7 +14,7 @@ from mpi_spp.kv.rounds import Round
 
 @dataclass
 class Shared:
-    """What a strategy moves in one round: `rows` [sum(lengths), row], rank r's part being `part(r)`.
+    """What a strategy moves in one round: `rows` uint8 [sum(lengths), row], rank r's part being `part(r)`.
 
     At the start only the part of this rank is filled in; at the end all are. `tag` is the round's own.
     """
@@ -60,7 +60,8 @@ class Exchange:
 
     def _start(self, tag: int, round_: Round) -> None:
         lengths = [len(block) for block in round_.blocks]
-        rows = self._cache.keys.new_empty((sum(lengths), self._cache.position_size))
+        size = (sum(lengths), self._cache.position_bytes)
+        rows = torch.empty(size, dtype=torch.uint8, device=self._cache.device)
         shared = Shared(rows, lengths, tag)
         mine = round_.blocks[self._comm.rank]
         self._cache.pack(mine.layers, mine.positions, shared.part(self._comm.rank))

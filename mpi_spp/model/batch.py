@@ -38,4 +38,4 @@ class Batch:
 
 def one_span(positions: range, cache: KVCache, sequence_length: int) -> Batch:
     """The batch of one sequence's tokens at these positions."""
-    return Batch((Span(range(len(positions)), positions.start, cache, sequence_length),), cache.keys.device)
+    return Batch((Span(range(len(positions)), positions.start, cache, sequence_length),), cache.device)

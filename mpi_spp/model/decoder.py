@@ -56,10 +56,10 @@ class Stage:
         self.dtype, self.device = weights.embedding.dtype, weights.embedding.device
         self._rotation_dtype = rotation_dtype or self.dtype
 
-    def new_cache(self, layers: range, capacity: int) -> KVCache:
-        """An empty cache for `capacity` positions of these layers."""
-        config = self.config
-        return KVCache(layers, config.num_key_value_heads, capacity, config.head_dim, self.dtype, self.device)
+    def new_cache(self, layers: range, capacity: int, dtype: torch.dtype | None = None) -> KVCache:
+        """An empty cache for `capacity` positions of these layers; dtype: int8, or None for that of the weights."""
+        heads, head_dim = self.config.num_key_value_heads, self.config.head_dim
+        return KVCache(layers, heads, capacity, head_dim, dtype or self.dtype, self.device)
 
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -108,7 +108,7 @@ class Stage:
         layer, window = self.weights.layers[number], self.config.sliding_windows[number]
         if layer.fused is not None and len(batch.spans) == 1:
             span = batch.spans[0]
-            layer.fused(hidden, rotation, *span.cache.of_layer(number), span.start, window)
+            layer.fused(hidden, rotation, span.cache.of_layer(number), span.start, window)
             return
         qkv = layer.qkv(layer.input_norm(hidden))
         layer.output.add_to(hidden, self._attend(number, qkv, batch, rotation))
@@ -121,5 +121,5 @@ class Stage:
         for span in batch.spans:
             rows = slice(span.rows.start, span.rows.stop)
             angles = (rotation[0][rows], rotation[1][rows])
-            outputs.append(attention(qkv[rows], angles, *span.cache.of_layer(layer), span.start, window))
+            outputs.append(attention(qkv[rows], angles, span.cache.of_layer(layer), span.start, window))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)

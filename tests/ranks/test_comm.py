@@ -204,44 +204,45 @@ def number_of(layer: int, position: int) -> float:
     return float(100 * layer + position)
 
 
-def whole_cache(size: int, layers: Sequence[int]) -> KVCache:
+def whole_cache(size: int, layers: Sequence[int], dtype: torch.dtype) -> KVCache:
     """A cache in which these layers are filled, and the others are poison."""
-    cache = KVCache(range(size * LAYERS_PER_RANK - 1), HEADS, POSITIONS, HEAD_DIM, torch.bfloat16)
-    cache.keys.fill_(float("nan"))
-    cache.values.fill_(float("nan"))
+    cache = KVCache(range(size * LAYERS_PER_RANK - 1), HEADS, POSITIONS, HEAD_DIM, dtype)
+    for part in (cache.keys, cache.values) if cache.scales is None else (cache.scales,):
+        part.fill_(float("nan"))
     for layer in layers:
         numbers = torch.tensor([number_of(layer, position) for position in range(POSITIONS)])
         heads = numbers[:, None, None] + torch.arange(HEADS * HEAD_DIM).view(HEADS, HEAD_DIM) / 16
-        keys, values = cache.of_layer(layer)
-        keys.copy_(heads.permute(1, 2, 0))
-        values.copy_(-heads.transpose(0, 1))
+        cache.of_layer(layer).store(0, heads, -heads)
     return cache
 
 
-def sync_all_at_once(ranks: Communicator, sync: str, granularity: str, pause: float) -> None:
+def sync_all_at_once(ranks: Communicator, sync: str, granularity: str, pause: float, dtype: torch.dtype) -> None:
     """Every round is started before any is complete."""
     spans = split_evenly(ranks.size * LAYERS_PER_RANK - 1, ranks.size)
-    cache = whole_cache(ranks.size, spans[ranks.rank])
+    cache = whole_cache(ranks.size, spans[ranks.rank], dtype)
     chunks = split_chunks(POSITIONS, 4)
     rounds = plan_rounds(granularity, spans, chunks)
     exchange = Exchange(ranks, registry.load("sync", sync).exchange, cache, rounds)
     time.sleep(pause * ranks.rank)  # ranks are never in step
     exchange.reached(len(chunks) + ranks.size, ALL_LAYERS)
     exchange.finish()
-    expected = whole_cache(ranks.size, range(ranks.size * LAYERS_PER_RANK - 1))
+    expected = whole_cache(ranks.size, range(ranks.size * LAYERS_PER_RANK - 1), dtype)
     assert torch.equal(cache.keys, expected.keys)
     assert torch.equal(cache.values, expected.values)
+    if cache.scales is not None and expected.scales is not None:
+        assert torch.equal(cache.scales, expected.scales)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8], ids=str)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("sync", registry.choices("sync"))
-def test_many_rounds_at_once(ranks: Communicator, sync: str, granularity: str) -> None:
+def test_many_rounds_at_once(ranks: Communicator, sync: str, granularity: str, dtype: torch.dtype) -> None:
     for pause in (0.0, 0.002):
-        sync_all_at_once(ranks, sync, granularity, pause)
+        sync_all_at_once(ranks, sync, granularity, pause, dtype)
 
 
 @pytest.mark.parametrize("sync", registry.choices("sync"))
 def test_two_prefills_one_after_the_other(ranks: Communicator, sync: str) -> None:
     """A rank may be in the second, with the same tags, while another is still in the first."""
     for _ in range(2):
-        sync_all_at_once(ranks, sync, "layer", 0.001)
+        sync_all_at_once(ranks, sync, "layer", 0.001, torch.bfloat16)

@@ -1,5 +1,6 @@
 """Any number of ranks, any sync, any chunk size gives the tokens of transformers."""
 
+import copy
 import itertools
 import os
 from collections.abc import Iterator
@@ -9,10 +10,11 @@ import pytest
 import reference_models
 import smollm2
 import torch
+from mpi4py import MPI
 
 from mpi_spp import costs, registry
 from mpi_spp.comm.world import World, the_world
-from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
+from mpi_spp.config import GRANULARITIES, KV_CACHE_DTYPES, QUANTIZE, RunConfig
 from mpi_spp.engine import Engine
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.quantized import BITS
@@ -130,40 +132,96 @@ def test_smollm2(
     assert tokens == reference["token_ids"]
 
 
+@pytest.mark.parametrize("kv_cache_dtype", KV_CACHE_DTYPES)
 @pytest.mark.parametrize("chunk_size", (7, 128))
 @pytest.mark.parametrize("sync,granularity", SYNCS)
 def test_a_sync_leaves_the_same_cache_on_all_ranks(
-    sync: str, granularity: str, chunk_size: int, models: Path, world: World
+    sync: str, granularity: str, chunk_size: int, kv_cache_dtype: str, models: Path, world: World
 ) -> None:
     """To the bit, and as one rank alone computes it."""
     name = "llama_tied"
     options = {"sync_strategy": sync, "sync_granularity": granularity, "chunk_size": chunk_size}
-    engine = make_engine(models / name, world, **options)
+    engine = make_engine(models / name, world, kv_cache_dtype=kv_cache_dtype, **options)
     prompt_ids = reference_models.prompt_of(name, 100)
     expected = cache_of_one_rank(engine, prompt_ids, chunk_size)
     cache = engine.new_cache(len(prompt_ids))
-    cache.keys.fill_(float("nan"))
-    cache.values.fill_(float("nan"))
+    for part in (cache.keys, cache.values) if cache.scales is None else (cache.scales,):
+        part.fill_(float("nan"))
     engine.prefill(prompt_ids, cache)
-    assert torch.equal(cache.keys, expected.keys)
-    assert torch.equal(cache.values, expected.values)
+    assert_equal(cache, expected)
 
 
-@pytest.mark.parametrize("name", ("qwen3_bfloat16_shards", "mistral_window"))
-def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(name: str, models: Path, world: World) -> None:
-    """To the bit, though bfloat16 rounds: no row depends on those that are computed with it."""
+def assert_equal(cache: KVCache, expected: KVCache) -> None:
+    """To the bit."""
+    assert torch.equal(cache.keys, expected.keys) and torch.equal(cache.values, expected.values)
+    assert (cache.scales is None) == (expected.scales is None)
+    if cache.scales is not None and expected.scales is not None:
+        assert torch.equal(cache.scales, expected.scales)
+
+
+@pytest.mark.parametrize("dtype, kernels", (("float32", "plain"), ("bfloat16", "plain"), ("bfloat16", "native")))
+@pytest.mark.parametrize("name", ("llama_tied", "mistral_window", "qwen3"))
+def test_an_int8_cache_gives_the_tokens_of_one_rank(
+    name: str, dtype: str, kernels: str, models: Path, world: World
+) -> None:
+    """With every sync."""
+    if kernels == "native":
+        require_native_kernels()
+    options = {"kv_cache_dtype": "int8", "dtype": dtype, "kernels": kernels}
+    engine, single = (make_engine(models / name, ranks, **options) for ranks in (world, one_rank_of(world)))
+    prompt_ids = reference_models.prompt_of(name, 100)
+    for chunk_size in (7, 128):
+        expected = answer(single, prompt_ids, reference_models.NEW_TOKENS, chunk_size=chunk_size, **options)
+        for sync, granularity in SYNCS:
+            how = {"sync_strategy": sync, "sync_granularity": granularity, "chunk_size": chunk_size}
+            tokens = answer(engine, prompt_ids, reference_models.NEW_TOKENS, **how, **options)
+            assert tokens == expected, how
+
+
+def one_rank_of(world: World) -> World:
+    """This rank as a job of its own."""
+    single = copy.copy(world)
+    single.mpi_comm = single._local = MPI.COMM_SELF
+    single.rank, single.size, single.local_rank, single.local_size = 0, 1, 0, 1
+    return single
+
+
+@pytest.mark.parametrize("dtype, number_bytes", [("float32", 4), ("bfloat16", 2)])
+def test_an_int8_cache_makes_the_sync_smaller(dtype: str, number_bytes: int, models: Path, world: World) -> None:
+    """By exactly what codes and scales are smaller: head_dim + 4 bytes a head."""
+    engine, prompt_ids = make_engine(models / "qwen3", world, dtype=dtype), reference_models.prompt_of("qwen3", 37)
+    sent = {}
+    for kv_cache_dtype in KV_CACHE_DTYPES:
+        before = engine.kv_comm.bytes_sent
+        answer(engine, prompt_ids, 1, dtype=dtype, kv_cache_dtype=kv_cache_dtype)
+        sent[kv_cache_dtype] = engine.kv_comm.bytes_sent - before
+    head_dim = engine.model.head_dim
+    assert sent["int8"] * head_dim * number_bytes == sent["auto"] * (head_dim + 4)
+
+
+def require_native_kernels() -> None:
     if "native" not in backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels"):
         pytest.skip("needs a CPU with AVX512_BF16 and a C compiler")
-    engine = make_engine(models / name, world, dtype="bfloat16", kernels="native")
+
+
+@pytest.mark.parametrize("kv_cache_dtype", KV_CACHE_DTYPES)
+@pytest.mark.parametrize("name", ("qwen3_bfloat16_shards", "mistral_window"))
+def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(
+    name: str, kv_cache_dtype: str, models: Path, world: World
+) -> None:
+    """To the bit, though bfloat16 rounds: no row depends on those that are computed with it."""
+    require_native_kernels()
+    fixed = {"dtype": "bfloat16", "kernels": "native", "kv_cache_dtype": kv_cache_dtype}
+    engine = make_engine(models / name, world, **fixed)
     prompt_ids = reference_models.prompt_of(name, 100)
     expected = cache_of_one_rank(engine, prompt_ids, chunk_size=100)
     tokens = []
     for chunk_size in CHUNK_SIZES:
-        options = {"dtype": "bfloat16", "kernels": "native", "chunk_size": chunk_size}
+        options = fixed | {"chunk_size": chunk_size}
         engine.configure(run_config(models / name, **options), Clock())
         cache = engine.new_cache(len(prompt_ids))
         engine.prefill(prompt_ids, cache)
-        assert torch.equal(cache.keys, expected.keys) and torch.equal(cache.values, expected.values), chunk_size
+        assert_equal(cache, expected)
         tokens.append(answer(engine, prompt_ids, reference_models.NEW_TOKENS, **options))
     assert tokens == [tokens[0]] * len(CHUNK_SIZES)
 
@@ -192,7 +250,7 @@ def cache_of_one_rank(engine: Engine, prompt_ids: list[int], chunk_size: int) ->
     from mpi_spp.partition import split_chunks
 
     layers = range(engine.model.num_hidden_layers)
-    cache = engine.stage.new_cache(layers, len(prompt_ids))
+    cache = engine.new_cache(len(prompt_ids))
     for chunk in split_chunks(len(prompt_ids), chunk_size):
         hidden = engine.stage.embed(torch.tensor(prompt_ids[chunk.start : chunk.stop]))
         engine.stage.forward(hidden, one_span(chunk, cache, len(prompt_ids)), layers)

@@ -1,11 +1,12 @@
 """Attention against the definition, in float64."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from mpi_spp.kernels.attention import Attention, Heads, first_visible
+from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.kv.cache import KVCache
@@ -31,16 +32,27 @@ class Case:
     values: torch.Tensor
     start: int
 
-    def output(self, name: str, window: int | None) -> torch.Tensor:
-        """What a back end's attention makes of the last rows, with those before them in the cache."""
+    def cache(self, dtype: torch.dtype) -> LayerCache:
+        """The positions before the last rows."""
         stop, num_groups = self.keys.shape[:2]
-        cache = KVCache(range(4, 6), num_groups, stop + 3, HEAD_DIM, self.keys.dtype)
-        for part in (cache.keys, cache.values):
+        whole = KVCache(range(4, 6), num_groups, stop + 3, HEAD_DIM, dtype)
+        for part in (whole.keys, whole.values) if whole.scales is None else (whole.scales,):
             part.fill_(float("nan"))
-        keys, values = cache.of_layer(5)
-        keys[:, :, : self.start] = self.keys[: self.start].permute(1, 2, 0)
-        values[:, : self.start] = self.values[: self.start].transpose(0, 1)
-        return self._attention(name)(self._qkv(), self._no_rotation(name), keys, values, self.start, window)
+        cache = whole.of_layer(5)
+        cache.store(0, self.keys[: self.start], self.values[: self.start])
+        return cache
+
+    def output(self, name: str, window: int | None, cache: LayerCache | None = None) -> torch.Tensor:
+        """What a back end's attention makes of the last rows, with those before them in the cache."""
+        cache = cache or self.cache(self.keys.dtype)
+        return self._attention(name)(self._qkv(), self._no_rotation(name), cache, self.start, window)
+
+    def as_kept_by(self, cache: LayerCache) -> "Case":
+        """The same with the keys and values that an int8 cache gives back, in float64."""
+        stop = len(self.keys)
+        keys, values = (part.double() for part in cache[:2])
+        keys, values = keys * cache.key_scales[:, None], values * cache.value_scales[..., None]
+        return replace(self, keys=keys[:, :, :stop].permute(2, 0, 1), values=values[:, :stop].transpose(0, 1))
 
     def _attention(self, name: str) -> Attention:
         heads = Heads(self.queries.shape[1], self.keys.shape[1], HEAD_DIM, SCALE)
@@ -91,6 +103,23 @@ def test_attention(
     assert output.dtype == dtype
     assert output.shape == expected.shape
     assert (output.double() - expected).abs().max() < LARGEST_ERROR[dtype]
+
+
+@pytest.mark.parametrize("dtype, name", CASES, ids=str)
+@pytest.mark.parametrize("window", [None, 4, 40])
+@pytest.mark.parametrize("tokens, start", [(1, 0), (1, 300), (3, 33), (7, 253), (33, 0), (33, 5)])
+@pytest.mark.parametrize("num_heads, num_groups", [(9, 3), (5, 1)])
+def test_attention_over_an_int8_cache(
+    num_heads: int, num_groups: int, tokens: int, start: int, window: int | None, dtype: torch.dtype, name: str
+) -> None:
+    """As exact as over what the codes stand for, and every token sees its own chunk through codes too."""
+    case = random_case(num_heads, num_groups, tokens, start, dtype)
+    cache = case.cache(torch.int8)
+    output, kept = case.output(name, window, cache), case.as_kept_by(cache)
+    for ours, exact, scales in zip((kept.keys, kept.values), (case.keys, case.values), cache[2:], strict=True):
+        assert ((ours - exact.double()).abs() <= scales[:, : len(exact)].T[..., None] * 0.50001).all()
+    assert output.dtype == dtype
+    assert (output.double() - kept.expected(window)).abs().max() < LARGEST_ERROR[dtype]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ def make(**options: Any) -> RunConfig:
         ({"decode": "gossip"}, "--decode: 'gossip'"),
         ({"sync_granularity": "token"}, "--sync-granularity: 'token'"),
         ({"dtype": "int8"}, "--dtype: 'int8'"),
+        ({"kv_cache_dtype": "int4"}, "--kv-cache-dtype: 'int4'"),
         ({"device": "tpu"}, "--device: 'tpu'"),
         ({"cuda_aware": "maybe"}, "--cuda-aware: 'maybe'"),
         ({"device": "cpu", "gpu_ids": (0,)}, "--gpu-ids"),
@@ -73,7 +74,9 @@ def test_a_layer_split_that_fits(split: tuple[int, ...] | str) -> None:
     make(layer_split=split).require_layer_split(num_layers=5, num_ranks=3)
 
 
-@pytest.mark.parametrize("name", ["sync_strategy", "sync_granularity", "dtype", "device", "cuda_aware"])
+@pytest.mark.parametrize(
+    "name", ["sync_strategy", "sync_granularity", "dtype", "kv_cache_dtype", "device", "cuda_aware"]
+)
 def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
     with pytest.raises(UserError) as caught:
         make(**{name: "no such"})
@@ -88,6 +91,7 @@ def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
         {"layer_split": (10, 9, 9)},
         {"sync_strategy": "ring", "sync_granularity": "layer"},
         {"prompt": None, "prompt_ids": "f", "chat": False},
+        {"kv_cache_dtype": "int8", "dtype": "float32"},
         {"device": "cuda", "gpu_ids": (5, 6, 7)},
         {"prompt": ""},  # whether it is empty is judged where it is read, with the text of a file
     ],

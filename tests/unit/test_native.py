@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpi_spp.kernels.attention import Heads
+from mpi_spp.kernels.attention import Heads, Rotation
+from mpi_spp.kernels.attention import attention as attend
+from mpi_spp.kernels.cache import LayerCache, quantize_heads
+from mpi_spp.kernels.layer import Layer
 from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.norm import RMSNorm
@@ -56,8 +59,7 @@ def test_attention_from_its_inputs_on(
         Heads(*shape, size**-0.5), *(None if norm is None else RMSNorm(norm.weight, norm.eps) for norm in made)
     )
     qkv = torch.randn(tokens, (num_heads + 2 * num_groups) * size).bfloat16()
-    angles = torch.rand(tokens, size // 2) * 6
-    cos, sin = torch.cat([angles.cos()] * 2, -1), torch.cat([-angles.sin(), angles.sin()], -1)
+    cos, sin = random_rotation(tokens, size)
     stop = start + tokens
     keys, values = (
         torch.randn(num_groups, size, stop + 5).bfloat16(),
@@ -65,15 +67,125 @@ def test_attention_from_its_inputs_on(
     )
     keys[:, :, stop:] = values[:, stop:] = float("nan")
     exact_keys, exact_values = keys.float(), values.float()
-    output = attention(qkv, (cos, sin), keys, values, start, window)
-    expected = exact(qkv.float(), (cos, sin), exact_keys, exact_values, start, window)
+    output = attention(qkv, (cos, sin), LayerCache(keys, values), start, window)
+    expected = exact(qkv.float(), (cos, sin), LayerCache(exact_keys, exact_values), start, window)
     assert (keys[:, :, :stop].float() - exact_keys[:, :, :stop]).abs().max() < 0.04  # rounded keys up to 8
     assert torch.equal(values[:, :stop].float(), exact_values[:, :stop])
     assert (output.float() - expected).abs().max() < 0.06
     for token in {0, tokens // 2, tokens - 1}:
         rows = slice(token, token + 1)
-        alone = attention(qkv[rows], (cos[rows], sin[rows]), keys.clone(), values.clone(), start + token, window)
+        copy = copy_of(LayerCache(keys, values))
+        alone = attention(qkv[rows], (cos[rows], sin[rows]), copy, start + token, window)
         assert torch.equal(alone, output[rows])
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("tokens, start", [(1, 33), (3, 600), (7, 0), (128, 200)])
+@pytest.mark.parametrize("shape", [(9, 3, 64), (4, 4, 16), (5, 1, 10), (32, 1, 48)], ids=str)
+def test_attention_over_an_int8_cache_from_its_inputs_on(
+    native: Native, shape: tuple[int, int, int], tokens: int, start: int, window: int | None
+) -> None:
+    """The codes are those of the float32 keys and of the values; and a token's row is the same to the bit alone."""
+    attention, _ = random_attention(native, False, shape)
+    num_heads, num_groups, size = shape
+    qkv = torch.randn(tokens, (num_heads + 2 * num_groups) * size).bfloat16()
+    rotation, stop = random_rotation(tokens, size), start + tokens
+    queries, new_keys, new_values = Plain().attention(attention.heads, None, None)._rotated(qkv.float(), rotation)
+    cache = int8_cache(num_groups, size, start, stop + 5)
+    output = attention(qkv, rotation, cache, start, window)
+    codes, scales = quantize_heads(new_values)
+    assert torch.equal(cache.values[:, start:stop], codes.transpose(0, 1))
+    assert torch.equal(cache.value_scales[:, start:stop], scales.T)
+    keys, values = (part.double() for part in cache.read(0, stop, torch.float32))
+    errors = (keys[:, :, start:] - new_keys.permute(1, 2, 0)).abs()
+    assert (errors <= cache.key_scales[:, None, start:stop] * 0.5001).all()
+    expected = attend(queries.double(), keys, values)
+    if window is not None:
+        first = max(0, start - window + 1)
+        expected = attend(queries.double(), keys[:, :, first:], values[:, first:], window)
+    assert (output.double() - expected).abs().max() < 0.06
+    for token in {0, tokens // 2, tokens - 1}:
+        rows, copy = slice(token, token + 1), copy_of(cache)
+        alone = attention(qkv[rows], (rotation[0][rows], rotation[1][rows]), copy, start + token, window)
+        assert torch.equal(alone, output[rows])
+        assert equal(copy, cache, stop)
+
+
+def random_rotation(tokens: int, size: int) -> Rotation:
+    angles = torch.rand(tokens, size // 2) * 6
+    return torch.cat([angles.cos()] * 2, -1), torch.cat([-angles.sin(), angles.sin()], -1)
+
+
+def int8_cache(num_groups: int, size: int, length: int, capacity: int) -> LayerCache:
+    """So many random positions; what lies behind is poison."""
+    cache = LayerCache(
+        torch.full((num_groups, size, capacity), 99, dtype=torch.int8),
+        torch.full((num_groups, capacity, size), 99, dtype=torch.int8),
+        *torch.full((2, num_groups, capacity), float("nan")),
+    )
+    cache.store(0, *torch.randn(2, length, num_groups, size))
+    return cache
+
+
+def copy_of(cache: LayerCache) -> LayerCache:
+    return LayerCache(*(None if part is None else part.clone() for part in cache))
+
+
+def equal(ours: LayerCache, theirs: LayerCache, stop: int) -> bool:
+    """To the bit, up to a position."""
+    values = [torch.equal(a[:, :stop], b[:, :stop]) for a, b in zip(ours[1:], theirs[1:], strict=True) if a is not None]
+    return torch.equal(ours.keys[..., :stop], theirs.keys[..., :stop]) and all(values)
+
+
+def test_scales_of_no_head_and_of_a_broken_one(native: Native) -> None:
+    """Zeros, numbers too small for a scale, for an exact scale, and a NaN, which must not look like a number."""
+    size = 32
+    attention = native.attention(Heads(1, 1, size, 1.0), None, None)
+    qkv = torch.zeros(5, 3, size)
+    qkv[1, 2, 3], qkv[2, 2, 3], qkv[3, 2, 3], qkv[4, 2, 3] = 1e-40, 3e-38, float("nan"), 5.0
+    cache = int8_cache(1, size, 0, 5)
+    attention(qkv.bfloat16().flatten(1), (torch.ones(5, size), torch.zeros(5, size)), cache, 0, None)
+    codes, scales = quantize_heads(qkv[:, 2:].bfloat16())
+    numbers, broken = [0, 1, 2, 4], 3
+    assert torch.equal(cache.value_scales[0, numbers], scales[numbers, 0])
+    assert torch.equal(cache.values[0, numbers], codes[numbers, 0])
+    assert cache.read(0, 5, torch.float32)[1][0, broken].isnan().all()
+
+
+@pytest.mark.parametrize("tokens", [1, 20])
+@pytest.mark.parametrize("quantized", [False, True])
+def test_a_layer_in_one_call_is_its_operations(native: Native, quantized: bool, tokens: int) -> None:
+    """To the bit, the cache included."""
+    torch.manual_seed(1)
+    layer, size, hidden, start = random_layer(native), 16, torch.randn(tokens, 32), 5
+    cache = int8_cache(2, size, start, start + tokens)
+    if not quantized:
+        cache = LayerCache(*(part.bfloat16() for part in cache.read(0, start + tokens, torch.float32)))
+    copy, rotation, apart = copy_of(cache), random_rotation(tokens, size), hidden.clone()
+    layer.output.add_to(apart, layer.attention(layer.qkv(layer.input_norm(apart)), rotation, cache, start, None))
+    layer.down.add_to(apart, layer.gate_up(layer.mlp_norm(apart)))
+    fused = native.fused(layer)
+    assert fused is not None
+    fused(hidden, rotation, copy, start, None)
+    assert torch.equal(hidden, apart) and not hidden.isnan().any()
+    assert equal(copy, cache, start + tokens)
+
+
+def random_layer(backend: Plain) -> Layer:
+    """32 numbers wide, 4 query and 2 key/value heads of 16."""
+
+    def product(out_features: int, in_features: int) -> torch.Tensor:
+        return torch.randn(out_features, in_features).bfloat16() / in_features**0.5
+
+    return Layer(
+        backend.norm(torch.rand(32).bfloat16(), 1e-6),
+        backend.linear(product(8 * 16, 32), None),
+        backend.attention(Heads(4, 2, 16, 0.25), None, None),
+        backend.linear(product(32, 64), None),
+        backend.norm(torch.rand(32).bfloat16(), 1e-6),
+        backend.gated(product(2 * 48, 32), None, torch.nn.functional.silu, 48),
+        backend.linear(product(32, 48), None),
+    )
 
 
 def test_a_norm_of_one_row_is_that_of_many(native: Native) -> None:

@@ -4,14 +4,15 @@
  * largest score, the sum of its weights e^(score - largest), and the values so weighted. Shares are merged in the order of
  * the segments (online softmax: Milakov and Gimelshein, 2018; tiles as in FlashAttention: Dao et al., 2022). Products are
  * bfloat16 with float32 sums; scores and softmax are float32. */
-#include "native.h"
+#include "cache.h"
 
 enum { SEGMENT = 256, ROW_BLOCK = 8 * TILE_ROWS };
 
 typedef struct {
-  const bfloat16 *queries, *keys, *values; /* as attend() has them */
+  const bfloat16 *queries; /* as attend() has them */
+  const Cache *cache;
   bfloat16 *to;
-  index_t tokens, groups, heads, size, capacity, start, window;
+  index_t tokens, groups, heads, size, start, window;
 } Job;
 
 /* What rows have taken so far. A row is a head of a token, heads running faster. */
@@ -19,7 +20,7 @@ typedef struct {
   float *largest, *sums, *outputs; /* [rows], [rows], [rows, width] */
 } Shares;
 
-INLINE index_t width_of(const Job *job) { return parts_of(job->size, PANEL) * PANEL; }
+INLINE index_t width_of(index_t size) { return parts_of(size, PANEL) * PANEL; }
 
 INLINE const bfloat16 *queries_of(const Job *job, index_t group, index_t row) {
   return job->queries + (group * job->tokens * job->heads + row) * job->size;
@@ -29,51 +30,11 @@ INLINE const bfloat16 *queries_of(const Job *job, index_t group, index_t row) {
 INLINE index_t stop_of(const Job *job, index_t row) { return job->start + row / job->heads + 1; }
 INLINE index_t first_of(const Job *job, index_t row) { return larger(0, stop_of(job, row) - job->window); }
 
-/* Interleaves two lines of `count` numbers: to [PANEL, 2], zeros beyond. `second` may be NULL for zeros. */
-INLINE void interleave(const bfloat16 *first, const bfloat16 *second, index_t count, __m512i to[2]) {
-  __mmask32 mask = count >= 32 ? 0xffffffffu : count <= 0 ? 0 : (1u << count) - 1;
-  __m512i even = _mm512_maskz_loadu_epi16(mask, first);
-  __m512i odd = second ? _mm512_maskz_loadu_epi16(mask, second) : _mm512_setzero_si512();
-  __m512i low = _mm512_unpacklo_epi16(even, odd), high = _mm512_unpackhi_epi16(even, odd);
-  __m512i order = _mm512_set_epi64(11, 10, 3, 2, 9, 8, 1, 0);
-  to[0] = _mm512_permutex2var_epi64(low, order, high);
-  order = _mm512_set_epi64(15, 14, 7, 6, 13, 12, 5, 4);
-  to[1] = _mm512_permutex2var_epi64(low, order, high);
-}
-
-INLINE void pack(const bfloat16 *first, const bfloat16 *second, index_t count, bfloat16 *to) {
-  __m512i pairs[2];
-  interleave(first, second, count, pairs);
-  _mm512_storeu_si512(to, pairs[0]);
-  _mm512_storeu_si512(to + PANEL, pairs[1]);
-}
-
-/* The keys of `count` positions from `from` on, as panels [SEGMENT / PANEL, size / 2, PANEL, 2]. */
-static void pack_keys(const Job *job, index_t group, index_t from, index_t count, bfloat16 *to) {
-  const bfloat16 *keys = job->keys + group * job->size * job->capacity + from;
-  for (index_t d = 0; d < job->size; d += 2)
-    for (index_t at = 0; at < count; at += PANEL) {
-      const bfloat16 *line = keys + d * job->capacity + at;
-      pack(line, line + job->capacity, count - at, to + at * job->size + d * PANEL);
-    }
-}
-
-/* The values of `count` positions from `from` on, as panels [width / PANEL, pairs of positions, PANEL, 2]. */
-static void pack_values(const Job *job, index_t group, index_t from, index_t count, bfloat16 *to) {
-  const bfloat16 *values = job->values + (group * job->capacity + from) * job->size;
-  for (index_t at = 0; at < count; at += 2)
-    for (index_t d = 0; d < job->size; d += PANEL) {
-      const bfloat16 *line = values + at * job->size + d;
-      bfloat16 *place = to + d * parts_of(count, 2) * 2 + at * PANEL;
-      pack(line, at + 1 < count ? line + job->size : NULL, job->size - d, place);
-    }
-}
-
 /* What tile() makes of two lines that pack() would pack, without the way through memory: for a few rows. */
-INLINE void add_lines(int rows, const bfloat16 *a, index_t stride, const bfloat16 *first, const bfloat16 *second,
-                      index_t count, __m512 sums[TILE_ROWS][2]) {
+INLINE void add_lines(int rows, const bfloat16 *a, index_t stride, __m512i even, __m512i odd,
+                      __m512 sums[TILE_ROWS][2]) {
   __m512i pairs[2];
-  interleave(first, second, count, pairs);
+  interleave(even, odd, pairs);
   for (int r = 0; r < rows; r++) {
     int pair;
     memcpy(&pair, a + r * stride, 4);
@@ -91,33 +52,29 @@ INLINE void clear_sums(int rows, __m512 sums[TILE_ROWS][2]) {
   for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
 }
 
-/* Scores [rows, SEGMENT] with `count` keys from `keys` on. */
-INLINE void score_lines(int rows, const Job *job, const bfloat16 *queries, const bfloat16 *keys, index_t count,
-                        float *scores) {
+/* Scores [rows, SEGMENT] with the keys. */
+INLINE void score_lines(int rows, const Segment *segment, const bfloat16 *queries, float *scores) {
+  index_t size = segment->size;
   __m512 sums[TILE_ROWS][2];
-  for (index_t at = 0; at < count; at += PANEL) {
+  for (index_t at = 0; at < segment->count; at += PANEL) {
     clear_sums(rows, sums);
-    for (index_t d = 0; d < job->size; d += 2) {
-      const bfloat16 *line = keys + d * job->capacity + at;
+    for (index_t d = 0; d < size; d += 2) {
       for (int next = 0; next < 2; next++) /* the lines lie too far apart for the CPU to guess */
-        _mm_prefetch((const char *)(line + next * job->capacity + 2 * PANEL), _MM_HINT_T0);
-      add_lines(rows, queries + d, job->size, line, line + job->capacity, count - at, sums);
+        prefetch_key(segment, d + next, at + 2 * PANEL);
+      add_lines(rows, queries + d, size, key_line(segment, d, at), key_line(segment, d + 1, at), sums);
     }
     store_sums(rows, sums, scores + at, SEGMENT);
   }
 }
 
-/* Outputs [rows, width] of weights [rows, SEGMENT] with `count` values from `values` on. */
-INLINE void weigh_lines(int rows, const Job *job, const bfloat16 *weights, const bfloat16 *values, index_t count,
-                        float *outputs) {
+/* Outputs [rows, width] of weights [rows, SEGMENT] with the values. */
+INLINE void weigh_lines(int rows, const Segment *segment, const bfloat16 *weights, float *outputs) {
   __m512 sums[TILE_ROWS][2];
-  for (index_t d = 0; d < job->size; d += PANEL) {
+  for (index_t d = 0; d < segment->size; d += PANEL) {
     clear_sums(rows, sums);
-    for (index_t at = 0; at < count; at += 2) {
-      const bfloat16 *line = values + at * job->size + d;
-      add_lines(rows, weights + at, SEGMENT, line, at + 1 < count ? line + job->size : NULL, job->size - d, sums);
-    }
-    store_sums(rows, sums, outputs + d, width_of(job));
+    for (index_t at = 0; at < segment->count; at += 2)
+      add_lines(rows, weights + at, SEGMENT, value_line(segment, at, d), value_line(segment, at + 1, d), sums);
+    store_sums(rows, sums, outputs + d, width_of(segment->size));
   }
 }
 
@@ -155,14 +112,14 @@ static void attend_tile(const Job *job, index_t group, index_t row, index_t rows
   for (index_t at = 0; at < count; at += PANEL)
     tile(rows, queries_of(job, group, row), job->size, keys + at * job->size, job->size / 2, &scores[0][at], SEGMENT, 1);
   softmax_rows(job, row, rows, scores, from, count, weights, to);
-  index_t pairs = parts_of(count, 2), width = width_of(job);
+  index_t pairs = parts_of(count, 2), width = width_of(job->size);
   for (index_t d = 0; d < width; d += PANEL)
     tile(rows, weights[0], SEGMENT, values + d * pairs * 2, pairs, to.outputs + d, width, 1);
 }
 
 /* What rows have taken, and what they take from one more segment. A row that sees nothing of it stays as it is. */
 static void merge(const Job *job, Shares all, Shares more, index_t rows) {
-  index_t width = width_of(job);
+  index_t width = width_of(job->size);
   for (index_t r = 0; r < rows; r++) {
     if (more.largest[r] == -INFINITY) continue;
     float largest = fmaxf(all.largest[r], more.largest[r]);
@@ -179,12 +136,12 @@ static void merge(const Job *job, Shares all, Shares more, index_t rows) {
 
 static Shares shares_at(float *memory, index_t rows) { return (Shares){memory, memory + rows, memory + 2 * rows}; }
 
-static index_t floats_of(const Job *job, index_t rows) { return rows * (2 + width_of(job)); }
+static index_t floats_of(const Job *job, index_t rows) { return rows * (2 + width_of(job->size)); }
 
 static void start(const Job *job, Shares all, index_t rows) {
   for (index_t r = 0; r < rows; r++) all.largest[r] = -INFINITY;
   memset(all.sums, 0, rows * sizeof(float));
-  memset(all.outputs, 0, rows * width_of(job) * sizeof(float));
+  memset(all.outputs, 0, rows * width_of(job->size) * sizeof(float));
 }
 
 /* Outputs of rows from `row` on go to [tokens, groups * heads * size]. */
@@ -194,7 +151,7 @@ static void finish(const Job *job, index_t group, index_t row, index_t rows, Sha
     bfloat16 *to = job->to + (token * job->groups * job->heads + head) * job->size;
     __m512 factor = _mm512_set1_ps(1.0f / all.sums[r]);
     for (index_t d = 0; d < job->size; d += 16) {
-      __m512 values = _mm512_loadu_ps(all.outputs + r * width_of(job) + d);
+      __m512 values = _mm512_loadu_ps(all.outputs + r * width_of(job->size) + d);
       store_bfloat16(to + d, lanes(job->size - d), _mm512_mul_ps(values, factor));
     }
   }
@@ -203,15 +160,14 @@ static void finish(const Job *job, index_t group, index_t row, index_t rows, Sha
 /* The same for all rows there are, when they are so few that packing would not pay. */
 static void attend_lines(const Job *job, index_t group, index_t rows, index_t from, Shares to) {
   index_t count = smaller(SEGMENT, stop_of(job, rows - 1) - from);
-  const bfloat16 *keys = job->keys + group * job->size * job->capacity + from;
-  const bfloat16 *values = job->values + (group * job->capacity + from) * job->size;
+  Segment segment = segment_of(job->cache, job->size, group, from, count);
   float scores[TILE_ROWS][SEGMENT];
   bfloat16 weights[TILE_ROWS][SEGMENT];
-#define CALL(R) score_lines(R, job, queries_of(job, group, 0), keys, count, scores[0])
+#define CALL(R) score_lines(R, &segment, queries_of(job, group, 0), scores[0])
   WITH_ROWS(rows, CALL)
 #undef CALL
   softmax_rows(job, 0, rows, scores, from, count, weights, to);
-#define CALL(R) weigh_lines(R, job, weights[0], values, count, to.outputs)
+#define CALL(R) weigh_lines(R, &segment, weights[0], to.outputs)
   WITH_ROWS(rows, CALL)
 #undef CALL
 }
@@ -220,11 +176,12 @@ static void attend_lines(const Job *job, index_t group, index_t rows, index_t fr
 static void attend_segment(const Job *job, index_t group, index_t row, index_t rows, index_t from, bfloat16 *packed,
                            Shares to) {
   index_t count = smaller(SEGMENT, stop_of(job, row + rows - 1) - from);
+  Segment segment = segment_of(job->cache, job->size, group, from, count);
   bfloat16 *values = packed + SEGMENT * job->size;
-  pack_keys(job, group, from, count, packed);
-  pack_values(job, group, from, count, values);
+  pack_keys(&segment, packed);
+  pack_values(&segment, values);
   for (index_t r = 0; r < rows; r += TILE_ROWS) {
-    Shares part = {to.largest + r, to.sums + r, to.outputs + r * width_of(job)};
+    Shares part = {to.largest + r, to.sums + r, to.outputs + r * width_of(job->size)};
     attend_tile(job, group, row + r, smaller(TILE_ROWS, rows - r), packed, values, from, count, part);
   }
 }
@@ -265,16 +222,16 @@ static void attend_segments(const Job *job, float *memory) {
   }
 }
 
-/* queries [groups, tokens, heads, size], already scaled; keys [groups, size, capacity] and values [groups, capacity, size]
- * of which token t sees positions [start + t + 1 - window, start + t]; to [tokens, groups * heads, size]. `size` is even.
- * Returns 0, or 1 when there is no memory. */
-int attend(const bfloat16 *queries, const bfloat16 *keys, const bfloat16 *values, bfloat16 *to, index_t tokens,
-           index_t groups, index_t heads, index_t size, index_t capacity, index_t start_, index_t window) {
-  Job job = {queries, keys, values, to, tokens, groups, heads, size, capacity, start_, window};
+/* queries [groups, tokens, heads, size], already scaled; the cache, of which token t sees positions
+ * [start + t + 1 - window, start + t]; to [tokens, groups * heads, size]. `size` is even. Returns 0, or 1 when there is no
+ * memory. */
+int attend(const bfloat16 *queries, const Cache *cache, bfloat16 *to, index_t tokens, index_t groups, index_t heads,
+           index_t size, index_t start_, index_t window) {
+  Job job = {queries, cache, to, tokens, groups, heads, size, start_, window};
   int few = tokens * heads <= TILE_ROWS;
   index_t rows = few ? tokens * heads : ROW_BLOCK;
   index_t parts = few ? groups * parts_of(start_ + tokens, SEGMENT) + 1 : 2 * most_threads();
-  index_t packed_size = few ? 0 : SEGMENT * (size + width_of(&job));
+  index_t packed_size = few ? 0 : SEGMENT * (size + width_of(size));
   bfloat16 *packed = malloc(most_threads() * packed_size * sizeof(bfloat16) + 1);
   float *memory = malloc(parts * floats_of(&job, rows) * sizeof(float));
   int failed = !packed || !memory;

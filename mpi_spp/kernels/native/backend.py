@@ -5,8 +5,10 @@ import ctypes
 import torch
 
 from mpi_spp.kernels.attention import Attention, Heads, Rotation
+from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.layer import FusedLayer, Layer
 from mpi_spp.kernels.linear import Activation, Gated, Linear
+from mpi_spp.kernels.native.cache import pointers_to
 from mpi_spp.kernels.native.layer import EVERYTHING, NativeLayer
 from mpi_spp.kernels.native.linear import NativeLinear, NativeSiluMul, panels_of
 from mpi_spp.kernels.norm import RMSNorm
@@ -82,23 +84,17 @@ class NativeAttention(Attention):
         self._eps = 0.0 if q_norm is None else q_norm.eps
 
     def __call__(
-        self,
-        qkv: torch.Tensor,
-        rotation: Rotation,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        start: int,
-        window: int | None,
+        self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
     ) -> torch.Tensor:
         heads, tokens, qkv = self.heads, qkv.shape[0], qkv.contiguous()
         queries = torch.empty((tokens, heads.num_heads * heads.size), dtype=torch.bfloat16)
         output = torch.empty_like(queries)
-        sizes = (tokens, heads.num_groups, heads.num_heads // heads.num_groups, heads.size, keys.shape[2], start)
+        sizes = (tokens, heads.num_groups, heads.num_heads // heads.num_groups, heads.size, start)
         angles = (rotation[0].data_ptr(), rotation[1].data_ptr())
         inputs = (qkv.data_ptr(), *angles, *self._norm_places, self._eps, heads.scale)
-        cache = (keys.data_ptr(), values.data_ptr())
-        self._rotate(*inputs, queries.data_ptr(), *cache, *sizes)
+        place = ctypes.byref(pointers_to(cache))
+        self._rotate(*inputs, queries.data_ptr(), place, *sizes)
         window = EVERYTHING if window is None else window
-        if self._attend(queries.data_ptr(), *cache, output.data_ptr(), *sizes, window):
+        if self._attend(queries.data_ptr(), place, output.data_ptr(), *sizes, window):
             raise MemoryError("attention found no memory")
         return output

@@ -10,8 +10,8 @@ typedef struct {
 
 /* hidden [tokens, hidden_size] in place; the rest as rotate_and_store() and attend() have it. Returns 0, or 1 when there
  * is no memory. */
-int run_layer(const Layer *layer, float *hidden, const float *cosines, const float *sines, bfloat16 *keys,
-              bfloat16 *values, index_t tokens, index_t capacity, index_t start, index_t window) {
+int run_layer(const Layer *layer, float *hidden, const float *cosines, const float *sines, const Cache *cache,
+              index_t tokens, index_t start, index_t window) {
   index_t groups = layer->groups, heads = layer->heads, size = layer->size, width = groups * heads * size;
   index_t hidden_size = layer->qkv.in, wide = larger(layer->qkv.out, layer->down.in);
   bfloat16 *x = malloc(tokens * (hidden_size + wide + 2 * width) * sizeof(bfloat16));
@@ -19,9 +19,9 @@ int run_layer(const Layer *layer, float *hidden, const float *cosines, const flo
   bfloat16 *inner = x + tokens * hidden_size, *queries = inner + tokens * wide, *attended = queries + tokens * width;
   rms_norm(hidden, layer->input_norm, x, tokens, hidden_size, layer->norm_eps);
   int failed = linear(&layer->qkv, x, inner, tokens, STORE_BFLOAT16);
-  rotate_and_store(inner, cosines, sines, layer->query_norm, layer->key_norm, layer->head_eps, layer->scale, queries, keys,
-                   values, tokens, groups, heads, size, capacity, start);
-  failed |= attend(queries, keys, values, attended, tokens, groups, heads, size, capacity, start, window);
+  rotate_and_store(inner, cosines, sines, layer->query_norm, layer->key_norm, layer->head_eps, layer->scale, queries,
+                   cache, tokens, groups, heads, size, start);
+  failed |= attend(queries, cache, attended, tokens, groups, heads, size, start, window);
   failed |= linear(&layer->output, attended, hidden, tokens, ADD_FLOAT32);
   rms_norm(hidden, layer->mlp_norm, x, tokens, hidden_size, layer->norm_eps);
   failed |= linear(&layer->gate_up, x, inner, tokens, SILU_MUL);

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 
 from mpi_spp.kernels.attention import Rotation
+from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.layer import Layer
+from mpi_spp.kernels.native.cache import pointers_to
 from mpi_spp.kernels.native.linear import Matrix
 from mpi_spp.kernels.norm import RMSNorm
 
@@ -41,17 +43,11 @@ class NativeLayer:
         self._place = ctypes.addressof(self._layer)
 
     def __call__(
-        self,
-        hidden: torch.Tensor,
-        rotation: Rotation,
-        keys: torch.Tensor,
-        values: torch.Tensor,
-        start: int,
-        window: int | None,
+        self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
     ) -> None:
-        tensors = (hidden, *rotation, keys, values)
-        sizes = (hidden.shape[0], keys.shape[2], start, EVERYTHING if window is None else window)
-        if self._run(self._place, *(tensor.data_ptr() for tensor in tensors), *sizes):
+        places = (tensor.data_ptr() for tensor in (hidden, *rotation))
+        sizes = (hidden.shape[0], start, EVERYTHING if window is None else window)
+        if self._run(self._place, *places, ctypes.byref(pointers_to(cache)), *sizes):
             raise MemoryError("a layer found no memory")
 
 

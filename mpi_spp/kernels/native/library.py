@@ -25,9 +25,9 @@ _SIGNATURES = {
     "linear": [_pointer] * 3 + [_count, ctypes.c_int],
     "pack_panels": [_pointer] * 2 + [_count] * 2 + [ctypes.c_int],
     "rms_norm": [_pointer] * 3 + [_count] * 2 + [ctypes.c_float],
-    "rotate_and_store": [_pointer] * 5 + [ctypes.c_float] * 2 + [_pointer] * 3 + [_count] * 6,
-    "attend": [_pointer] * 4 + [_count] * 7,
-    "run_layer": [_pointer] * 6 + [_count] * 4,
+    "rotate_and_store": [_pointer] * 5 + [ctypes.c_float] * 2 + [_pointer] * 2 + [_count] * 5,
+    "attend": [_pointer] * 3 + [_count] * 6,
+    "run_layer": [_pointer] * 5 + [_count] * 3,
 }
 
 

@@ -29,14 +29,22 @@ typedef struct {
   index_t out, in, bits, group; /* bits: 16, 8 or 4 */
 } Matrix;
 
+/* A layer's cache: keys [groups, size, capacity] and values [groups, capacity, size] in bfloat16. With scales
+ * [groups, capacity] they are int8 codes, and a head at a position is its scale times its codes. */
+typedef struct {
+  void *keys, *values;
+  float *key_scales, *value_scales; /* both or neither NULL */
+  index_t capacity;
+} Cache;
+
 /* Documented where they are defined. */
 int linear(const Matrix *matrix, const bfloat16 *x, void *y, index_t rows, int store);
 void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps);
 void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *sines, const float *query_norm,
-                      const float *key_norm, float eps, float scale, bfloat16 *queries, bfloat16 *keys, bfloat16 *values,
-                      index_t tokens, index_t groups, index_t heads, index_t size, index_t capacity, index_t start);
-int attend(const bfloat16 *queries, const bfloat16 *keys, const bfloat16 *values, bfloat16 *to, index_t tokens,
-           index_t groups, index_t heads, index_t size, index_t capacity, index_t start, index_t window);
+                      const float *key_norm, float eps, float scale, bfloat16 *queries, const Cache *cache,
+                      index_t tokens, index_t groups, index_t heads, index_t size, index_t start);
+int attend(const bfloat16 *queries, const Cache *cache, bfloat16 *to, index_t tokens, index_t groups, index_t heads,
+           index_t size, index_t start, index_t window);
 
 INLINE index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
 INLINE index_t larger(index_t a, index_t b) { return a > b ? a : b; }

@@ -48,12 +48,55 @@ static void rotate(const bfloat16 *x, Rotation by, float *y, index_t size) {
   }
 }
 
+/* Codes of x [size], of which the largest magnitude is 127; returns their scale, 0 for zeros. */
+static float quantize(const float *x, int8_t *codes, index_t size) {
+  __m512i most = _mm512_setzero_si512(); /* magnitudes order as their bits do, and a NaN is above all: it shows */
+  for (index_t i = 0; i < size; i += 16)
+    most = _mm512_max_epi32(most, _mm512_castps_si512(_mm512_abs_ps(_mm512_maskz_loadu_ps(lanes(size - i), x + i))));
+  int bits = _mm512_reduce_max_epi32(most);
+  float largest;
+  memcpy(&largest, &bits, 4);
+  float scale = largest / 127.0f;
+  __m512 divisor = _mm512_set1_ps(scale == 0.0f ? 1.0f : scale), end = _mm512_set1_ps(127.0f);
+  for (index_t i = 0; i < size; i += 16) {
+    __m512 values = _mm512_div_ps(_mm512_maskz_loadu_ps(lanes(size - i), x + i), divisor);
+    values = _mm512_max_ps(_mm512_min_ps(values, end), _mm512_sub_ps(_mm512_setzero_ps(), end)); /* few bits of scale */
+    _mm_mask_storeu_epi8(codes + i, lanes(size - i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(values)));
+  }
+  return scale;
+}
+
+/* A key [size] becomes a column. */
+static void store_key(const Cache *cache, index_t group, index_t position, const float *key, index_t size) {
+  index_t first = group * size * cache->capacity + position;
+  if (cache->key_scales) {
+    int8_t codes[size], *column = (int8_t *)cache->keys + first;
+    cache->key_scales[group * cache->capacity + position] = quantize(key, codes, size);
+    for (index_t i = 0; i < size; i++) column[i * cache->capacity] = codes[i];
+  } else {
+    bfloat16 *column = (bfloat16 *)cache->keys + first;
+    for (index_t i = 0; i < size; i++) column[i * cache->capacity] = to_bfloat16(key[i]);
+  }
+}
+
+/* A value [size] becomes a row. */
+static void store_value(const Cache *cache, index_t group, index_t position, const bfloat16 *value, index_t size) {
+  index_t row = group * cache->capacity + position;
+  if (cache->value_scales) {
+    float values[size];
+    for (index_t i = 0; i < size; i++) values[i] = from_bfloat16(value[i]);
+    cache->value_scales[row] = quantize(values, (int8_t *)cache->values + row * size, size);
+  } else {
+    memcpy((bfloat16 *)cache->values + row * size, value, size * sizeof(bfloat16));
+  }
+}
+
 /* Takes rows of queries, keys and values apart: qkv [tokens, groups * heads + 2 * groups, size]. Rotated and scaled
- * queries go to [groups, tokens, heads, size]; rotated keys to the cache [groups, size, capacity] and values to
- * [groups, capacity, size], from position `start` on. cosines and signed sines are [tokens, size]. */
+ * queries go to [groups, tokens, heads, size]; rotated keys and values to the cache, from position `start` on. cosines
+ * and signed sines are [tokens, size]. */
 void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *sines, const float *query_norm,
-                      const float *key_norm, float eps, float scale, bfloat16 *queries, bfloat16 *keys, bfloat16 *values,
-                      index_t tokens, index_t groups, index_t heads, index_t size, index_t capacity, index_t start) {
+                      const float *key_norm, float eps, float scale, bfloat16 *queries, const Cache *cache,
+                      index_t tokens, index_t groups, index_t heads, index_t size, index_t start) {
 #pragma omp parallel for schedule(static) if (tokens > FEW_ROWS)
   for (index_t token = 0; token < tokens; token++) {
     const bfloat16 *from = qkv + token * groups * (heads + 2) * size;
@@ -68,9 +111,8 @@ void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *si
           store_bfloat16(to + i, lanes(size - i), _mm512_maskz_loadu_ps(lanes(size - i), rotated + i));
       }
       rotate(from + groups * heads * size + group * size, key, rotated, size);
-      bfloat16 *column = keys + group * size * capacity + start + token;
-      for (index_t i = 0; i < size; i++) column[i * capacity] = to_bfloat16(rotated[i]);
-      memcpy(values + (group * capacity + start + token) * size, from + (groups * (heads + 1) + group) * size, size * 2);
+      store_key(cache, group, start + token, rotated, size);
+      store_value(cache, group, start + token, from + (groups * (heads + 1) + group) * size, size);
     }
   }
 }
