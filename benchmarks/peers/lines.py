@@ -53,9 +53,12 @@ def survivors(entries: Sequence[Entry]) -> list[Entry]:
 
 
 def summary_of(entries: Sequence[Entry], our_name: str) -> list[dict[str, Any]]:
-    """A row for every peer and type of weights: the best variant of each kind, and our best over it."""
-    ours = [entry for entry in entries if entry.peer == our_name]
-    return [_row([entry for entry in entries if _line(entry) == line], ours) for line in _in_order(map(_line, entries))]
+    """A row for every peer and type of weights: the best variant of each kind, and our best of as many bits over it."""
+    rows = []
+    for line in _in_order(map(_line, entries)):
+        ours = [entry for entry in entries if entry.peer == our_name and _alike(entry.weights) == _alike(line[1])]
+        rows.append(_row([entry for entry in entries if _line(entry) == line], ours))
+    return rows
 
 
 def _row(line: list[Entry], ours: list[Entry]) -> dict[str, Any]:
@@ -74,7 +77,7 @@ def _cell(theirs: Entry | None, ours: Entry | None, kind: str) -> dict[str, Any]
     """The peer's samples, and the median over the rounds of our speed over its speed."""
     assert theirs is not None
     ratios = []
-    if ours and ours is not theirs:
+    if ours and ours.peer != theirs.peer:
         ratios = [a / b for a, b in zip(ours.medians(kind), theirs.medians(kind), strict=False)]
     samples = [sample for turn in theirs.rounds[kind] for sample in turn]
     return {
@@ -93,6 +96,11 @@ def _best(line: Sequence[Entry], kind: str) -> Entry | None:
 
 def _speed(entry: Entry, kind: str) -> float:
     return statistics.median(entry.medians(kind))
+
+
+def _alike(weights: str) -> str:
+    """Which of our types of weights has as many bits."""
+    return {"q4_0": "int4", "q4_1": "int4"}.get(weights, weights)
 
 
 def _line(entry: Entry) -> tuple[str, str]:

@@ -14,14 +14,19 @@ import mpi_spp
 from benchmarks.peers import environment
 from benchmarks.peers.lines import Entry
 from benchmarks.peers.protocol import Job
+from mpi_spp.config import QUANTIZE
 
 NAME = "mpi-spp"
 HELP = "Ranks x threads of each rank of mpi-spp; may be repeated."
 
 
 def entries(arrangements: Sequence[str]) -> list[Entry]:
-    """An entry for every arrangement."""
-    return [Entry(NAME, "bfloat16", arrangement, _settings(arrangement)) for arrangement in arrangements]
+    """An entry for every arrangement, with every kind of weights."""
+    return [
+        Entry(NAME, weights, arrangement, _settings(arrangement) | {"weights": weights})
+        for weights in ("bfloat16", *QUANTIZE)
+        for arrangement in arrangements
+    ]
 
 
 def measure(job: Job) -> dict[str, Any]:
@@ -54,4 +59,6 @@ def _command(job: Job, path: Path) -> list[str]:
     }
     launch = [sys.executable, "-m", "mpi_spp", "launch", "-np", ranks, "--threads", threads, "--"]
     bench = ["bench", "decode", "--model", job.model, "--dtype", "bfloat16", "--json", str(path)]
+    if job.variant["weights"] in QUANTIZE:
+        bench += ["--quantize", job.variant["weights"]]
     return [*launch, *bench, *(str(word) for option in lengths.items() for word in option)]

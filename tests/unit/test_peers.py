@@ -6,8 +6,8 @@ from benchmarks.peers.environment import names, reason_in
 from benchmarks.peers.lines import Entry, summary_of, survivors
 
 
-def entry(peer: str, variant: str, *rounds: float, reason: str = "") -> Entry:
-    made = Entry(peer, "bfloat16", variant, {}, reason=reason)
+def entry(peer: str, variant: str, *rounds: float, reason: str = "", weights: str = "bfloat16") -> Entry:
+    made = Entry(peer, weights, variant, {}, reason=reason)
     for speed in rounds:
         made.add({"version": "1", "prefill_tokens_per_s": [speed], "decode_tokens_per_s": [speed / 10]})
     return made
@@ -24,6 +24,13 @@ def test_the_best_variants_are_compared_round_by_round() -> None:
     assert row["prefill"]["variant"] == "a"
     assert row["prefill"]["ratios"] == [3, 1, 3]
     assert row["decode"]["ratio"] == pytest.approx(3)
+
+
+def test_weights_are_compared_with_ours_of_as_many_bits() -> None:
+    ours = [entry("mpi-spp", "2x1", 30), entry("mpi-spp", "2x1", 80, weights="int4")]
+    theirs = [entry("other", "a", 10), entry("other", "a", 20, weights="q4_1"), entry("other", "a", 5, weights="int8")]
+    rows = summary_of([*ours, *theirs], "mpi-spp")
+    assert [row["prefill"]["ratio"] for row in rows] == [None, None, 3, 4, None]
 
 
 def test_slow_and_unavailable_variants_take_no_further_turns() -> None:
