@@ -7,15 +7,14 @@ of its own; every token after its first is predicted. The logit error is the roo
 vocabulary and the first 256 tokens, both shifted to mean 0 (a constant changes no probability).
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import torch
 from tqdm import tqdm
 
 from mpi_spp.kernels.choice import backends
-from mpi_spp.kernels.quantized import BITS
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
@@ -27,13 +26,26 @@ from mpi_spp.model.weights import load_stage, quantize_model
 from mpi_spp.partition import split_chunks
 
 CPU, CHUNK_SIZE = torch.device("cpu"), 256
-# name: dtype, quantisation, group
-CASES: dict[str, tuple[torch.dtype, str | None, int]] = {
-    "float32": (torch.float32, None, 32),
-    "bfloat16": (torch.bfloat16, None, 32),
-    "int8, groups of 32": (torch.bfloat16, "int8", 32),
-    "int4, groups of 32": (torch.bfloat16, "int4", 32),
-    "int4, groups of 64": (torch.bfloat16, "int4", 64),
+
+
+@dataclass(frozen=True)
+class Case:
+    """How numbers are kept."""
+
+    dtype: torch.dtype = torch.bfloat16
+    scheme: str | None = None  # of the weights
+    group: int = 32
+    cache: torch.dtype | None = None  # None: as dtype
+
+
+CASES = {
+    "float32": Case(torch.float32),
+    "bfloat16": Case(),
+    "int8 KV cache": Case(cache=torch.int8),
+    "int8, groups of 32": Case(scheme="int8"),
+    "int4, groups of 32": Case(scheme="int4"),
+    "int4, groups of 48": Case(scheme="int4", group=48),
+    "int4, groups of 64": Case(scheme="int4", group=64),
 }
 
 
@@ -47,8 +59,8 @@ def main(model: str, tokens: int, window: int) -> None:
     windows = text_ids(directory, tokens).split(window)
     exact = None
     for name, case in CASES.items():
-        stage = load(directory, *case)
-        losses, first = zip(*(score(stage, ids) for ids in tqdm(windows, desc=name)), strict=True)
+        stage = load(directory, case)
+        losses, first = zip(*(score(stage, ids, case.cache) for ids in tqdm(windows, desc=name)), strict=True)
         exact = first[0] if exact is None else exact
         error = (first[0] - exact).square().mean().sqrt().item()
         perplexity = torch.cat(losses).mean().exp().item()
@@ -67,24 +79,23 @@ def text_ids(directory: Path, count: int) -> torch.Tensor:
     return torch.tensor(ids[:count])
 
 
-def load(directory: Path, dtype: torch.dtype, scheme: str | None, group: int) -> Stage:
+def load(directory: Path, case: Case) -> Stage:
     """All layers on one rank."""
     config, checkpoint = read_config(directory), Checkpoint(directory)
-    parts: tuple[Any, ...] = (checkpoint, config, range(config.num_hidden_layers), range(config.vocab_size), dtype, CPU)
-    found = backends(dtype, CPU, cache_directory() / "kernels")
+    found = backends(case.dtype, CPU, cache_directory() / "kernels")
+    store = None
+    if case.scheme is not None:
+        store = QuantizedStore(cache_directory() / "quantized", directory, case.scheme, case.group)
+        quantize_model(checkpoint, config, store, slice(None), shows=True)
+    layers, vocabulary = range(config.num_hidden_layers), range(config.vocab_size)
     backend = found.get("native", found["plain"])
-    if scheme is None:
-        return load_stage(*parts, backend)
-    assert scheme in BITS
-    store = QuantizedStore(cache_directory() / "quantized", directory, scheme, group)
-    quantize_model(checkpoint, config, store, slice(None), shows=True)
-    return load_stage(*parts, backend, store)
+    return load_stage(checkpoint, config, layers, vocabulary, case.dtype, CPU, backend, store)
 
 
-def score(stage: Stage, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+def score(stage: Stage, ids: torch.Tensor, cache_dtype: torch.dtype | None) -> tuple[torch.Tensor, torch.Tensor]:
     """The loss of each token after the first, float32 [tokens - 1], and the logits of the first chunk, centred."""
     layers = range(stage.config.num_hidden_layers)
-    cache = stage.new_cache(layers, len(ids))
+    cache = stage.new_cache(layers, len(ids), cache_dtype)
     logits = []
     for chunk in split_chunks(len(ids), CHUNK_SIZE):
         hidden = stage.embed(ids[chunk.start : chunk.stop])
