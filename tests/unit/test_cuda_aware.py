@@ -9,6 +9,7 @@ from mpi4py import MPI
 
 from mpi_spp.comm.buffers import Direct, ThroughHost, choose_staging
 from mpi_spp.comm.cuda import is_cuda_aware
+from mpi_spp.comm.world import the_world
 
 
 class Comm:
@@ -80,6 +81,7 @@ def test_sources(monkeypatch: pytest.MonkeyPatch, sources: dict[str, Any], expec
 
 def test_the_library_at_hand_answers() -> None:
     """The real query through the real library: no wheel of an MPI is built with CUDA."""
+    the_world()  # initialises MPI, if no other test has done so
     assert is_cuda_aware("auto", MPI.COMM_SELF, {}) in (False, torch.cuda.is_available())
 
 
