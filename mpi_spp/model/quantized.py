@@ -10,6 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from mpi_spp.errors import UserError
 from mpi_spp.kernels.quantized import BITS, QuantizedWeight, quantize
 
 _FORMAT = 1  # of the files: another number makes them anew
@@ -31,8 +32,20 @@ class QuantizedStore:
         return [name for name in names if not self._is_whole(name)]
 
     def make(self, name: str, parts: Callable[[], Parts]) -> None:
-        """Quantise matrices [out_features, in_features] into one file, in a single step for other processes."""
-        self._directory.mkdir(parents=True, exist_ok=True)
+        """Quantise matrices [out_features, in_features] into one file, in a single step for other processes.
+
+        Raises UserError where it cannot be written.
+        """
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._write(name, parts)
+        except (OSError, SafetensorError) as error:
+            raise UserError(
+                f"{self._directory}: quantised weights cannot be written ({error});"
+                " make room, or set MPI_SPP_CACHE to another place"
+            ) from None
+
+    def _write(self, name: str, parts: Callable[[], Parts]) -> None:
         bits = _HEAD_BITS if name == "head" else self._bits
         weights = {key: quantize(part, bits, self._group) for key, part in parts().items()}
         shapes = {key: f"{weight.out_features} {weight.in_features} {bits}" for key, weight in weights.items()}

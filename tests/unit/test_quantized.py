@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mpi_spp.errors import UserError
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.linear import Activation
 from mpi_spp.kernels.quantized import BITS, SlicedLinear, alternating, dequantize, quantize
@@ -133,6 +134,12 @@ def test_other_weights_or_another_scheme_are_made_anew(model: Path) -> None:
     assert make_store(model, group=64).missing(["layer0"]) == ["layer0"]
     os.utime(model / "model.safetensors", ns=(1, 1))
     assert make_store(model).missing(["layer0"]) == ["layer0"]
+
+
+def test_a_place_that_cannot_be_written_is_named(model: Path) -> None:
+    (model.parent / "quantized").write_text("a file, no directory")
+    with pytest.raises(UserError, match=r"quantized.*cannot be written.*MPI_SPP_CACHE"):
+        make_store(model).make("layer0", lambda: {"qkv": torch.ones(32, 32)})
 
 
 def test_a_truncated_file_is_missing(model: Path) -> None:
