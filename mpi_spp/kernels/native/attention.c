@@ -30,9 +30,13 @@ INLINE const bfloat16 *queries_of(const Job *job, index_t group, index_t row) {
 INLINE index_t stop_of(const Job *job, index_t row) { return job->start + row / job->heads + 1; }
 INLINE index_t first_of(const Job *job, index_t row) { return larger(0, stop_of(job, row) - job->window); }
 
-/* What tile() makes of two lines that pack() would pack, without the way through memory: for a few rows. */
-INLINE void add_lines(int rows, const bfloat16 *a, index_t stride, __m512i even, __m512i odd,
-                      __m512 sums[TILE_ROWS][2]) {
+/* A few rows go through lines as they lie in the cache, several side by side: memory is read in longer runs then. Their
+ * sums fill the registers that a tile fills. */
+enum { MOST_LINES = 4 };
+#define LINES(rows) ((rows) * MOST_LINES <= TILE_ROWS ? MOST_LINES : TILE_ROWS / (rows))
+
+/* What tile() makes of two lines that pack() would pack, without the way through memory. */
+INLINE void add_lines(int rows, const bfloat16 *a, index_t stride, __m512i even, __m512i odd, __m512 sums[][2]) {
   __m512i pairs[2];
   interleave(even, odd, pairs);
   for (int r = 0; r < rows; r++) {
@@ -43,39 +47,51 @@ INLINE void add_lines(int rows, const bfloat16 *a, index_t stride, __m512i even,
   }
 }
 
-INLINE void store_sums(int rows, __m512 sums[TILE_ROWS][2], float *c, index_t stride) {
+INLINE void store_sums(int rows, __m512 sums[][2], float *c, index_t stride) {
   for (int r = 0; r < rows; r++)
     for (int half = 0; half < 2; half++) _mm512_storeu_ps(c + r * stride + 16 * half, sums[r][half]);
 }
 
-INLINE void clear_sums(int rows, __m512 sums[TILE_ROWS][2]) {
-  for (int r = 0; r < rows; r++) sums[r][0] = sums[r][1] = _mm512_setzero_ps();
+/* Scores [rows, lines * PANEL] with the keys from position `at` on. */
+INLINE void score_some(int rows, int lines, const Segment *segment, index_t at, const bfloat16 *queries, float *scores) {
+  index_t size = segment->size;
+  __m512 sums[MOST_LINES][TILE_ROWS][2];
+  for (int l = 0; l < lines; l++)
+    for (int r = 0; r < rows; r++) sums[l][r][0] = sums[l][r][1] = _mm512_setzero_ps();
+  for (index_t d = 0; d < size; d += 2)
+    for (int l = 0; l < lines; l++) {
+      index_t from = at + l * PANEL;
+      prefetch_key(segment, d, from + lines * PANEL), prefetch_key(segment, d + 1, from + lines * PANEL);
+      add_lines(rows, queries + d, size, key_line(segment, d, from), key_line(segment, d + 1, from), sums[l]);
+    }
+  for (int l = 0; l < lines; l++) store_sums(rows, sums[l], scores + at + l * PANEL, SEGMENT);
 }
 
 /* Scores [rows, SEGMENT] with the keys. */
 INLINE void score_lines(int rows, const Segment *segment, const bfloat16 *queries, float *scores) {
-  index_t size = segment->size;
-  __m512 sums[TILE_ROWS][2];
-  for (index_t at = 0; at < segment->count; at += PANEL) {
-    clear_sums(rows, sums);
-    for (index_t d = 0; d < size; d += 2) {
-      for (int next = 0; next < 2; next++) /* the lines lie too far apart for the CPU to guess */
-        prefetch_key(segment, d + next, at + 2 * PANEL);
-      add_lines(rows, queries + d, size, key_line(segment, d, at), key_line(segment, d + 1, at), sums);
+  index_t at = 0, step = LINES(rows) * PANEL;
+  for (; at + step <= segment->count; at += step) score_some(rows, LINES(rows), segment, at, queries, scores);
+  for (; at < segment->count; at += PANEL) score_some(rows, 1, segment, at, queries, scores);
+}
+
+/* Outputs [rows, lines * PANEL] of weights [rows, SEGMENT] with the values' numbers from d on. */
+INLINE void weigh_some(int rows, int lines, const Segment *segment, index_t d, const bfloat16 *weights, float *outputs) {
+  __m512 sums[MOST_LINES][TILE_ROWS][2];
+  for (int l = 0; l < lines; l++)
+    for (int r = 0; r < rows; r++) sums[l][r][0] = sums[l][r][1] = _mm512_setzero_ps();
+  for (index_t at = 0; at < segment->count; at += 2)
+    for (int l = 0; l < lines; l++) {
+      index_t from = d + l * PANEL;
+      add_lines(rows, weights + at, SEGMENT, value_line(segment, at, from), value_line(segment, at + 1, from), sums[l]);
     }
-    store_sums(rows, sums, scores + at, SEGMENT);
-  }
+  for (int l = 0; l < lines; l++) store_sums(rows, sums[l], outputs + d + l * PANEL, width_of(segment->size));
 }
 
 /* Outputs [rows, width] of weights [rows, SEGMENT] with the values. */
 INLINE void weigh_lines(int rows, const Segment *segment, const bfloat16 *weights, float *outputs) {
-  __m512 sums[TILE_ROWS][2];
-  for (index_t d = 0; d < segment->size; d += PANEL) {
-    clear_sums(rows, sums);
-    for (index_t at = 0; at < segment->count; at += 2)
-      add_lines(rows, weights + at, SEGMENT, value_line(segment, at, d), value_line(segment, at + 1, d), sums);
-    store_sums(rows, sums, outputs + d, width_of(segment->size));
-  }
+  index_t d = 0, step = LINES(rows) * PANEL;
+  for (; d + step <= segment->size; d += step) weigh_some(rows, LINES(rows), segment, d, weights, outputs);
+  for (; d < segment->size; d += PANEL) weigh_some(rows, 1, segment, d, weights, outputs);
 }
 
 /* Scores [count] become weights in bfloat16, 0 outside [first, stop) and beyond `count` up to whole vectors. */
