@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from mpi_spp import registry
 from mpi_spp.errors import UserError
+from mpi_spp.mesh import parse_mesh
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -30,8 +31,9 @@ class RunConfig:
     ignore_eos: bool = False
     chunk_size: int | Literal["auto"] = "auto"
     layer_split: tuple[int, ...] | Literal["auto", "even"] = "auto"  # numbers: layers of each rank
+    mesh: str | None = None  # None: all ranks are the stages of one replica
     prefill: str = "pipeline"
-    sync_strategy: str = "pairwise"
+    sync_strategy: str = "auto"
     sync_granularity: str = "chunk"
     decode: str = "replicated"
     dtype: str = "auto"
@@ -57,7 +59,7 @@ class RunConfig:
             self._check_choice("layer_split", LAYER_SPLITS)
         elif min(self.layer_split, default=0) < 1:
             raise UserError(f"--layer-split: {self._layer_counts} leaves a rank without a layer; give each 1 or more")
-        self._check_choice("sync_strategy", registry.choices("sync"))
+        self._check_choice("sync_strategy", ["auto", *registry.choices("sync")])
         self._check_choice("prefill", registry.choices("prefill"))
         self._check_choice("decode", registry.choices("decode"))
         self._check_choice("sync_granularity", GRANULARITIES)
@@ -70,6 +72,8 @@ class RunConfig:
             self._check_choice("quantize", QUANTIZE)
         if self.quantize_group_size < 16 or self.quantize_group_size % 16:
             raise UserError(f"--quantize-group-size: {self.quantize_group_size} is no multiple of 16; give 32 or 64")
+        if self.mesh is not None:
+            parse_mesh(self.mesh)
         if self.gpu_ids and self.device == "cpu":
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
         if self.prompt_ids is not None and self.chat:
@@ -82,14 +86,19 @@ class RunConfig:
             found = " and ".join(map(option_name, given)) or "none"
             raise UserError(f"give exactly one of --prompt, --prompt-file and --prompt-ids (found: {found})")
 
-    def require_layer_split(self, num_layers: int, num_ranks: int) -> None:
-        """Raise UserError unless numbers of layers, if they are given, are those of all layers and all ranks."""
+    def require_layer_split(self, num_layers: int, num_stages: int) -> None:
+        """Raise UserError unless each stage gets a layer, and given numbers are those of all layers and stages."""
+        if num_stages > num_layers:
+            raise UserError(
+                f"{num_stages} stages, but {self.model} has {num_layers} layers; start {num_layers} ranks or fewer,"
+                " or split layers as well: --mesh with tp, or --prefill tensor --decode tensor"
+            )
         if not isinstance(self.layer_split, tuple):
             return
-        if len(self.layer_split) != num_ranks:
+        if len(self.layer_split) != num_stages:
             raise UserError(
-                f"--layer-split: {self._layer_counts} is for {len(self.layer_split)} ranks, but {num_ranks} run;"
-                " give one number for each rank"
+                f"--layer-split: {self._layer_counts} is for {len(self.layer_split)} stages, but there are {num_stages}"
+                "; give one number for each stage"
             )
         if sum(self.layer_split) != num_layers:
             raise UserError(

@@ -3,7 +3,8 @@
 import itertools
 import time
 from collections import Counter
-from dataclasses import astuple
+from collections.abc import Callable
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from mpi_spp.comm.world import World
 from mpi_spp.kernels.memory import cpu_name, recall, remember
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
+from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.schedule import Cost
 
@@ -28,17 +30,28 @@ _SECONDS = 0.5  # unless the fewest rounds take longer
 Times = dict[tuple[int, int], float]  # seconds for (tokens, prefix)
 
 
-def layer_costs(stage: Stage, weights: str, threads: int, world: World, directory: Path) -> list[Cost]:
+@dataclass(frozen=True)
+class Measured:
+    """What a cost depends on. `weights` tells apart what the others do not: back end, quantisation."""
+
+    config: ModelConfig
+    dtype: torch.dtype
+    device: torch.device
+    weights: str
+    threads: int
+
+
+def layer_costs(what: Measured, some_layers: Callable[[], Stage], world: World, directory: Path) -> list[Cost]:
     """The cost of one layer on every rank, the same list on all. Collective.
 
-    `weights` tells apart what `stage` does not: back end, quantisation. Ranks of one host that are alike take the
-    figures of the first of them, so that noise does not make them different; a rank that has a part of a core only
-    is slower by that part. `directory` keeps the figures.
+    Ranks of one host that are alike take the figures of the first of them, so that noise does not make them different;
+    a rank that has a part of a core only is slower by that part. `directory` keeps the figures; `some_layers` of the
+    model are made where there are none.
     """
-    memory, key = directory / "costs.json", _key(stage, weights, threads)
+    memory, key = directory / "costs.json", _key(what)
     known = world.once_a_host(lambda: recall(memory))
-    mine = _read(known.get(key)) or measure(stage)
-    ranks = world.gather((world.host, key, mine, world.crowding(threads)))
+    mine = _read(known.get(key)) or measure(some_layers())
+    ranks = world.gather((world.host, key, mine, world.crowding(what.threads)))
     agreed = {(host, key): cost for host, key, cost, _ in reversed(ranks)}
     ours = {key: list(astuple(cost)) for (host, key), cost in agreed.items() if host == world.host}
     if world.local_rank == 0 and not ours.items() <= known.items():
@@ -48,9 +61,9 @@ def layer_costs(stage: Stage, weights: str, threads: int, world: World, director
 
 def measure(stage: Stage) -> Cost:
     """The cost of one layer here, the mean where some of the layers look at a window only."""
-    windows = stage.config.sliding_windows
+    windows, held = stage.config.sliding_windows, stage.weights.layers
     kinds = Counter(windows)
-    times = [_least_times(stage, [n for n, window in enumerate(windows) if window == kind]) for kind in kinds]
+    times = [_least_times(stage, [number for number in held if windows[number] == kind]) for kind in kinds]
     shares = [count / len(windows) for count in kinds.values()]
     return fit({point: sum(map(float.__mul__, shares, [of[point] for of in times])) for point in _POINTS})
 
@@ -123,13 +136,14 @@ def _non_negative(rows: np.ndarray) -> list[float]:
     return [float(rate) for rate in best]
 
 
-def _key(stage: Stage, weights: str, threads: int) -> str:
-    config = stage.config
-    machine = torch.cuda.get_device_name(stage.device) if stage.device.type == "cuda" else cpu_name()
+def _key(what: Measured) -> str:
+    config = what.config
+    machine = torch.cuda.get_device_name(what.device) if what.device.type == "cuda" else cpu_name()
     heads = f"{config.num_attention_heads}/{config.num_key_value_heads} heads of {config.head_dim}"
     shape = f"{config.num_hidden_layers} layers of {config.hidden_size} to {config.intermediate_size}, {heads}"
     windows = " ".join(f"{count} see {window}" for window, count in Counter(config.sliding_windows).items())
-    return f"{machine}, torch {torch.__version__}, {threads} threads, {stage.dtype}, {weights}, {shape}, {windows}"
+    run = f"{what.threads} threads, {what.dtype}, {what.weights}"
+    return f"{machine}, torch {torch.__version__}, {run}, {shape}, {windows}"
 
 
 def _read(kept: Any) -> Cost | None:

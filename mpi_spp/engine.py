@@ -1,41 +1,47 @@
-"""Load, prefill, sync, decode: one prompt in, a stream of tokens out, the same on every rank."""
+"""Load, prefill, sync, decode: prompts in, a stream of tokens out, the same on every rank of a replica."""
 
 import logging
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mpi_spp import registry
 from mpi_spp.comm.buffers import choose_staging
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.cuda import is_cuda_aware
+from mpi_spp.comm.total import SumOverRanks
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.costs import layer_costs
-from mpi_spp.errors import UserError
-from mpi_spp.kernels.choice import backends, fastest
-from mpi_spp.kernels.plain import Plain
+from mpi_spp.decode._job import DecodeJob, Growing
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.kv.exchange import Exchange
+from mpi_spp.kv.exchange import Exchange, Move
 from mpi_spp.kv.rounds import plan_rounds
-from mpi_spp.model.checkpoint import Checkpoint
+from mpi_spp.loading import Loader
+from mpi_spp.mesh import mesh_of
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.decoder import Stage
-from mpi_spp.model.device import choose_device, choose_dtype
-from mpi_spp.model.quantized import QuantizedStore
-from mpi_spp.model.store import cache_directory
-from mpi_spp.model.weights import checkpoint_dtype, load_stage, quantize_model, stage_shapes
-from mpi_spp.partition import split_as, split_chunks, split_evenly
+from mpi_spp.model.decoder import Shard
+from mpi_spp.partition import split_chunks
+from mpi_spp.phase import Phase, needed
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.timings import Clock
 from mpi_spp.sampling.greedy import select
-from mpi_spp.schedule import Cost, plan_chunks, split_by_cost
+from mpi_spp.schedule import Cost, plan_chunks
+from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, and where its answer ends."""
+
+    prompt_ids: list[int]
+    stop_ids: frozenset[int]
+    max_new_tokens: int
 
 
 class Engine:
@@ -44,166 +50,197 @@ class Engine:
     def __init__(self, config: RunConfig, model: ModelConfig, directory: Path, world: World, clock: Clock) -> None:
         self.model, self.world = model, world
         self._program_bytes, self._cache_bytes = _peak_memory(), 0
-        self.configure(config, clock)
         self.threads = config.threads or world.default_threads()
         torch.set_num_threads(self.threads)
-        self.stage = self._load(directory)
-        self._connect()
+        self.mesh = mesh_of(config.mesh, world.size)
+        load_strategies(config, self.mesh)  # refuses what does not fit before any file is read
+        self._loader = Loader(config, model, directory, world, self.threads)
+        self._connect(config)
+        self._held: Any = None
+        self.configure(config, clock)
 
     def configure(self, config: RunConfig, clock: Clock) -> None:
-        """Take the strategies, schedule and granularity of another run of the same model, and its clock."""
-        self._prefill, self._sync, self._decode = load_strategies(config)
-        config.require_layer_split(self.model.num_hidden_layers, self.world.size)
+        """Take the strategies, schedule and granularity of another run of the same model, and its clock. Collective."""
+        self._strategies: Strategies = load_strategies(config, self.mesh)
         self.config, self.clock = config, clock
+        plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
+        self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
+        held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
+        if held != self._held:
+            self.__dict__.pop("stage", None)  # what it holds should not be in memory beside the next one
+            self.stage = self._loader.stage(held[1], self.comm.size, self.comm.rank, plan.shares)
+            self._held = held
+        self._prefill_shard, self._decode_shard = map(self._shard, (plan.prefill, plan.decode))
 
     def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache of all layers for `capacity` positions."""
-        dtype = torch.int8 if self.config.kv_cache_dtype == "int8" else None
-        cache = self.stage.new_cache(range(self.model.num_hidden_layers), capacity, dtype)
-        self._cache_bytes = max(self._cache_bytes, cache.nbytes)
-        return cache
+        """An empty cache for `capacity` positions of what this rank needs in the decode."""
+        return self._new_cache(self._decode_phase, capacity)
 
     def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective."""
-        cache = self.new_cache(len(prompt_ids) + max_new_tokens)
-        hidden = self.prefill(prompt_ids, cache)
-        for token in self.decode(hidden, cache, len(prompt_ids), max_new_tokens):
+        for _, token in self.generate_batch([Request(prompt_ids, stop_ids, max_new_tokens)]):
             yield token
-            if token in stop_ids:
-                return
 
-    def decode(self, hidden: torch.Tensor, cache: KVCache, position: int, num_tokens: int) -> Iterator[int]:
-        """Yield tokens from `position` on, on every rank. `hidden`: the last token's hidden state [1, hidden_size]."""
-        last = position + num_tokens - 1
-        for place in range(position, last + 1):
-            token = select(self.stage, hidden, self.comm)
-            self.clock.mark("first_token" if place == position else "decode_end")
-            yield int(token)
-            if place < last:
-                hidden = self._decode.step(self.stage, cache, token, place)
+    def generate_batch(self, requests: Sequence[Request]) -> Iterator[tuple[int, int]]:
+        """Yield a request's number with its next token, on every rank: one prefill after another, then all at once."""
+        caches = [self.new_cache(len(one.prompt_ids) + one.max_new_tokens) for one in requests]
+        hidden = torch.cat([self.prefill(one.prompt_ids, cache) for one, cache in zip(requests, caches, strict=True)])
+        yield from self.decode(requests, caches, hidden)
+
+    def decode(
+        self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor
+    ) -> Iterator[tuple[int, int]]:
+        """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size]."""
+        growing = [Growing(cache, len(one.prompt_ids)) for one, cache in zip(requests, caches, strict=True)]
+        numbers = {id(sequence): number for number, sequence in enumerate(growing)}
+        taken = [0] * len(requests)
+        for sequences, tokens in self._strategies.decode.decode(self._decode_job(), growing, hidden):
+            self.clock.mark("decode_end" if any(taken) else "first_token")
+            for sequence, token in zip(sequences, tokens.tolist(), strict=True):
+                number = numbers[id(sequence)]
+                taken[number] += 1
+                request = requests[number]
+                sequence.finished = token in request.stop_ids or taken[number] == request.max_new_tokens
+                yield number, token
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
-        """Fill the cache on every rank; returns the last token's hidden state [1, hidden_size], on every rank too."""
-        spans, self.chunks = self.layer_spans, self._cut(len(prompt_ids))
+        """Fill this rank's part of the cache; returns the last token's hidden state [1, hidden_size], on every rank."""
+        self.chunks = self._cut(len(prompt_ids))
         self.comm.barrier()
         self.clock.mark("prefill_start")
-        rounds = plan_rounds(self.config.sync_granularity, spans, self.chunks)
-        exchange = Exchange(self.kv_comm, self._sync.exchange, cache, rounds)
-        ids = torch.tensor(prompt_ids)
-        job = PrefillJob(self.stage, self.comm, ids, self.chunks, spans, cache, exchange)
-        hidden = self._prefill.prefill(job)
+        phase, rank = self._prefill_phase, self.comm.rank
+        source = self._source_of(cache, len(prompt_ids))
+        exchange = self._exchange(source, cache)
+        job = PrefillJob(
+            self.stage,
+            self.comm,
+            phase.places[rank],
+            phase.spans[rank],
+            self._prefill_shard,
+            torch.tensor(prompt_ids),
+            self.chunks,
+            source,
+            exchange,
+        )
+        hidden = self._strategies.prefill.prefill(job)
         self._mark_done("prefill_end")
         exchange.finish()
         self.comm.barrier()
         self._mark_done("sync_end")
-        self.comm.broadcast(hidden, root=self.comm.size - 1)
+        if phase.places[0].num_stages > 1:
+            self.comm.broadcast(hidden, root=phase.last)
         return hidden
 
     def facts(self) -> dict[str, Any]:
         """What this rank is and did, as plain values."""
-        span = self.layer_spans[self.world.rank]
+        prefill, decode = (_part_of(phase, self.comm.rank) for phase in (self._prefill_phase, self._decode_phase))
         return {
             "rank": self.world.rank,
             "host": self.world.host,
             "device": str(self.stage.device),
             "threads": self.threads,
-            "kernels": self.kernels,
+            "kernels": self._loader.kernels,
             "affinity": self.world.cores,
-            "prefill_layers": [span.start, span.stop],
-            "decode_layers": [0, self.model.num_hidden_layers],
+            "prefill_layers": prefill["layers"],
+            "decode_layers": decode["layers"],
+            "prefill_kv_heads": prefill["kv_heads"],
+            "decode_kv_heads": decode["kv_heads"],
             "vocabulary": [self.stage.vocabulary.start, self.stage.vocabulary.stop],
             "peak_memory_bytes": _peak_memory(),
             "program_bytes": self._program_bytes,  # the peak before anything of the model was read
             "weights_bytes": self.stage.weights.nbytes,
             "cache_bytes": self._cache_bytes,
             "peak_gpu_memory_bytes": self._peak_gpu_memory(),
-            "bytes_sent": self.comm.bytes_sent + self.kv_comm.bytes_sent,
+            "bytes_sent": self.comm.bytes_sent + self.kv_comm.bytes_sent + sum(of.bytes_sent for of in self._sums()),
             "kv_bytes_sent": self.kv_comm.bytes_sent,
             "moments": self.clock.moments,
         }
 
     def schedule(self) -> dict[str, Any]:
         """What was decided for the last prefill, as plain values."""
-        return {"chunks": [len(chunk) for chunk in self.chunks], "layers": [len(span) for span in self.layer_spans]}
-
-    @property
-    def layer_spans(self) -> list[range]:
-        """The layers of each rank in the prefill. Collective as long as costs are needed and not known."""
-        split, num_layers = self.config.layer_split, self.model.num_hidden_layers
-        if isinstance(split, tuple):
-            return split_as(split)
-        return split_evenly(num_layers, self.world.size) if split == "even" else split_by_cost(num_layers, self._costs)
+        phase = self._prefill_phase
+        spans = {place.stage: len(span) for place, span in zip(phase.places, phase.spans, strict=True)}
+        return {
+            "chunks": [len(chunk) for chunk in self.chunks],
+            "layers": [spans[stage] for stage in sorted(spans)],
+            "sync_strategy": self._strategies.sync_name,
+        }
 
     def _cut(self, num_tokens: int) -> list[range]:
         """The prompt's chunks. Collective as long as costs are needed and not known."""
         if self.config.chunk_size != "auto":
             return split_chunks(num_tokens, self.config.chunk_size)
-        spans = zip(self._costs, self.layer_spans, strict=True)
-        return plan_chunks(num_tokens, tuple(cost.times(len(span)) for cost, span in spans))
+        slowest: dict[int, Cost] = {}
+        for cost, place, span in zip(self._costs, self._prefill_phase.places, self._prefill_phase.spans, strict=True):
+            whole = cost.times(len(span) / place.num_shards)
+            known = slowest.setdefault(place.stage, whole)
+            slowest[place.stage] = max(known, whole, key=lambda one: one.seconds(0, one.longest) / one.longest)
+        return plan_chunks(num_tokens, tuple(slowest[stage] for stage in sorted(slowest)))
 
     @cached_property
     def _costs(self) -> list[Cost]:
-        """What a layer costs on each rank. Collective when it is first looked at."""
-        weights = f"{self.kernels} {self.config.quantize} by {self.config.quantize_group_size}"
-        costs = layer_costs(self.stage, weights, self.threads, self.world, cache_directory() / "kernels")
-        log.info("costs of a layer: %s", costs)
-        return costs
+        """What a layer costs on each rank of this replica. Collective when it is first looked at."""
+        first = self.world.rank - self.comm.rank
+        return self._loader.costs()[first : first + self.comm.size]
 
-    def _load(self, directory: Path) -> Stage:
-        """Check the files' headers on all ranks before any rank spends time on reading weights."""
-        layers = range(self.model.num_hidden_layers)
-        vocabulary = split_evenly(self.model.vocab_size, self.world.size)[self.world.rank]
+    def _source_of(self, cache: KVCache, num_tokens: int) -> KVCache:
+        """The cache that the prefill fills: the decode's own where it has room for all that the prefill makes here."""
+        region, target = (phase.regions[self.comm.rank] for phase in (self._prefill_phase, self._decode_phase))
+        if region.is_within(target):
+            return cache
+        source = self._new_cache(self._prefill_phase, num_tokens)
+        self._cache_bytes = max(self._cache_bytes, source.nbytes + cache.nbytes)
+        return source
 
-        def check() -> tuple[Checkpoint, torch.device]:
-            checkpoint = Checkpoint(directory)
-            checkpoint.require(stage_shapes(self.model, layers))
-            world, config = self.world, self.config
-            return checkpoint, choose_device(config.device, config.gpu_ids, world.local_rank, world.local_size)
+    def _new_cache(self, phase: Phase, capacity: int) -> KVCache:
+        dtype, region = torch.int8 if self.config.kv_cache_dtype == "int8" else None, phase.regions[self.comm.rank]
+        cache = self.stage.new_cache(region.layers, capacity, dtype, region.heads)
+        self._cache_bytes = max(self._cache_bytes, cache.nbytes)
+        return cache
 
-        checkpoint, device = self.world.together(check)
-        dtype = choose_dtype(self.config.dtype, self.model.dtype or checkpoint_dtype(checkpoint), device)
-        backend = self._choose_kernels(dtype, device)
-        log.info("loading %s as %s on %s, kernels: %s", directory, dtype, device, self.kernels)
-        store = self._quantized(directory, checkpoint)
-        return self.world.together(
-            lambda: load_stage(checkpoint, self.model, layers, vocabulary, dtype, device, backend, store)
+    def _exchange(self, source: KVCache, target: KVCache) -> Exchange:
+        phase, sync = self._prefill_phase, self._strategies.sync
+        stages = [place.stage for place in phase.places]
+        rounds = plan_rounds(self.config.sync_granularity, phase.regions, stages, self.chunks)
+        if phase.regions == self._decode_phase.regions:
+            rounds = []
+        move = Move(source, target, self._decode_phase.regions)
+        return Exchange(self.kv_comm, sync.MOVES, sync.exchange, move, rounds)
+
+    def _decode_job(self) -> DecodeJob:
+        phase, rank = self._decode_phase, self.comm.rank
+        return DecodeJob(
+            self.stage,
+            self.comm,
+            phase.places[rank],
+            phase.spans[rank],
+            self._decode_shard,
+            lambda sequences, hidden: select(self.stage, hidden, self.comm),
         )
 
-    def _choose_kernels(self, dtype: torch.dtype, device: torch.device) -> Plain:
-        """The back end that was asked for, or the fastest of this host. Collective."""
-        shape = (2 * self.model.intermediate_size, self.model.hidden_size)  # the widest of a layer's products
-        kept, wanted = cache_directory() / "kernels", self.config.kernels
+    def _shard(self, phase: Phase) -> Shard:
+        """What this rank computes of each layer, and with whom. Collective when the group is a new one."""
+        rank, place = self.comm.rank, phase.places[self.comm.rank]
+        if place.num_shards == 1:
+            return Shard(phase.shares[rank])
+        key = tuple((place.stage, place.shard) for place in phase.places)
+        if key not in self._groups:
+            self._groups[key] = self.comm.split(place.stage, place.shard)
+        return Shard(phase.shares[rank], SumOverRanks(self._groups[key]))
 
-        def choose() -> str:
-            found = backends(dtype, device, kept)
-            if wanted not in ("auto", *found):
-                raise UserError(
-                    f"--kernels: {wanted} cannot run {dtype} on {device} of {self.world.host};"
-                    f" choose one of auto, {', '.join(found)}"
-                )
-            return fastest(shape, dtype, device, kept) if wanted == "auto" else wanted
+    def _sums(self) -> list[Communicator]:
+        return list(self._groups.values())
 
-        self.kernels = self.world.once_a_host(choose)
-        return backends(dtype, device, kept)[self.kernels]
-
-    def _quantized(self, directory: Path, checkpoint: Checkpoint) -> QuantizedStore | None:
-        """The quantised weights, if asked for; the ranks of a host share the work of making them. Collective."""
-        config, world = self.config, self.world
-        if config.quantize is None:
-            return None
-        store = QuantizedStore(cache_directory() / "quantized", directory, config.quantize, config.quantize_group_size)
-        share = slice(world.local_rank, None, world.local_size)
-        world.together(lambda: quantize_model(checkpoint, self.model, store, share, shows=world.rank == 0))
-        return store
-
-    def _connect(self) -> None:
+    def _connect(self, config: RunConfig) -> None:
         """Two conversations that never mix: hidden states and tokens, and the KV sync."""
-        mpi_comm, device = self.world.mpi_comm, self.stage.device
-        aware = device.type == "cuda" and is_cuda_aware(self.config.cuda_aware, mpi_comm)
-        shares_core = self.world.shares_core(self.threads)
-        self.comm = Communicator(mpi_comm.Dup(), choose_staging(device, aware), shares_core)
+        device, world = self._loader.device, self.world
+        aware = device.type == "cuda" and is_cuda_aware(config.cuda_aware, world.mpi_comm)
+        shares_core = world.shares_core(self.threads)
+        everyone = Communicator(world.mpi_comm, choose_staging(device, aware), shares_core)
+        self.comm = everyone.split(world.rank // self.mesh.replica_size, world.rank)
         self.kv_comm = self.comm.duplicate()
-        log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, self.threads, self.world.cores)
+        self._groups: dict[Any, Communicator] = {}
+        log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, self.threads, world.cores)
 
     def _mark_done(self, name: str) -> None:
         if self.stage.device.type == "cuda":
@@ -215,19 +252,11 @@ class Engine:
         return torch.cuda.max_memory_allocated(self.stage.device) if self.stage.device.type == "cuda" else 0
 
 
+def _part_of(phase: Phase, rank: int) -> dict[str, list[int]]:
+    span, heads = phase.spans[rank], phase.regions[rank].heads
+    return {"layers": [span.start, span.stop], "kv_heads": [heads.start, heads.stop]}
+
+
 def _peak_memory() -> int:
     """The most bytes that were ever resident."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
-
-
-def load_strategies(config: RunConfig) -> tuple[Any, Any, Any]:
-    """The modules of the chosen prefill, sync and decode, of which the sync joins the two others."""
-    prefill = registry.load("prefill", config.prefill)
-    sync = registry.load("sync", config.sync_strategy)
-    decode = registry.load("decode", config.decode)
-    if sync.JOINS != (prefill.LEAVES, decode.WANTS):
-        raise UserError(
-            f"--sync-strategy: {config.sync_strategy} joins caches from '{sync.JOINS[0]}' to '{sync.JOINS[1]}', but"
-            f" prefill {config.prefill} leaves '{prefill.LEAVES}' and decode {config.decode} wants '{decode.WANTS}'"
-        )
-    return prefill, sync, decode

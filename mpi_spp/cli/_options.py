@@ -70,8 +70,11 @@ def parse_layer_split(text: str) -> tuple[int, ...] | str:
 def schedule_options(multiple: bool = False) -> Decorator:
     """How the prefill is cut and the cache is synced; `multiple`: each may be given several times, to compare them."""
     again = "; may be repeated." if multiple else "."
-    strategies, granularities = click.Choice(registry.choices("sync")), click.Choice(GRANULARITIES)
+    syncs, granularities = click.Choice(["auto", *registry.choices("sync")]), click.Choice(GRANULARITIES)
+    prefills, decodes = click.Choice(registry.choices("prefill")), click.Choice(registry.choices("decode"))
     return together(
+        run_option("--prefill", f"How the ranks share the prompt's work{again}", type=prefills, multiple=multiple),
+        run_option("--decode", f"How the ranks share the work on new tokens{again}", type=decodes, multiple=multiple),
         run_option(
             "--chunk-size",
             f"Prompt tokens in a chunk of the prefill; auto: by what computing costs here{again}",
@@ -81,12 +84,17 @@ def schedule_options(multiple: bool = False) -> Decorator:
         ),
         run_option(
             "--layer-split",
-            f"Layers of each rank in the prefill; auto: even unless ranks differ in speed{again}",
+            f"Layers of each stage; auto: even unless ranks differ in speed{again}",
             type=parse_layer_split,
             metavar="auto|even|N,N,...",
             multiple=multiple,
         ),
-        run_option("--sync-strategy", f"How the KV cache reaches all ranks{again}", type=strategies, multiple=multiple),
+        run_option(
+            "--sync-strategy",
+            f"How the KV cache gets from where the prefill leaves it to where the decode wants it{again}",
+            type=syncs,
+            multiple=multiple,
+        ),
         run_option(
             "--sync-granularity",
             f"Sync after every layer, every chunk, or once{again}",
@@ -99,6 +107,7 @@ def schedule_options(multiple: bool = False) -> Decorator:
 # What is run, and on what.
 model_options = together(
     click.option("--model", required=True, help="A model directory, a model of the local store, or a hub name."),
+    run_option("--mesh", "Ranks by axis: dp replicas, pp stages, tp shards, such as pp=2,tp=2.  [default: pp=all]"),
     run_option("--dtype", "auto: the checkpoint's own.", type=click.Choice(DTYPES)),
     run_option("--kv-cache-dtype", "auto: that of the run; int8: half of it.", type=click.Choice(KV_CACHE_DTYPES)),
     run_option("--quantize", "Weights of 8 or 4 bits, made once and kept on disk.", type=click.Choice(QUANTIZE)),

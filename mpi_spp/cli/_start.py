@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mpi_spp.config import RunConfig
-from mpi_spp.errors import UserError
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
@@ -28,20 +27,14 @@ def find_model(config: RunConfig, world: "World") -> Path:
     return world.together(lambda: locate(config.model, download=False))
 
 
-def read_model(config: RunConfig, directory: Path, num_ranks: int) -> "ModelConfig":
-    """The model's shape, when so many ranks can share its layers. Meant for rank 0."""
+def read_model(directory: Path) -> "ModelConfig":
+    """The model's shape. Meant for rank 0."""
     from transformers.utils import logging as transformers_logging
 
     from mpi_spp.model.config import read_config
 
     transformers_logging.set_verbosity_error()
-    model = read_config(directory)
-    if num_ranks > model.num_hidden_layers:
-        raise UserError(
-            f"{num_ranks} ranks, but {config.model} has {model.num_hidden_layers} layers;"
-            f" start {model.num_hidden_layers} ranks or fewer"
-        )
-    return model
+    return read_config(directory)
 
 
 def open_engine(config: RunConfig, world: "World", clock: "Clock") -> "Engine":
@@ -49,5 +42,5 @@ def open_engine(config: RunConfig, world: "World", clock: "Clock") -> "Engine":
     directory = find_model(config, world)
     from mpi_spp.engine import Engine
 
-    model = world.on_rank_0(lambda: read_model(config, directory, world.size))
+    model = world.on_rank_0(lambda: read_model(directory))
     return Engine(config, model, directory, world, clock)

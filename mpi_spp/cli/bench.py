@@ -102,7 +102,7 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
 
 def _cases(options: dict[str, Any]) -> dict[str, RunConfig]:
     """A configuration for every combination of the repeated options, by its name."""
-    names = ("sync_strategy", "sync_granularity", "chunk_size", "layer_split")
+    names = ("prefill", "decode", "sync_strategy", "sync_granularity", "chunk_size", "layer_split")
     values = [options.pop(name) for name in names]
     base = RunConfig(**options)
     chosen = [value or (getattr(base, name),) for name, value in zip(names, values, strict=True)]
@@ -111,9 +111,11 @@ def _cases(options: dict[str, Any]) -> dict[str, RunConfig]:
     }
 
 
-def _case_name(strategy: str, granularity: str, chunk: int | str, layers: tuple[int, ...] | str) -> str:
+def _case_name(
+    prefill: str, decode: str, strategy: str, granularity: str, chunk: int | str, layers: tuple[int, ...] | str
+) -> str:
     split = layers if isinstance(layers, str) else ",".join(map(str, layers))
-    return f"{strategy} {granularity} chunk={chunk} layers={split}"
+    return f"{prefill} {strategy} {granularity} {decode} chunk={chunk} layers={split}"
 
 
 def _print_cases(result: dict[str, Any]) -> None:

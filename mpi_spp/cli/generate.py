@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 @model_options
 @json_option("Write the answer and all measurements to this file;")
 def command(**options: Any) -> None:
-    """Answer one prompt on all ranks: pipelined prefill, KV sync, replicated decode.
+    """Answer one prompt on all ranks: prefill, KV sync, decode.
 
     The answer goes to standard output as it is made, everything else to standard error.
     """
@@ -49,9 +49,11 @@ def command(**options: Any) -> None:
 def run(config: RunConfig, world: "World", clock: Any) -> None:
     """Prepare on rank 0, load on all, stream the answer, report. Collective."""
     directory = find_model(config, world)
-    from mpi_spp.engine import Engine, load_strategies  # imports torch: what is wrong above is said a second sooner
+    from mpi_spp.engine import Engine  # imports torch: what is wrong above is said a second sooner
+    from mpi_spp.mesh import mesh_of
+    from mpi_spp.strategies import load_strategies
 
-    load_strategies(config)
+    load_strategies(config, mesh_of(config.mesh, world.size))
     request, stream = _prepare(config, world, directory)
     engine = Engine(config, request["model"], directory, world, clock)
     token_ids = _stream_answer(engine, request, stream, config)
@@ -70,7 +72,7 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[s
         from mpi_spp.model.prompt import TextStream, load_tokenizer, prompt_token_ids, stop_token_ids
 
         check_writable(config.json)
-        model = read_model(config, directory, world.size)
+        model = read_model(directory)
         tokenizer = load_tokenizer(directory)
         prompt_ids = prompt_token_ids(config, tokenizer, directory, model.vocab_size)
         free = model.max_positions - len(prompt_ids)

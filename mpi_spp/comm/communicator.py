@@ -71,11 +71,53 @@ class Communicator:
         buffer, finish = self._staging.incoming(tensor, read_too=True)
         unit = unit_bytes(buffer)
         units_per_row = buffer[:1].nbytes // unit
-        counts = [length * units_per_row for length in lengths]
-        offsets = [sum(counts[:rank]) for rank in range(self.size)]
+        counts, offsets = _counts(lengths, units_per_row)
         self.bytes_sent += counts[self.rank] * unit * (self.size - 1)
         spec = [memory_of(buffer), (counts, offsets), bytes_type(unit)]
         return Transfer(self._comm.Iallgatherv(MPI.IN_PLACE, spec), buffer, finish)
+
+    def ialltoall(
+        self, outgoing: torch.Tensor, out_lengths: Sequence[int], incoming: torch.Tensor, in_lengths: Sequence[int]
+    ) -> Request:
+        """Start sending each rank its slice of `outgoing` [sum(out_lengths), row], and receiving one from each.
+
+        Slices are in rank order; `incoming` is [sum(in_lengths), row]; any slice may be empty.
+        """
+        ready = self._staging.outgoing(outgoing)
+        buffer, finish = self._staging.incoming(incoming, read_too=False)
+        unit = max(unit_bytes(ready), unit_bytes(buffer))
+        row = outgoing.shape[-1] * outgoing.element_size()
+        send, receive = (
+            [memory_of(tensor), _counts(lengths, row // unit), bytes_type(unit)]
+            for tensor, lengths in ((ready, out_lengths), (buffer, in_lengths))
+        )
+        self.bytes_sent += (sum(out_lengths) - out_lengths[self.rank]) * row
+        return Transfer(self._comm.Ialltoallv(send, receive), (ready, buffer), finish)
+
+    def sum_in_place(self, tensor: torch.Tensor) -> None:
+        """Add up the tensors of all ranks, in place; all ranks get the same bits. float32 only.
+
+        MPI knows no bfloat16, and mpi4py would add its bytes.
+        """
+        if tensor.dtype != torch.float32:
+            raise TypeError(f"only float32 is summed over the ranks; got {tensor.dtype}")
+        if self.size == 1:
+            return
+        buffer, finish = self._staging.incoming(tensor, read_too=True)
+        spec = [memory_of(buffer), buffer.numel(), MPI.FLOAT]
+        self.bytes_sent += 2 * tensor.nbytes * (self.size - 1) // self.size
+        if self._idle.spins:
+            self._comm.Allreduce(MPI.IN_PLACE, spec)
+            if finish is not None:
+                finish()
+        else:
+            self.wait(Transfer(self._comm.Iallreduce(MPI.IN_PLACE, spec), buffer, finish))
+
+    def split(self, color: int, key: int) -> "Communicator":
+        """The ranks of the same color, in the order of their keys. Collective."""
+        part = Communicator(self._comm.Split(color, key), self._staging)
+        part._idle = self._idle
+        return part
 
     def broadcast(self, tensor: torch.Tensor, root: int) -> None:
         """Give all ranks the root's values, in place."""
@@ -110,3 +152,9 @@ class Communicator:
 
     def _wrap(self, tag: int) -> int:
         return tag % (self._largest_tag + 1)
+
+
+def _counts(lengths: Sequence[int], units: int) -> tuple[list[int], list[int]]:
+    """Counts and offsets of slices of so many rows, in units of which a row has so many."""
+    counts = [length * units for length in lengths]
+    return counts, [sum(counts[:rank]) for rank in range(len(counts))]

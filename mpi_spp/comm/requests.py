@@ -28,6 +28,11 @@ class Idle:
     def __init__(self, shares_core: bool, nap_seconds: float = _NAP_SECONDS) -> None:
         self._shares_core, self._nap_seconds = shares_core, nap_seconds
 
+    @property
+    def spins(self) -> bool:
+        """Whether the core is this rank's alone, so that MPI's own waits harm nobody."""
+        return not self._shares_core
+
     def wait(self, request: Request, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Return when the request is complete; `meanwhile` moves other work on."""
         if request.test():

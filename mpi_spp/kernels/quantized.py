@@ -5,6 +5,7 @@ that of native/linear.c: panels of two blocks of 16 outputs, in each block one g
 the codes, 16 scales and, with 4 bits, 16 minima in half precision.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -60,6 +61,42 @@ def dequantize(weight: QuantizedWeight) -> torch.Tensor:
         values = _nibbles(codes).float() * _halves(scales) + _halves(minima)
     matrix = values.permute(0, 3, 1, 2).flatten(0, 1).flatten(1)  # from [blocks, groups, group, 16]
     return matrix[: weight.out_features, : weight.in_features]
+
+
+def part_of(
+    weight: QuantizedWeight, rows: Sequence[range], columns: range, dtype: torch.dtype
+) -> "QuantizedWeight | torch.Tensor":
+    """Some outputs and inputs; numbers in this dtype where these do not begin and end with panels and groups."""
+    edges = [edge for span in rows for edge in (span.start, span.stop)]
+    if not (
+        _whole(edges, PANEL, weight.out_features)
+        and _whole((columns.start, columns.stop), weight.group, weight.in_features)
+    ):
+        matrix = dequantize(weight)[:, columns.start : columns.stop]
+        return torch.cat([matrix[span.start : span.stop] for span in rows]).to(dtype)
+    groups = slice(columns.start // weight.group, -(-columns.stop // weight.group))
+    panels = [weight.data[span.start // PANEL : -(-span.stop // PANEL), :, groups] for span in rows]
+    sizes = {"out_features": sum(map(len, rows)), "in_features": len(columns)}
+    return replace(weight, data=torch.cat(panels).contiguous(), **sizes)
+
+
+def alternating_part_of(
+    weight: QuantizedWeight, columns: range, dtype: torch.dtype
+) -> "QuantizedWeight | torch.Tensor":
+    """Some columns of an MLP's `alternating` gate and up; numbers, not alternating, where the first block is cut.
+
+    The last block may hold more columns than asked for: nobody looks at them.
+    """
+    if columns.start % BLOCK == 0:
+        panels = weight.data[columns.start // BLOCK : -(-columns.stop // BLOCK)]
+        return replace(weight, data=panels.contiguous(), out_features=len(panels) * PANEL)
+    parts = dequantize(weight).unflatten(0, (-1, 2, BLOCK)).transpose(0, 1).flatten(1, 2)  # [2, size, in]
+    return parts[:, columns.start : columns.stop].flatten(0, 1).to(dtype)
+
+
+def _whole(edges: Sequence[int], size: int, last: int) -> bool:
+    """Whether no edge cuts a unit of this size; the end of everything cuts none."""
+    return all(edge % size == 0 or edge == last for edge in edges)
 
 
 class SlicedLinear:

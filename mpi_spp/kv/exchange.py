@@ -1,44 +1,110 @@
 """Runs the rounds of a KV sync beside the computation: packs, starts, moves on, unpacks."""
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.requests import Request
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.kv.rounds import Round
+from mpi_spp.kv.layout import Region
+from mpi_spp.kv.rounds import Block, Round
 
 
-@dataclass
+@dataclass(frozen=True)
+class Move:
+    """Between what a round takes its blocks out of, and puts them into: caches of this rank, regions of all ranks."""
+
+    source: KVCache
+    target: KVCache
+    regions: Sequence[Region]
+
+
 class Shared:
-    """What a strategy moves in one round: `rows` uint8 [sum(lengths), row], rank r's part being `part(r)`.
+    """Every rank's block goes to all: `rows` uint8 [sum(lengths), row], rank r's part being `part(r)`.
 
     At the start only the part of this rank is filled in; at the end all are. `tag` is the round's own.
     """
 
-    rows: torch.Tensor
-    lengths: list[int]
-    tag: int
+    def __init__(self, round_: Round, move: Move, rank: int, tag: int) -> None:
+        self._round, self._move, self._rank = round_, move, rank
+        self.lengths, self.tag = [len(block) for block in round_.blocks], tag
+        self.rows = _rows(move.source, sum(self.lengths))
+        _pack(move.source, round_.blocks[rank], self.part(rank))
 
     def part(self, rank: int) -> torch.Tensor:
         """The rows of one rank, [lengths[rank], row]."""
         start = sum(self.lengths[:rank])
         return self.rows[start : start + self.lengths[rank]]
 
+    def unpack(self) -> None:
+        """Put what has come where it belongs."""
+        for rank, block in enumerate(self._round.blocks):
+            if rank != self._rank or self._move.target is not self._move.source:
+                _unpack(self._move.target, block, self.part(rank))
 
-# A strategy starts transfers and yields each request that must be complete before it goes on. It ends when all parts
-# are here and all sends are done. Between two steps the rank computes.
-Strategy = Callable[[Communicator, Shared], Iterator[Request]]
+
+class Parcels:
+    """Every rank gets what belongs into its region: `outgoing` uint8 [sum(out_lengths), row] by receiver, and
+    `incoming` [sum(in_lengths), row] by sender, both in rank order. A rank has a parcel for itself where it keeps two
+    caches. `tag` is the round's own.
+    """
+
+    def __init__(self, round_: Round, move: Move, rank: int, tag: int) -> None:
+        self._target, self.tag, keeps_one = move.target, tag, move.source is move.target
+        mine = [round_.blocks[rank].within(region) for region in move.regions]
+        self._coming = [block.within(move.regions[rank]) for block in round_.blocks]
+        if keeps_one:
+            mine[rank] = self._coming[rank] = _NOTHING
+        self.out_lengths, self.in_lengths = list(map(len, mine)), list(map(len, self._coming))
+        self.outgoing = _rows(move.source, sum(self.out_lengths))
+        self.incoming = _rows(move.source, sum(self.in_lengths))
+        for block, rows in zip(mine, self.outgoing.split(self.out_lengths), strict=True):
+            _pack(move.source, block, rows)
+
+    def unpack(self) -> None:
+        """Put what has come where it belongs."""
+        for block, rows in zip(self._coming, self.incoming.split(self.in_lengths), strict=True):
+            _unpack(self._target, block, rows)
+
+
+_NOTHING = Block(range(0), range(0), range(0))
+
+# A strategy starts transfers and yields each request that must be complete before it goes on. It ends when everything
+# is here and all sends are done. Between two steps the rank computes. What it moves is its module's MOVES.
+Strategy = Callable[[Communicator, Any], Iterator[Request]]
+
+
+def _rows(cache: KVCache, count: int) -> torch.Tensor:
+    return torch.empty((count, cache.position_bytes), dtype=torch.uint8, device=cache.device)
+
+
+def _pack(cache: KVCache, block: Block, rows: torch.Tensor) -> None:
+    if len(block):
+        cache.pack(block.layers, block.heads, block.positions, rows)
+
+
+def _unpack(cache: KVCache, block: Block, rows: torch.Tensor) -> None:
+    if len(block):
+        cache.unpack(block.layers, block.heads, block.positions, rows)
 
 
 class Exchange:
     """The rounds of one prefill, of which several may be under way."""
 
-    def __init__(self, comm: Communicator, strategy: Strategy, cache: KVCache, rounds: list[Round]) -> None:
-        self._comm, self._strategy, self._cache = comm, strategy, cache
+    def __init__(
+        self,
+        comm: Communicator,
+        moves: type[Shared] | type[Parcels],
+        strategy: Strategy,
+        move: Move,
+        rounds: list[Round],
+    ) -> None:
+        """`moves`: in which form the strategy wants a round."""
+        self._comm, self._moves, self._strategy, self._move = comm, moves, strategy, move
         self._waiting = deque(enumerate(rounds)) if comm.size > 1 else deque()
         self._under_way: list[_UnderWay] = []
 
@@ -59,18 +125,8 @@ class Exchange:
         self._comm.wait(self)
 
     def _start(self, tag: int, round_: Round) -> None:
-        lengths = [len(block) for block in round_.blocks]
-        size = (sum(lengths), self._cache.position_bytes)
-        rows = torch.empty(size, dtype=torch.uint8, device=self._cache.device)
-        shared = Shared(rows, lengths, tag)
-        mine = round_.blocks[self._comm.rank]
-        self._cache.pack(mine.layers, mine.positions, shared.part(self._comm.rank))
-        self._under_way.append(_UnderWay(self._strategy(self._comm, shared), lambda: self._unpack(round_, shared)))
-
-    def _unpack(self, round_: Round, shared: Shared) -> None:
-        for rank, block in enumerate(round_.blocks):
-            if rank != self._comm.rank:
-                self._cache.unpack(block.layers, block.positions, shared.part(rank))
+        packed = self._moves(round_, self._move, self._comm.rank, tag)
+        self._under_way.append(_UnderWay(self._strategy(self._comm, packed), packed.unpack))
 
 
 class _UnderWay:

@@ -8,7 +8,7 @@ class Extent(Enum):
     """How much of one dim of the cache a rank holds."""
 
     WHOLE = "whole"
-    SPLIT = "split"  # consecutive spans, one a rank, in rank order
+    SPLIT = "split"  # consecutive spans over the ranks
 
 
 @dataclass(frozen=True)
@@ -25,4 +25,26 @@ class KVLayout:
 
 
 WHOLE = KVLayout()
-LAYERS_SPLIT = KVLayout(layers=Extent.SPLIT)
+
+
+@dataclass(frozen=True)
+class Region:
+    """The part of the cache that a rank holds: layers, and key/value heads of each.
+
+    Of these heads it gives `made` to others: the same head may be held by several ranks, and one of them gives it.
+    """
+
+    layers: range
+    heads: range
+    made: range
+
+    def is_within(self, other: "Region") -> bool:
+        """Whether the other one holds all that this one does."""
+        mine, theirs = ((of.layers, of.heads) for of in (self, other))
+        return all(common(part, whole) == part for part, whole in zip(mine, theirs, strict=True))
+
+
+def common(a: range, b: range) -> range:
+    """What two ranges of step 1 have in common; empty ranges have nothing."""
+    start, stop = max(a.start, b.start), min(a.stop, b.stop)
+    return range(start, max(start, stop))

@@ -36,9 +36,11 @@ class Checkpoint:
             if dtype not in _DTYPES:
                 raise UserError(f"{path}: {name} is of dtype {dtype}; supported are {', '.join(_DTYPES)}")
 
-    def read(self, name: str, rows: range | None = None) -> torch.Tensor:
-        """One tensor, or only some of its rows (dim 0), memory-mapped."""
+    def read(self, name: str, rows: range | None = None, columns: range | None = None) -> torch.Tensor:
+        """One tensor, or only some of its rows (dim 0) or columns (dim 1), memory-mapped."""
         part = self._slice(name)
+        if columns is not None:
+            return part[:, columns.start : columns.stop]
         return part[:] if rows is None else part[rows.start : rows.stop]
 
     def release(self) -> None:

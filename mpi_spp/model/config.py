@@ -10,6 +10,7 @@ import torch
 from mpi_spp.errors import UserError
 from mpi_spp.model.families import FAMILIES, Family
 from mpi_spp.model.rope import ROPE_TYPES, Rope, make_rope
+from mpi_spp.shares import Share
 
 # Fields for which transformers would silently take the default of some other model.
 _REQUIRED = (
@@ -53,6 +54,18 @@ class ModelConfig:
     def query_groups(self) -> int:
         """Query heads for each key/value head."""
         return self.num_attention_heads // self.num_key_value_heads
+
+    @property
+    def layer_parameters(self) -> int:
+        """The numbers in the matrices of a layer."""
+        heads = 2 * (self.num_attention_heads + self.num_key_value_heads) * self.head_dim
+        return self.hidden_size * (heads + 3 * self.intermediate_size)
+
+    def span_of(self, share: Share, part: str) -> range:
+        """The rows or columns of a matrix that a share of a layer has: of all "query_heads", "kv_heads" or "mlp"."""
+        items: range = getattr(share, part)
+        size = 1 if part == "mlp" else self.head_dim
+        return range(items.start * size, items.stop * size)
 
 
 def read_config(directory: Path) -> ModelConfig:

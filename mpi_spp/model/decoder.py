@@ -1,13 +1,14 @@
 """The decoder of one rank: embeds, runs layers, gives logits of a slice of the vocabulary. Knows no ranks."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 
 from mpi_spp.kernels.attention import Rotation
-from mpi_spp.kernels.layer import Layer
+from mpi_spp.kernels.layer import HeadsPart, Layer
 from mpi_spp.kernels.linear import Activation, Linear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
@@ -26,16 +27,38 @@ ACTIVATIONS: dict[str, Activation] = {
 class StageWeights:
     """The weights that one rank holds."""
 
-    embedding: torch.Tensor  # [vocab_size, hidden_size]
-    layers: dict[int, Layer]  # by the layer's number in the whole model
+    embedding: torch.Tensor  # [vocab_size, hidden_size], mapped from the file: only rows of it are ever read
+    layers: dict[int, dict[int, Layer]]  # shares of a layer, by the layer's number in the model and the share's
     norm: RMSNorm
     head: Linear  # the rows of this rank's slice of the vocabulary
-    head_rows: torch.Tensor  # the same as a matrix [len(vocabulary), hidden_size], mapped from the file where it can be
+    head_rows: torch.Tensor  # the same as a matrix [len(vocabulary), hidden_size], mapped from the file
 
     @property
     def nbytes(self) -> int:
-        """What must be in memory: the embedding is only looked up, and stays in its file where that can be mapped."""
-        return self.head.nbytes + sum(layer.nbytes for layer in self.layers.values())
+        """What must be in memory: the embedding is only looked up, and stays in its file."""
+        return self.head.nbytes + sum(share.nbytes for shares in self.layers.values() for share in shares.values())
+
+
+class Total(Protocol):
+    """How the ranks that share a stage add up what each of them has computed."""
+
+    keeps: (
+        bool  # whether this one adds to the hidden states; exactly one of them does, the others bring their part only
+    )
+
+    def __call__(self, hidden: torch.Tensor) -> None:
+        """Replace [tokens, hidden_size] by the sum over all of them, in place."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all."""
+
+    shares: Sequence[int] = (0,)
+    total: Total | None = None
+
+
+ALL = Shard()
 
 
 class Stage:
@@ -50,21 +73,29 @@ class Stage:
         config: ModelConfig,
         weights: StageWeights,
         vocabulary: range,
+        dtype: torch.dtype,
+        device: torch.device,
         rotation_dtype: torch.dtype | None = None,
     ) -> None:
         self.config, self.weights, self.vocabulary = config, weights, vocabulary
-        self.dtype, self.device = weights.embedding.dtype, weights.embedding.device
-        self._rotation_dtype = rotation_dtype or self.dtype
+        self.dtype, self.device = dtype, device
+        self._rotation_dtype = rotation_dtype or dtype
 
-    def new_cache(self, layers: range, capacity: int, dtype: torch.dtype | None = None) -> KVCache:
-        """An empty cache for `capacity` positions of these layers; dtype: int8, or None for that of the weights."""
-        heads, head_dim = self.config.num_key_value_heads, self.config.head_dim
-        return KVCache(layers, heads, capacity, head_dim, dtype or self.dtype, self.device)
+    def new_cache(
+        self, layers: range, capacity: int, dtype: torch.dtype | None = None, heads: range | None = None
+    ) -> KVCache:
+        """An empty cache for `capacity` positions of these layers and key/value heads; None: all heads.
+
+        dtype: int8, or None for that of the weights.
+        """
+        heads = range(self.config.num_key_value_heads) if heads is None else heads
+        return KVCache(layers, heads, capacity, self.config.head_dim, dtype or self.dtype, self.device)
 
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Hidden states [tokens, hidden_size] of token ids [tokens]."""
-        return F.embedding(token_ids.to(self.device), self.weights.embedding).float()
+        rows = F.embedding(token_ids.cpu(), self.weights.embedding)
+        return rows.to(device=self.device, dtype=self.dtype).float()
 
     def hidden_like(self, num_tokens: int) -> torch.Tensor:
         """An uninitialised tensor for the hidden states of so many tokens, [num_tokens, hidden_size]."""
@@ -72,16 +103,22 @@ class Stage:
 
     @torch.inference_mode()
     def forward(
-        self, hidden: torch.Tensor, batch: Batch, layers: range, after_layer: Callable[[int], None] = lambda layer: None
+        self,
+        hidden: torch.Tensor,
+        batch: Batch,
+        layers: range,
+        shard: Shard = ALL,
+        after_layer: Callable[[int], None] = lambda layer: None,
     ) -> torch.Tensor:
         """Run the layers on hidden states [tokens, hidden_size], in place; their keys and values go into the caches.
 
         `after_layer(layer)` is called after each: nonblocking communication moves on there.
         """
         rotation = self._rotation(batch)
-        for layer in layers:
-            self._layer(layer, hidden, batch, rotation)
-            after_layer(layer)
+        for number in layers:
+            shares = [self.weights.layers[number][share] for share in shard.shares]
+            self._layer(number, shares, hidden, batch, rotation, shard.total)
+            after_layer(number)
         return hidden
 
     @torch.inference_mode()
@@ -93,7 +130,8 @@ class Stage:
     def exact_logits(self, hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         """Float32 scores [places] of some places of this rank's slice, for one hidden state [1, hidden_size]."""
         normed = self.weights.norm.exact(hidden)[0]
-        return self.weights.head_rows[places].float() @ normed
+        rows = self.weights.head_rows[places.cpu()].to(device=self.device, dtype=self.dtype)
+        return rows.float() @ normed
 
     def _rotation(self, batch: Batch) -> Rotation:
         parts = [
@@ -104,22 +142,59 @@ class Stage:
         ]
         return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
-    def _layer(self, number: int, hidden: torch.Tensor, batch: Batch, rotation: Rotation) -> None:
-        layer, window = self.weights.layers[number], self.config.sliding_windows[number]
-        if layer.fused is not None and len(batch.spans) == 1:
-            span = batch.spans[0]
-            layer.fused(hidden, rotation, span.cache.of_layer(number), span.start, window)
+    def _layer(
+        self,
+        number: int,
+        shares: list[Layer],
+        hidden: torch.Tensor,
+        batch: Batch,
+        rotation: Rotation,
+        total: Total | None,
+    ) -> None:
+        first = shares[0]  # norms are the same in all shares
+        if first.fused is not None and len(shares) == len(batch.spans) == 1:
+            self._fused_layer(number, first, hidden, batch, rotation, total)
             return
-        qkv = layer.qkv(layer.input_norm(hidden))
-        layer.output.add_to(hidden, self._attend(number, qkv, batch, rotation))
-        layer.down.add_to(hidden, layer.gate_up(layer.mlp_norm(hidden)))
+        normed = first.input_norm(hidden)
+        heads = (share.heads for share in shares if share.heads is not None)
+        _add(hidden, ((part.output, self._attend(number, part, normed, batch, rotation)) for part in heads), total)
+        normed = first.mlp_norm(hidden)
+        mlps = (share.mlp for share in shares if share.mlp is not None)
+        _add(hidden, ((part.down, part.gate_up(normed)) for part in mlps), total)
 
-    def _attend(self, layer: int, qkv: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
-        """Attention outputs [tokens, num_attention_heads * head_dim], every span over its own cache."""
-        attention, window = self.weights.layers[layer].attention, self.config.sliding_windows[layer]
+    def _fused_layer(
+        self, number: int, layer: Layer, hidden: torch.Tensor, batch: Batch, rotation: Rotation, total: Total | None
+    ) -> None:
+        assert layer.fused is not None and layer.heads is not None
+        span, window = batch.spans[0], self.config.sliding_windows[number]
+        inputs = (rotation, span.cache.of_layer(number, layer.heads.kv_heads), span.start, window)
+        if total is None:
+            layer.fused(hidden, *inputs)
+            return
+        layer.fused.attend(hidden, *inputs, total.keeps)
+        total(hidden)
+        layer.fused.transform(hidden, total.keeps)
+        total(hidden)
+
+    def _attend(
+        self, layer: int, part: HeadsPart, normed: torch.Tensor, batch: Batch, rotation: Rotation
+    ) -> torch.Tensor:
+        """Attention outputs [tokens, query heads * head_dim], every span over its own cache."""
+        qkv, window = part.qkv(normed), self.config.sliding_windows[layer]
         outputs = []
         for span in batch.spans:
             rows = slice(span.rows.start, span.rows.stop)
             angles = (rotation[0][rows], rotation[1][rows])
-            outputs.append(attention(qkv[rows], angles, span.cache.of_layer(layer), span.start, window))
+            cache = span.cache.of_layer(layer, part.kv_heads)
+            outputs.append(part.attention(qkv[rows], angles, cache, span.start, window))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _add(hidden: torch.Tensor, products: Iterable[tuple[Linear, torch.Tensor]], total: Total | None) -> None:
+    """Add the shares' outputs to the hidden states, those of other ranks too, in place."""
+    if total is not None and not total.keeps:
+        hidden.zero_()
+    for product, inputs in products:
+        product.add_to(hidden, inputs)
+    if total is not None:
+        total(hidden)

@@ -3,31 +3,43 @@
 import contextlib
 import ctypes
 import functools
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from tqdm import tqdm
 
 from mpi_spp.kernels.attention import Attention, Heads
-from mpi_spp.kernels.layer import Layer
+from mpi_spp.kernels.layer import HeadsPart, Layer, MLPPart
 from mpi_spp.kernels.linear import Linear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.plain import Plain, Weight
-from mpi_spp.kernels.quantized import PANEL, SlicedLinear, alternating
+from mpi_spp.kernels.quantized import (
+    PANEL,
+    QuantizedWeight,
+    SlicedLinear,
+    alternating,
+    alternating_part_of,
+    part_of,
+)
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import ACTIVATIONS, Stage, StageWeights
 from mpi_spp.model.quantized import QuantizedStore
+from mpi_spp.shares import Share, split_layer
 
 Shapes = dict[str, tuple[int, ...]]
+_Weights = Callable[[str], Weight]
+_Biases = Callable[[str], torch.Tensor | None]
 
-# The products of a layer, and the checkpoint's names for what is multiplied with the same input.
-_PRODUCTS = {
-    "qkv": ["self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"],
-    "output": ["self_attn.o_proj"],
-    "gate_up": ["mlp.gate_proj", "mlp.up_proj"],
-    "down": ["mlp.down_proj"],
+# The products of a layer: the checkpoint's names for what is multiplied with the same input, with that part of a share
+# by which their outputs are split; or, since it sums over them, their inputs.
+_BY_OUTPUTS = {
+    "qkv": {"self_attn.q_proj": "query_heads", "self_attn.k_proj": "kv_heads", "self_attn.v_proj": "kv_heads"},
+    "gate_up": {"mlp.gate_proj": "mlp", "mlp.up_proj": "mlp"},
 }
+_BY_INPUTS = {"output": {"self_attn.o_proj": "query_heads"}, "down": {"mlp.down_proj": "mlp"}}
+_PRODUCTS = _BY_OUTPUTS | _BY_INPUTS
 _EMBEDDING, _NORM, _HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
 
 
@@ -70,71 +82,120 @@ class _Reader:
     def __init__(self, checkpoint: Checkpoint, config: ModelConfig, dtype: torch.dtype, device: torch.device) -> None:
         self._checkpoint, self._config, self._dtype, self._device = checkpoint, config, dtype, device
 
-    def tensor(self, name: str, rows: range | None = None) -> torch.Tensor:
-        return self._checkpoint.read(name, rows).to(device=self._device, dtype=self._dtype)
+    def tensor(self, name: str, rows: range | None = None, columns: range | None = None) -> torch.Tensor:
+        return self._checkpoint.read(name, rows, columns).to(device=self._device, dtype=self._dtype)
+
+    def embedding(self) -> torch.Tensor:
+        """As it is in the file."""
+        return self._checkpoint.read(_EMBEDDING)
 
     def head_rows(self, rows: range) -> torch.Tensor:
-        return self.tensor(_EMBEDDING if self._config.tie_word_embeddings else _HEAD, rows)
+        """As they are in the file."""
+        return self._checkpoint.read(_EMBEDDING if self._config.tie_word_embeddings else _HEAD, rows)
 
-    def weight(self, number: int, product: str) -> torch.Tensor:
-        """One matrix for all products with the same input; their outputs stand side by side."""
-        return self._joined(number, product, "weight")
+    def weight(self, number: int, product: str, share: Share) -> torch.Tensor:
+        """A share's matrix for all products with the same input; their outputs stand side by side."""
+        parts = []
+        for name, split in _PRODUCTS[product].items():
+            span, path = self._config.span_of(share, split), f"{_prefix(number)}{name}.weight"
+            rows, columns = (span, None) if product in _BY_OUTPUTS else (None, span)
+            parts.append(self.tensor(path, rows, columns))
+        return _joined(parts)
 
-    def bias(self, number: int, product: str) -> torch.Tensor | None:
-        config = self._config
-        has_bias = {"qkv": config.qkv_bias, "output": config.output_bias}.get(product, config.mlp_bias)
-        return self._joined(number, product, "bias") if has_bias else None
-
-    def _joined(self, number: int, product: str, kind: str) -> torch.Tensor:
-        parts = [self.tensor(f"{_prefix(number)}{name}.{kind}") for name in _PRODUCTS[product]]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+    def bias(self, number: int, product: str, share: Share, is_first: bool) -> torch.Tensor | None:
+        """A share's bias; what is added to a sum over shares is the first one's."""
+        config, names = self._config, _PRODUCTS[product]
+        if not {"qkv": config.qkv_bias, "output": config.output_bias}.get(product, config.mlp_bias):
+            return None
+        if product in _BY_INPUTS:
+            return _joined([self.tensor(f"{_prefix(number)}{name}.bias") for name in names]) if is_first else None
+        spans = [config.span_of(share, split) for split in names.values()]
+        return _joined(
+            [self.tensor(f"{_prefix(number)}{name}.bias", span) for name, span in zip(names, spans, strict=True)]
+        )
 
 
 class _Maker:
     """Makes layers of a stage with a back end's operations."""
 
     def __init__(
-        self, reader: _Reader, config: ModelConfig, device: torch.device, backend: Plain, store: QuantizedStore | None
+        self,
+        reader: _Reader,
+        config: ModelConfig,
+        shares: Sequence[Share],
+        backend: Plain,
+        store: QuantizedStore | None,
+        dtype: torch.dtype,
+        device: torch.device,
     ) -> None:
-        self._reader, self._config, self._device, self._backend, self._store = reader, config, device, backend, store
+        self._reader, self._config, self._shares, self._backend, self._store = reader, config, shares, backend, store
+        self._dtype, self._device = dtype, device
 
     def norm(self, name: str) -> RMSNorm:
         return self._backend.norm(self._reader.tensor(name), self._config.rms_norm_eps)
 
-    def head(self, vocabulary: range, rows: torch.Tensor) -> Linear:
+    def head(self, vocabulary: range) -> Linear:
         if self._store is None:
-            return self._backend.linear(rows, None)
+            rows = self._reader.head_rows(vocabulary)
+            return self._backend.linear(rows.to(device=self._device, dtype=self._dtype), None)
         panels = self._store.read("head")["head"].panels(vocabulary).to(self._device)
         first = vocabulary.start % PANEL
         return SlicedLinear(self._backend.linear(panels, None), slice(first, first + len(vocabulary)))
 
-    def layer(self, number: int) -> Layer:
-        config, prefix, biases = self._config, _prefix(number), functools.partial(self._reader.bias, number)
-        weights = self._weights(number)
-        activation, size = ACTIVATIONS[config.hidden_act], config.intermediate_size
+    def layer(self, number: int, index: int) -> Layer:
+        """One share of a layer."""
+        share, prefix = self._shares[index], _prefix(number)
+        weights = functools.partial(self._weight, number, share)
+        biases = functools.partial(self._reader.bias, number, share=share, is_first=index == 0)
         layer = Layer(
             input_norm=self.norm(prefix + "input_layernorm.weight"),
-            qkv=self._backend.linear(weights("qkv"), biases("qkv")),
-            attention=self._attention(prefix + "self_attn."),
-            output=self._backend.linear(weights("output"), biases("output")),
+            heads=self._heads(prefix, share, weights, biases) if share.query_heads else None,
             mlp_norm=self.norm(prefix + "post_attention_layernorm.weight"),
-            gate_up=self._backend.gated(weights("gate_up"), biases("gate_up"), activation, size),
-            down=self._backend.linear(weights("down"), biases("down")),
+            mlp=self._mlp(share, weights, biases) if share.mlp else None,
         )
         layer.fused = self._backend.fused(layer)
         return layer
 
-    def _weights(self, number: int) -> Callable[[str], Weight]:
-        """The matrix of each product; read when it is asked for, so that one at a time is in memory twice."""
-        if self._store is None:
-            return functools.partial(self._reader.weight, number)
-        quantized = self._store.read(f"layer{number}")
-        return lambda product: quantized[product].to(self._device)
+    def _heads(self, prefix: str, share: Share, weights: _Weights, biases: _Biases) -> HeadsPart:
+        return HeadsPart(
+            qkv=self._backend.linear(weights("qkv"), biases("qkv")),
+            attention=self._attention(prefix + "self_attn.", share),
+            output=self._backend.linear(weights("output"), biases("output")),
+            kv_heads=share.kv_heads,
+        )
 
-    def _attention(self, prefix: str) -> Attention:
+    def _mlp(self, share: Share, weights: _Weights, biases: _Biases) -> MLPPart:
+        activation = ACTIVATIONS[self._config.hidden_act]
+        return MLPPart(
+            gate_up=self._backend.gated(weights("gate_up"), biases("gate_up"), activation, len(share.mlp)),
+            down=self._backend.linear(weights("down"), biases("down")),
+        )
+
+    def _weight(self, number: int, share: Share, product: str) -> Weight:
+        """The matrix of a product; read when it is asked for, so that one at a time is in memory twice."""
+        if self._store is None:
+            return self._reader.weight(number, product, share)
+        whole = self._store.read(f"layer{number}")[product]
+        part = whole if len(self._shares) == 1 else self._part(whole, product, share)
+        return part.to(self._device)
+
+    def _part(self, whole: QuantizedWeight, product: str, share: Share) -> Weight:
+        """A share of a quantised matrix; numbers in the run's dtype where it does not begin and end with groups."""
+        everything = split_layer(self._config, 1)[0]
+        splits = _PRODUCTS[product].values()
+        spans, wholes = ([self._config.span_of(of, split) for split in splits] for of in (share, everything))
+        if product in _BY_INPUTS:
+            return part_of(whole, [range(whole.out_features)], spans[0], self._dtype)
+        if product == "gate_up":
+            return alternating_part_of(whole, spans[0], self._dtype)
+        starts = itertools.accumulate(map(len, wholes), initial=0)
+        rows = [range(start + span.start, start + span.stop) for start, span in zip(starts, spans, strict=False)]
+        return part_of(whole, rows, range(whole.in_features), self._dtype)
+
+    def _attention(self, prefix: str, share: Share) -> Attention:
         config = self._config
         scale = config.head_dim**-0.5
-        heads = Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim, scale)
+        heads = Heads(len(share.query_heads), len(share.kv_heads), config.head_dim, scale)
         norms = [self.norm(f"{prefix}{part}_norm.weight") if config.qk_norm else None for part in "qk"]
         return self._backend.attention(heads, *norms)
 
@@ -142,33 +203,40 @@ class _Maker:
 def load_stage(
     checkpoint: Checkpoint,
     config: ModelConfig,
-    layers: range,
+    layers: Mapping[int, Sequence[int]],
     vocabulary: range,
     dtype: torch.dtype,
     device: torch.device,
     backend: Plain,
     store: QuantizedStore | None = None,
+    shares: Sequence[Share] | None = None,
 ) -> Stage:
-    """Read the weights of these layers and of this slice of the vocabulary; call `Checkpoint.require` before.
+    """Read some shares of some layers and this slice of the vocabulary; call `Checkpoint.require` before.
 
+    `layers`: the numbers of the shares by the layer's; `shares`: all of them, None for a single one.
     `store`: has the products' weights quantised (call `quantize_model` before); None: as the checkpoint has them.
     """
     reader = _Reader(checkpoint, config, dtype, device)
-    maker = _Maker(reader, config, device, backend, store)
-    made = {}
-    for number in layers:
-        made[number] = maker.layer(number)
+    maker = _Maker(reader, config, shares or split_layer(config, 1), backend, store, dtype, device)
+    made: dict[int, dict[int, Layer]] = {}
+    for number, indices in layers.items():
+        made[number] = {index: maker.layer(number, index) for index in indices}
         _let_go(checkpoint)
-    head = maker.head(vocabulary, reader.head_rows(vocabulary))
+    head = maker.head(vocabulary)
     _let_go(checkpoint)
     weights = StageWeights(
-        embedding=reader.tensor(_EMBEDDING),
+        embedding=reader.embedding(),
         layers=made,
         norm=maker.norm(_NORM),
         head=head,
         head_rows=reader.head_rows(vocabulary),
     )
-    return Stage(config, weights, vocabulary, backend.rotation_dtype)
+    return Stage(config, weights, vocabulary, dtype, device, backend.rotation_dtype)
+
+
+def whole_layers(layers: range) -> dict[int, list[int]]:
+    """All of these layers, for `load_stage`."""
+    return {number: [0] for number in layers}
 
 
 def quantize_model(
@@ -176,11 +244,12 @@ def quantize_model(
 ) -> None:
     """Make what the store has not got of the model, or a share of it; `shows`: a bar on a terminal."""
     reader = _Reader(checkpoint, config, torch.float32, torch.device("cpu"))
+    whole = split_layer(config, 1)[0]
 
     def parts_of(name: str) -> dict[str, torch.Tensor]:
         if name == "head":
-            return {"head": reader.head_rows(range(config.vocab_size))}
-        parts = {product: reader.weight(int(name.removeprefix("layer")), product) for product in _PRODUCTS}
+            return {"head": reader.head_rows(range(config.vocab_size)).float()}
+        parts = {product: reader.weight(int(name.removeprefix("layer")), product, whole) for product in _PRODUCTS}
         return parts | {"gate_up": alternating(parts["gate_up"])}
 
     names = [f"layer{number}" for number in range(config.num_hidden_layers)] + ["head"]
@@ -200,6 +269,10 @@ def _let_go(checkpoint: Checkpoint) -> None:
     checkpoint.release()
     with contextlib.suppress(AttributeError, OSError):  # the GNU C library has it
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def _prefix(number: int) -> str:

@@ -7,17 +7,20 @@ import torch
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange
-from mpi_spp.model.decoder import Stage
+from mpi_spp.mesh import Place
+from mpi_spp.model.decoder import Shard, Stage
 
 
 @dataclass(frozen=True)
 class PrefillJob:
-    """One prompt, and who computes which part of it; all ranks agree on ids, chunks and spans."""
+    """One prompt, and which part of it this rank computes; all ranks agree on ids and chunks."""
 
     stage: Stage
     comm: Communicator
+    place: Place
+    layers: range
+    shard: Shard
     prompt_ids: torch.Tensor  # int64 [prompt_tokens]
     chunks: list[range]
-    layer_spans: list[range]  # by rank
     cache: KVCache
     exchange: Exchange

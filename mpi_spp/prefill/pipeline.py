@@ -1,59 +1,10 @@
-"""Sequence and pipeline parallel prefill: the prompt's chunks stream through the layers' stages."""
+"""Sequence and pipeline parallel prefill: the prompt's chunks stream through the layers' stages.
 
-import torch
+On a mesh with an axis tp each stage is split over it, too.
+"""
 
-from mpi_spp.comm.requests import Request
-from mpi_spp.kv.layout import LAYERS_SPLIT
-from mpi_spp.kv.rounds import ALL_LAYERS
-from mpi_spp.model.batch import one_span
-from mpi_spp.prefill._job import PrefillJob
+from mpi_spp.mesh import stages
+from mpi_spp.prefill._chunks import stream
 
-LEAVES = LAYERS_SPLIT
-
-
-def prefill(job: PrefillJob) -> torch.Tensor:
-    """Run the chunks through the stages; while a later stage runs chunk c, this one runs c + 1.
-
-    Returns the last token's hidden state [1, hidden_size] on the last rank; on the others what they made of it.
-    """
-    stage, comm, chunks = job.stage, job.comm, job.chunks
-    sends: list[Request] = []
-    hidden = stage.hidden_like(0)
-    arriving = _expect(job, 0)
-    for tick in range(len(chunks) + comm.size - 1):
-        number = tick - comm.rank
-        if 0 <= number < len(chunks):
-            inputs = _arrived(job, number, arriving)
-            arriving = _expect(job, number + 1)
-            hidden = _compute(job, tick, number, inputs)
-            if not comm.is_last:
-                sends.append(comm.isend(hidden, comm.next))
-            sends = [send for send in sends if not send.test()]
-        job.exchange.reached(tick, ALL_LAYERS)
-    for send in sends:
-        comm.wait(send, meanwhile=job.exchange.test)
-    return hidden[-1:]
-
-
-def _expect(job: PrefillJob, number: int) -> tuple[torch.Tensor, Request] | None:
-    """Post the receive of a chunk's hidden states before they are needed; the first stage embeds its own."""
-    if job.comm.is_first or number >= len(job.chunks):
-        return None
-    hidden = job.stage.hidden_like(len(job.chunks[number]))
-    return hidden, job.comm.irecv(hidden, job.comm.prev)
-
-
-def _arrived(job: PrefillJob, number: int, arriving: tuple[torch.Tensor, Request] | None) -> torch.Tensor:
-    """The hidden states [tokens, hidden_size] that enter this stage for a chunk."""
-    if arriving is None:
-        chunk = job.chunks[number]
-        return job.stage.embed(job.prompt_ids[chunk.start : chunk.stop])
-    hidden, request = arriving
-    job.comm.wait(request, meanwhile=job.exchange.test)
-    return hidden
-
-
-def _compute(job: PrefillJob, tick: int, number: int, hidden: torch.Tensor) -> torch.Tensor:
-    layers = job.layer_spans[job.comm.rank]
-    batch = one_span(job.chunks[number], job.cache, len(job.prompt_ids))
-    return job.stage.forward(hidden, batch, layers, lambda layer: job.exchange.reached(tick, layer - layers.start + 1))
+place = stages
+prefill = stream

@@ -5,9 +5,14 @@ from collections.abc import Iterator
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.requests import Request
 from mpi_spp.kv.exchange import Shared
-from mpi_spp.kv.layout import LAYERS_SPLIT, WHOLE
+from mpi_spp.kv.layout import WHOLE, KVLayout
 
-JOINS = (LAYERS_SPLIT, WHOLE)
+MOVES = Shared
+
+
+def joins(source: KVLayout, target: KVLayout) -> bool:
+    """Whatever was split becomes whole."""
+    return target == WHOLE
 
 
 def exchange(comm: Communicator, shared: Shared) -> Iterator[Request]:

@@ -55,10 +55,13 @@ class Native(Plain):
         return NativeAttention(self._library, heads, q_norm, k_norm)
 
     def fused(self, layer: Layer) -> FusedLayer | None:
-        products = (layer.qkv, layer.output, layer.gate_up, layer.down)
+        heads, mlp = layer.heads, layer.mlp
+        if heads is None or mlp is None:
+            return None
+        products = (heads.qkv, heads.output, mlp.gate_up, mlp.down)
         if not all(isinstance(product, NativeLinear) for product in products):
             return None
-        return NativeLayer(self._library, layer)
+        return NativeLayer(self._library, layer, heads, mlp)
 
 
 class NativeNorm(RMSNorm):

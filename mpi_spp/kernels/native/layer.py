@@ -1,4 +1,4 @@
-"""A whole layer in one call of the library."""
+"""A layer in one call of the library, or in two where ranks add up between them."""
 
 import ctypes
 from typing import Any
@@ -29,26 +29,43 @@ class _Layer(ctypes.Structure):
 class NativeLayer:
     """Runs a layer of native products on the rows of one sequence."""
 
-    def __init__(self, library: ctypes.CDLL, layer: Any) -> None:
-        self._run: Any = library.run_layer
-        self._kept: Layer = layer  # its tensors are only pointed to
-        heads, norms = layer.attention.heads, (layer.input_norm, layer.mlp_norm, *layer.attention.norms)
-        q_norm = layer.attention.norms[0]
+    def __init__(self, library: ctypes.CDLL, layer: Layer, heads: Any, mlp: Any) -> None:
+        """`heads` and `mlp`: the parts of the layer, all products of which are native ones."""
+        self._library, self._kept = library, layer  # its tensors are only pointed to
+        shape, norms = heads.attention.heads, (layer.input_norm, layer.mlp_norm, *heads.attention.norms)
+        q_norm = heads.attention.norms[0]
         self._layer = _Layer(
-            *(product.matrix for product in (layer.qkv, layer.output, layer.gate_up, layer.down)),
+            *(product.matrix for product in (heads.qkv, heads.output, mlp.gate_up, mlp.down)),
             *(_place(norm) for norm in norms),
-            *(heads.num_groups, heads.num_heads // heads.num_groups, heads.size),
-            *(layer.input_norm.eps, 0.0 if q_norm is None else q_norm.eps, heads.scale),
+            *(shape.num_groups, shape.num_heads // shape.num_groups, shape.size),
+            *(layer.input_norm.eps, 0.0 if q_norm is None else q_norm.eps, shape.scale),
         )
         self._place = ctypes.addressof(self._layer)
 
     def __call__(
         self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
     ) -> None:
+        _check(self._library.run_layer(*self._inputs(hidden, rotation, cache, start, window)))
+
+    def attend(
+        self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None, keep: bool
+    ) -> None:
+        _check(self._library.run_attention(*self._inputs(hidden, rotation, cache, start, window), keep))
+
+    def transform(self, hidden: torch.Tensor, keep: bool) -> None:
+        _check(self._library.run_mlp(self._place, hidden.data_ptr(), hidden.shape[0], keep))
+
+    def _inputs(
+        self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
+    ) -> tuple[Any, ...]:
         places = (tensor.data_ptr() for tensor in (hidden, *rotation))
         sizes = (hidden.shape[0], start, EVERYTHING if window is None else window)
-        if self._run(self._place, *places, ctypes.byref(pointers_to(cache)), *sizes):
-            raise MemoryError("a layer found no memory")
+        return (self._place, *places, ctypes.byref(pointers_to(cache)), *sizes)
+
+
+def _check(failed: int) -> None:
+    if failed:
+        raise MemoryError("a layer found no memory")
 
 
 def _place(norm: RMSNorm | None) -> int | None:

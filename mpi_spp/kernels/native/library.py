@@ -28,6 +28,8 @@ _SIGNATURES = {
     "rotate_and_store": [_pointer] * 5 + [ctypes.c_float] * 2 + [_pointer] * 2 + [_count] * 5,
     "attend": [_pointer] * 3 + [_count] * 6,
     "run_layer": [_pointer] * 5 + [_count] * 3,
+    "run_attention": [_pointer] * 5 + [_count] * 3 + [ctypes.c_int],
+    "run_mlp": [_pointer] * 2 + [_count] + [ctypes.c_int],
 }
 
 

@@ -1,0 +1,10 @@
+"""Tensor parallel decode: each rank computes its share of a layer on its heads of the cache; all add up twice a layer.
+
+Source: Shoeybi et al., 2019 (Megatron-LM).
+"""
+
+from mpi_spp.decode._together import in_step
+from mpi_spp.mesh import shards
+
+place = shards
+decode = in_step

@@ -1,0 +1,117 @@
+"""From a model directory to what a rank computes with, in steps that each end in agreement of all ranks."""
+
+import logging
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from mpi_spp.comm.world import World
+from mpi_spp.config import RunConfig
+from mpi_spp.costs import Measured, layer_costs
+from mpi_spp.errors import UserError
+from mpi_spp.kernels.choice import backends, fastest
+from mpi_spp.kernels.plain import Plain
+from mpi_spp.model.checkpoint import Checkpoint
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.decoder import Stage
+from mpi_spp.model.device import choose_device, choose_dtype
+from mpi_spp.model.quantized import QuantizedStore
+from mpi_spp.model.store import cache_directory
+from mpi_spp.model.weights import (
+    checkpoint_dtype,
+    load_stage,
+    quantize_model,
+    stage_shapes,
+)
+from mpi_spp.partition import split_evenly
+from mpi_spp.schedule import Cost
+from mpi_spp.shares import Share
+
+log = logging.getLogger(__name__)
+
+_MEASURED_BYTES = 96 << 20  # of layers to take turns in a measurement: a cache of the CPU should not hold them
+
+
+class Loader:
+    """What is known of a model before its weights are read. Making one is collective: all ranks raise, or none."""
+
+    def __init__(self, config: RunConfig, model: ModelConfig, directory: Path, world: World, threads: int) -> None:
+        self._config, self._model, self._directory, self._world, self._threads = (
+            config,
+            model,
+            directory,
+            world,
+            threads,
+        )
+
+        def check() -> tuple[Checkpoint, torch.device]:
+            checkpoint = Checkpoint(directory)
+            checkpoint.require(stage_shapes(model, range(model.num_hidden_layers)))
+            return checkpoint, choose_device(config.device, config.gpu_ids, world.local_rank, world.local_size)
+
+        self._checkpoint, self.device = world.together(check)
+        self.dtype = choose_dtype(config.dtype, model.dtype or checkpoint_dtype(self._checkpoint), self.device)
+        self._backend = self._choose_kernels()
+        self._store = self._quantized()
+
+    def stage(
+        self, layers: Mapping[int, Sequence[int]], num_vocabularies: int, vocabulary: int, shares: Sequence[Share]
+    ) -> Stage:
+        """Read some shares of some layers, and one of so many slices of the vocabulary. Collective."""
+        log.info("loading %s as %s on %s, kernels: %s", self._directory, self.dtype, self.device, self.kernels)
+        rows = split_evenly(self._model.vocab_size, num_vocabularies)[vocabulary]
+        return self._world.together(lambda: self._load(layers, rows, shares))
+
+    def costs(self) -> list[Cost]:
+        """What a whole layer costs on every rank of the job. Collective."""
+        config = self._config
+        weights = f"{self.kernels} {config.quantize} by {config.quantize_group_size}"
+        measured = Measured(self._model, self.dtype, self.device, weights, self._threads)
+        costs = layer_costs(measured, self._some_layers, self._world, cache_directory() / "kernels")
+        log.info("costs of a layer: %s", costs)
+        return costs
+
+    def _load(self, layers: Mapping[int, Sequence[int]], rows: range, shares: Sequence[Share] | None = None) -> Stage:
+        return load_stage(
+            self._checkpoint, self._model, layers, rows, self.dtype, self.device, self._backend, self._store, shares
+        )
+
+    def _some_layers(self) -> Stage:
+        """A few layers of each kind, to be measured and let go."""
+        model, windows = self._model, self._model.sliding_windows
+        layer_bytes = self.dtype.itemsize * model.layer_parameters
+        most = max(2, -(-_MEASURED_BYTES // layer_bytes))
+        kinds = [[n for n, window in enumerate(windows) if window == kind][:most] for kind in Counter(windows)]
+        chosen = [number for kind in kinds for number in kind]
+        return self._load({number: [0] for number in chosen}, range(1))
+
+    def _choose_kernels(self) -> Plain:
+        """The back end that was asked for, or the fastest of this host. Collective."""
+        model, wanted, kept = self._model, self._config.kernels, cache_directory() / "kernels"
+        shape = (2 * model.intermediate_size, model.hidden_size)  # the widest of a layer's products
+
+        def choose() -> str:
+            found = backends(self.dtype, self.device, kept)
+            if wanted not in ("auto", *found):
+                raise UserError(
+                    f"--kernels: {wanted} cannot run {self.dtype} on {self.device} of {self._world.host};"
+                    f" choose one of auto, {', '.join(found)}"
+                )
+            return fastest(shape, self.dtype, self.device, kept) if wanted == "auto" else wanted
+
+        self.kernels = self._world.once_a_host(choose)
+        return backends(self.dtype, self.device, kept)[self.kernels]
+
+    def _quantized(self) -> QuantizedStore | None:
+        """The quantised weights, if asked for; the ranks of a host share the work of making them. Collective."""
+        config, world = self._config, self._world
+        if config.quantize is None:
+            return None
+        store = QuantizedStore(
+            cache_directory() / "quantized", self._directory, config.quantize, config.quantize_group_size
+        )
+        share = slice(world.local_rank, None, world.local_size)
+        world.together(lambda: quantize_model(self._checkpoint, self._model, store, share, shows=world.rank == 0))
+        return store

@@ -1,0 +1,71 @@
+"""What every rank does in a phase, prefill or decode: pure values, the same on all ranks, known before loading."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mpi_spp.kv.layout import Extent, KVLayout, Region
+from mpi_spp.mesh import Place
+from mpi_spp.shares import Share, kv_heads_of
+
+
+@dataclass(frozen=True)
+class Phase:
+    """By rank: its place, its layers, which of the model's shares of each, and the part of the cache that it keeps."""
+
+    places: list[Place]
+    spans: list[range]
+    shares: list[range]
+    regions: list[Region]
+
+    @property
+    def layout(self) -> KVLayout:
+        """How the cache is spread."""
+        return layout_of(self.places[0])
+
+    @property
+    def last(self) -> int:
+        """The first of the ranks that compute the last layers."""
+        return next(rank for rank, place in enumerate(self.places) if place.stage == place.num_stages - 1)
+
+    def sharers(self, rank: int) -> list[int]:
+        """The ranks whose shards make up the same layers as those of this one, by shard; itself included."""
+        mine = self.places[rank]
+        if mine.num_shards == 1:
+            return [rank]
+        ranks = [rank for rank, place in enumerate(self.places) if place.stage == mine.stage]
+        return sorted(ranks, key=lambda rank: self.places[rank].shard)
+
+
+def layout_of(place: Place) -> KVLayout:
+    """What a phase in which ranks have such places leaves or wants."""
+    layers, heads = (Extent.SPLIT if count > 1 else Extent.WHOLE for count in (place.num_stages, place.num_shards))
+    return KVLayout(layers=layers, heads=heads)
+
+
+def plan_phase(places: Sequence[Place], layer_spans: Sequence[range], shares: Sequence[Share]) -> Phase:
+    """`layer_spans`: the layers of each stage; `shares`: the finest ones, a multiple of the shards in number."""
+    of_ranks = [_block(place, len(shares)) for place in places]
+    spans = [layer_spans[place.stage] for place in places]
+    regions = [
+        Region(span, kv_heads_of(shares[block.start : block.stop]), _made(shares, block))
+        for span, block in zip(spans, of_ranks, strict=True)
+    ]
+    return Phase(list(places), spans, of_ranks, regions)
+
+
+def _block(place: Place, count: int) -> range:
+    size = count // place.num_shards
+    return range(place.shard * size, (place.shard + 1) * size)
+
+
+def _made(shares: Sequence[Share], block: range) -> range:
+    """The heads of a block that no share before it has: several shares may keep the same one."""
+    mine, before = kv_heads_of(shares[block.start : block.stop]), kv_heads_of(shares[: block.start])
+    return range(max(mine.start, before.stop), mine.stop) if len(mine) else mine
+
+
+def needed(phases: Sequence[Phase], rank: int) -> dict[int, list[int]]:
+    """The shares of each layer that a rank must hold for these phases."""
+    pairs = {(layer, share) for phase in phases for layer in phase.spans[rank] for share in phase.shares[rank]}
+    layers = sorted({layer for layer, _ in pairs})
+    return {layer: sorted(share for other, share in pairs if other == layer) for layer in layers}

@@ -1,0 +1,99 @@
+"""How a layer is cut into shares that can be computed apart and added up: pure functions."""
+
+import heapq
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from mpi_spp.partition import split_as, split_evenly
+
+_MLP_UNIT = 32  # columns that the kernels keep together; fewer where there are not enough of them for all
+
+
+class Shape(Protocol):
+    """What of a model's configuration decides."""
+
+    @property
+    def hidden_size(self) -> int: ...
+    @property
+    def intermediate_size(self) -> int: ...
+    @property
+    def num_attention_heads(self) -> int: ...
+    @property
+    def num_key_value_heads(self) -> int: ...
+    @property
+    def head_dim(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Share:
+    """A part of every layer: query heads, the key/value heads that they look at, and columns of the MLP.
+
+    All query heads of a share have equally many neighbours on each of its key/value heads. Any part may be empty.
+    """
+
+    query_heads: range
+    kv_heads: range
+    mlp: range
+
+
+def split_layer(shape: Shape, count: int) -> list[Share]:
+    """Shares of about the same weight, for any count.
+
+    Key/value heads stay whole, each with its query heads, while there are enough of them; beyond that several shares
+    keep the same one and divide its query heads, of which some shares may get none. The MLP makes up for it.
+    """
+    heads = _heads_for_all(shape, count) if count > shape.num_key_value_heads else _whole_groups(shape, count)
+    width = shape.hidden_size * shape.head_dim
+    loads = [width * 2 * (len(queries) + len(keys)) for queries, keys in heads]
+    unit = _MLP_UNIT if shape.intermediate_size >= 2 * count * _MLP_UNIT else 1
+    columns = split_balanced(shape.intermediate_size, unit, loads, 3 * shape.hidden_size)
+    return [Share(queries, keys, mlp) for (queries, keys), mlp in zip(heads, columns, strict=True)]
+
+
+def kv_heads_of(shares: Sequence[Share]) -> range:
+    """The key/value heads of consecutive shares, as one range."""
+    held = [share.kv_heads for share in shares if len(share.kv_heads)]
+    return range(held[0].start, held[-1].stop) if held else range(0)
+
+
+def split_balanced(count: int, unit: int, loads: list[int], weight: int) -> list[range]:
+    """Spread `count` items of this weight over parts that bear loads already, in units, so that the sums come close.
+
+    The last unit may be smaller. Of equal parts the first one gets more.
+    """
+    sizes = [0] * len(loads)
+    queue = [(load, part) for part, load in enumerate(loads)]
+    heapq.heapify(queue)
+    for start in range(0, count, unit):
+        size = min(unit, count - start)
+        load, part = queue[0]
+        sizes[part] += size
+        heapq.heapreplace(queue, (load + size * weight, part))
+    return split_as(_ragged_last(sizes, unit))
+
+
+def _ragged_last(sizes: list[int], unit: int) -> list[int]:
+    """Put what is no whole unit into the last part that has any, so that all others begin at a whole one."""
+    ragged = sum(size % unit for size in sizes)
+    whole = [size - size % unit for size in sizes]
+    if ragged:
+        last = max((part for part, size in enumerate(sizes) if size), default=0)
+        whole[last] += ragged
+    return whole
+
+
+def _whole_groups(shape: Shape, count: int) -> list[tuple[range, range]]:
+    size = shape.num_attention_heads // shape.num_key_value_heads
+    return [
+        (range(keys.start * size, keys.stop * size), keys) for keys in split_evenly(shape.num_key_value_heads, count)
+    ]
+
+
+def _heads_for_all(shape: Shape, count: int) -> list[tuple[range, range]]:
+    size, heads = shape.num_attention_heads // shape.num_key_value_heads, []
+    for key, owners in enumerate(split_evenly(count, shape.num_key_value_heads)):
+        for queries in split_evenly(size, len(owners)):
+            first, some = key * size, len(queries) > 0
+            heads.append((range(first + queries.start, first + queries.stop), range(key, key + some)))
+    return heads

@@ -1,0 +1,95 @@
+"""The chosen prefill, sync and decode, on a model and its ranks: known before anything is loaded."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+from mpi_spp import registry
+from mpi_spp.config import RunConfig
+from mpi_spp.errors import UserError
+from mpi_spp.kv.layout import WHOLE, KVLayout
+from mpi_spp.mesh import Mesh, Place
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.partition import split_as, split_evenly
+from mpi_spp.phase import Phase, layout_of, plan_phase
+from mpi_spp.schedule import Cost, split_by_cost
+from mpi_spp.shares import Share, split_layer
+
+_FEW_RANKS = 4  # so many exchange in one Allgather; more send round a ring
+
+
+@dataclass(frozen=True)
+class Strategies:
+    """The modules, and where each rank of a replica stands in the two phases."""
+
+    prefill: ModuleType
+    sync: ModuleType
+    sync_name: str
+    decode: ModuleType
+    prefill_places: list[Place]
+    decode_places: list[Place]
+
+
+def load_strategies(config: RunConfig, mesh: Mesh) -> Strategies:
+    """The modules of the chosen strategies. Raises UserError unless the sync joins the two others."""
+    prefill, decode = registry.load("prefill", config.prefill), registry.load("decode", config.decode)
+    ranks = range(mesh.replica_size)
+    places = [[module.place(mesh, rank) for rank in ranks] for module in (prefill, decode)]
+    source, target = (layout_of(of_ranks[0]) for of_ranks in places)
+    sync_name = config.sync_strategy
+    if sync_name == "auto":
+        sync_name = sync_that_joins(source, target, len(ranks))
+    sync, fitting = registry.load("sync", sync_name), sync_that_joins(source, target, len(ranks))
+    if not sync.joins(source, target):
+        raise UserError(
+            f"--sync-strategy: {sync_name} cannot bring the cache from '{source}', as prefill {config.prefill} leaves"
+            f" it, to '{target}', as decode {config.decode} wants it; choose {fitting} or auto"
+        )
+    return Strategies(prefill, sync, sync_name, decode, *places)
+
+
+def sync_that_joins(source: KVLayout, target: KVLayout, num_ranks: int) -> str:
+    """What `--sync-strategy auto` takes."""
+    if source == target:
+        return "none"
+    if target != WHOLE:
+        return "reshard"
+    return "pairwise" if num_ranks <= _FEW_RANKS else "ring"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Both phases of a run, over the same shares of layers."""
+
+    shares: list[Share]
+    prefill: Phase
+    decode: Phase
+
+
+def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs: Callable[[], Sequence[Cost]]) -> Plan:
+    """Who computes what. `costs`: of a layer on each rank of the replica, asked for only where they decide."""
+    both = (chosen.prefill_places, chosen.decode_places)
+    counts = [places[0].num_stages for places in both]
+    config.require_layer_split(model.num_hidden_layers, max(counts))
+    shares = split_layer(model, max(places[0].num_shards for places in both))
+    prefill, decode = (
+        plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares) for places in both
+    )
+    return Plan(shares, prefill, decode)
+
+
+def _layer_spans(
+    places: Sequence[Place], config: RunConfig, num_layers: int, costs: Callable[[], Sequence[Cost]]
+) -> list[range]:
+    """The layers of each stage."""
+    count, split = places[0].num_stages, config.layer_split
+    if count == 1:
+        return [range(num_layers)]
+    if isinstance(split, tuple):
+        return split_as(split)
+    if split == "even":
+        return split_evenly(num_layers, count)
+    slowest = [Cost(1, 0.0, 0.0, 0.0, 0.0)] * count
+    for place, cost in zip(places, costs(), strict=True):
+        slowest[place.stage] = max(slowest[place.stage], cost, key=lambda one: one.seconds(1024, 128))
+    return split_by_cost(num_layers, slowest)
