@@ -22,7 +22,7 @@ from mpi_spp.model.decoder import Stage
 from mpi_spp.model.locate import locate
 from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.model.store import cache_directory
-from mpi_spp.model.weights import load_stage, quantize_model
+from mpi_spp.model.weights import load_stage, quantize_model, whole_layers
 from mpi_spp.partition import split_chunks
 
 CPU, CHUNK_SIZE = torch.device("cpu"), 256
@@ -87,7 +87,7 @@ def load(directory: Path, case: Case) -> Stage:
     if case.scheme is not None:
         store = QuantizedStore(cache_directory() / "quantized", directory, case.scheme, case.group)
         quantize_model(checkpoint, config, store, slice(None), shows=True)
-    layers, vocabulary = range(config.num_hidden_layers), range(config.vocab_size)
+    layers, vocabulary = whole_layers(range(config.num_hidden_layers)), range(config.vocab_size)
     backend = found.get("native", found["plain"])
     return load_stage(checkpoint, config, layers, vocabulary, case.dtype, CPU, backend, store)
 

@@ -27,14 +27,6 @@ class Phase:
         """The first of the ranks that compute the last layers."""
         return next(rank for rank, place in enumerate(self.places) if place.stage == place.num_stages - 1)
 
-    def sharers(self, rank: int) -> list[int]:
-        """The ranks whose shards make up the same layers as those of this one, by shard; itself included."""
-        mine = self.places[rank]
-        if mine.num_shards == 1:
-            return [rank]
-        ranks = [rank for rank, place in enumerate(self.places) if place.stage == mine.stage]
-        return sorted(ranks, key=lambda rank: self.places[rank].shard)
-
 
 def layout_of(place: Place) -> KVLayout:
     """What a phase in which ranks have such places leaves or wants."""

@@ -1,7 +1,8 @@
 """The communicator on any number of ranks: straight from memory, and staged as for a GPU without a CUDA-aware MPI."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -13,9 +14,13 @@ from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.config import GRANULARITIES
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.kv.exchange import Exchange
+from mpi_spp.kv.exchange import Exchange, Move
+from mpi_spp.kv.layout import Region
 from mpi_spp.kv.rounds import ALL_LAYERS, plan_rounds
+from mpi_spp.mesh import Mesh
 from mpi_spp.partition import split_chunks, split_evenly
+from mpi_spp.phase import Phase, plan_phase
+from mpi_spp.shares import split_layer
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64)
 STAGINGS: dict[str, Callable[[], Staging]] = {"direct": Direct, "staged": lambda: ThroughHost(pin_memory=False)}
@@ -197,40 +202,67 @@ def test_waiting_moves_other_work_on(ranks: Communicator) -> None:
 
 # Rounds of a KV sync
 
-LAYERS_PER_RANK, POSITIONS, HEADS, HEAD_DIM = 3, 22, 2, 4
+LAYERS_PER_RANK, POSITIONS, HEADS, HEAD_DIM = 3, 22, 3, 4
+SHAPE = SimpleNamespace(
+    hidden_size=8, intermediate_size=70, num_attention_heads=6, num_key_value_heads=HEADS, head_dim=HEAD_DIM
+)
 
 
-def number_of(layer: int, position: int) -> float:
-    return float(100 * layer + position)
+def phases_of(size: int, sync: str) -> tuple[Phase, Phase]:
+    """A pipelined prefill, and a decode that a sync leads to."""
+    joins = registry.load("sync", sync).joins
+    source = phase_of(registry.load("prefill", "pipeline"), size)
+    for decode in registry.choices("decode"):
+        target = phase_of(registry.load("decode", decode), size)
+        if joins(source.layout, target.layout):
+            return source, target
+    pytest.skip(f"{sync} has nothing to do on {size} ranks")
 
 
-def whole_cache(size: int, layers: Sequence[int], dtype: torch.dtype) -> KVCache:
-    """A cache in which these layers are filled, and the others are poison."""
-    cache = KVCache(range(size * LAYERS_PER_RANK - 1), HEADS, POSITIONS, HEAD_DIM, dtype)
+def phase_of(strategy: ModuleType, size: int) -> Phase:
+    places = [strategy.place(Mesh(pp=size), rank) for rank in range(size)]
+    return plan_phase(places, split_evenly(size * LAYERS_PER_RANK - 1, places[0].num_stages), split_layer(SHAPE, size))
+
+
+def poisoned(region: Region, dtype: torch.dtype) -> KVCache:
+    cache = KVCache(region.layers, region.heads, POSITIONS, HEAD_DIM, dtype)
     for part in (cache.keys, cache.values) if cache.scales is None else (cache.scales,):
         part.fill_(float("nan"))
-    for layer in layers:
-        numbers = torch.tensor([number_of(layer, position) for position in range(POSITIONS)])
-        heads = numbers[:, None, None] + torch.arange(HEADS * HEAD_DIM).view(HEADS, HEAD_DIM) / 16
-        cache.of_layer(layer).store(0, heads, -heads)
     return cache
+
+
+def filled(region: Region, dtype: torch.dtype, layers: range) -> KVCache:
+    """These layers of the cache filled with numbers of their own, the others with poison."""
+    cache = poisoned(region, dtype)
+    for layer in layers:
+        numbers = torch.tensor([float(100 * layer + position) for position in range(POSITIONS)])
+        heads = torch.tensor([[head + dim / 16 for dim in range(HEAD_DIM)] for head in region.heads])
+        if len(region.heads):
+            cache.of_layer(layer).store(0, numbers[:, None, None] + heads, -numbers[:, None, None] - heads)
+    return cache
+
+
+def parts_of(cache: KVCache) -> list[torch.Tensor]:
+    """Keys and values [tokens, heads, head_dim] of every layer, as numbers."""
+    return [part for layer in cache.layers for part in cache.of_layer(layer).read(0, POSITIONS, torch.float32)]
 
 
 def sync_all_at_once(ranks: Communicator, sync: str, granularity: str, pause: float, dtype: torch.dtype) -> None:
     """Every round is started before any is complete."""
-    spans = split_evenly(ranks.size * LAYERS_PER_RANK - 1, ranks.size)
-    cache = whole_cache(ranks.size, spans[ranks.rank], dtype)
-    chunks = split_chunks(POSITIONS, 4)
-    rounds = plan_rounds(granularity, spans, chunks)
-    exchange = Exchange(ranks, registry.load("sync", sync).exchange, cache, rounds)
+    source, target = phases_of(ranks.size, sync)
+    mine, wanted = source.regions[ranks.rank], target.regions[ranks.rank]
+    one_cache = mine.is_within(wanted)
+    made = filled(wanted if one_cache else mine, dtype, mine.layers)
+    cache = made if one_cache else poisoned(wanted, dtype)
+    chunks, stages = split_chunks(POSITIONS, 4), [place.stage for place in source.places]
+    rounds = plan_rounds(granularity, source.regions, stages, chunks)
+    strategy = registry.load("sync", sync)
+    exchange = Exchange(ranks, strategy.MOVES, strategy.exchange, Move(made, cache, target.regions), rounds)
     time.sleep(pause * ranks.rank)  # ranks are never in step
     exchange.reached(len(chunks) + ranks.size, ALL_LAYERS)
     exchange.finish()
-    expected = whole_cache(ranks.size, range(ranks.size * LAYERS_PER_RANK - 1), dtype)
-    assert torch.equal(cache.keys, expected.keys)
-    assert torch.equal(cache.values, expected.values)
-    if cache.scales is not None and expected.scales is not None:
-        assert torch.equal(cache.scales, expected.scales)
+    for part, expected in zip(parts_of(cache), parts_of(filled(wanted, dtype, wanted.layers)), strict=True):
+        assert torch.equal(part, expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8], ids=str)
@@ -246,3 +278,53 @@ def test_two_prefills_one_after_the_other(ranks: Communicator, sync: str) -> Non
     """A rank may be in the second, with the same tags, while another is still in the first."""
     for _ in range(2):
         sync_all_at_once(ranks, sync, "layer", 0.001, torch.bfloat16)
+
+
+# Sums over the ranks
+
+
+@pytest.mark.parametrize("rows", [0, 1, 129])
+def test_a_sum_is_the_same_on_all_ranks(ranks: Communicator, rows: int) -> None:
+    def of_rank(rank: int) -> torch.Tensor:
+        return torch.randn(rows, 33, generator=torch.Generator().manual_seed(rank))
+
+    total, before = of_rank(ranks.rank), ranks.bytes_sent
+    ranks.sum_in_place(total)
+    torch.testing.assert_close(total, sum(map(of_rank, range(ranks.size)), torch.zeros(rows, 33)))
+    root = total.clone()
+    ranks.broadcast(root, 0)
+    assert torch.equal(root, total)
+    assert (ranks.bytes_sent > before) == (ranks.size > 1 and rows > 0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.int32])
+def test_only_float32_is_summed(ranks: Communicator, dtype: torch.dtype) -> None:
+    """mpi4py would add the bytes of bfloat16."""
+    with pytest.raises(TypeError, match="only float32"):
+        ranks.sum_in_place(torch.ones(3, dtype=dtype))
+
+
+def test_parts_of_a_communicator(ranks: Communicator) -> None:
+    """Odd and even ranks, in reverse order."""
+    part = ranks.split(ranks.rank % 2, -ranks.rank)
+    mine = [rank for rank in reversed(range(ranks.size)) if rank % 2 == ranks.rank % 2]
+    assert (part.size, mine[part.rank]) == (len(mine), ranks.rank)
+    total = torch.tensor([float(ranks.rank)])
+    part.sum_in_place(total)
+    assert total.item() == sum(mine)
+
+
+def test_parcels_of_any_size_reach_every_rank(ranks: Communicator) -> None:
+    """Rank r sends r * s modulo 3 rows to rank s."""
+
+    def lengths(rank: int) -> list[int]:
+        return [(rank * other) % 3 for other in range(ranks.size)]
+
+    outgoing = torch.full((sum(lengths(ranks.rank)), 5), ranks.rank, dtype=torch.uint8)
+    incoming = torch.empty((sum(lengths(ranks.rank)), 5), dtype=torch.uint8)
+    before = ranks.bytes_sent
+    ranks.wait(ranks.ialltoall(outgoing, lengths(ranks.rank), incoming, lengths(ranks.rank)))
+    expected = [torch.full((length, 5), rank) for rank, length in enumerate(lengths(ranks.rank))]
+    assert torch.equal(incoming, torch.cat(expected).to(torch.uint8))
+    to_others = sum(lengths(ranks.rank)) - lengths(ranks.rank)[ranks.rank]
+    assert ranks.bytes_sent - before == 5 * to_others

@@ -89,7 +89,7 @@ BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "ke
 def head_only(directory: Path, vocabulary: range, backend: Plain) -> Stage:
     """A stage without layers."""
     config, device = read_config(directory), torch.device("cpu")
-    return load_stage(Checkpoint(directory), config, range(0), vocabulary, torch.bfloat16, device, backend)
+    return load_stage(Checkpoint(directory), config, {}, vocabulary, torch.bfloat16, device, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)

@@ -12,7 +12,7 @@ from mpi_spp.model.batch import one_span
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
 from mpi_spp.model.store import cache_directory
-from mpi_spp.model.weights import load_stage
+from mpi_spp.model.weights import load_stage, whole_layers
 from mpi_spp.partition import split_chunks
 
 CHUNK_SIZE = 128
@@ -35,7 +35,9 @@ def our_logits(prompt_ids: list[int], backend: Plain, cache_dtype: torch.dtype |
     config = read_config(directory)
     layers, vocabulary = range(config.num_hidden_layers), range(config.vocab_size)
     checkpoint = Checkpoint(directory)
-    stage = load_stage(checkpoint, config, layers, vocabulary, torch.bfloat16, torch.device("cpu"), backend)
+    stage = load_stage(
+        checkpoint, config, whole_layers(layers), vocabulary, torch.bfloat16, torch.device("cpu"), backend
+    )
     cache = stage.new_cache(layers, len(prompt_ids), cache_dtype)
     parts = []
     for chunk in split_chunks(len(prompt_ids), CHUNK_SIZE):

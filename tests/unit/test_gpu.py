@@ -7,20 +7,19 @@ import reference_models
 import torch
 
 from mpi_spp.comm.buffers import ThroughHost
-from mpi_spp.decode.replicated import step
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
 from mpi_spp.model.decoder import Stage
-from mpi_spp.model.weights import load_stage
+from mpi_spp.model.weights import load_stage, whole_layers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 def stage_on_gpu(directory: Path) -> Stage:
     config = read_config(directory)
-    layers, vocabulary = range(config.num_hidden_layers), range(config.vocab_size)
+    layers, vocabulary = whole_layers(range(config.num_hidden_layers)), range(config.vocab_size)
     device = torch.device("cuda", 0)
     return load_stage(Checkpoint(directory), config, layers, vocabulary, torch.float32, device, Plain())
 
@@ -32,7 +31,9 @@ def greedy(stage: Stage, prompt_ids: list[int], new_tokens: int) -> list[int]:
     tokens: list[int] = []
     while len(tokens) < new_tokens:
         tokens.append(int(stage.logits(hidden[-1:]).argmax()))
-        hidden = step(stage, cache, torch.tensor(tokens[-1:]), len(prompt_ids) + len(tokens) - 1)
+        position = len(prompt_ids) + len(tokens) - 1
+        step = one_span(range(position, position + 1), cache, position + 1)
+        hidden = stage.forward(stage.embed(torch.tensor(tokens[-1:])), step, cache.layers)
     return tokens
 
 

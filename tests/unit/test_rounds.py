@@ -1,73 +1,87 @@
 """The plan of a KV sync: everything is sent once, by the rank that makes it, and not before it is made."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpi_spp.config import GRANULARITIES
 from mpi_spp.kv.rounds import ALL_LAYERS, Round, plan_rounds
+from mpi_spp.mesh import Mesh, stages
 from mpi_spp.partition import split_chunks, split_evenly
+from mpi_spp.phase import Phase, plan_phase
+from mpi_spp.shares import split_layer
 
 Moment = tuple[int, int]  # tick, layers of it that are done
 
 
 @dataclass(frozen=True)
 class Case:
-    """A prompt of some length on some ranks."""
+    """A prompt of some length on some ranks, each with a stage of layers and a share of their heads."""
 
     granularity: str
-    num_layers: int
-    spans: list[range]
+    num_heads: int
+    phase: Phase
     length: int
     chunks: list[range]
 
-    def rounds(self) -> list[Round]:
-        return plan_rounds(self.granularity, self.spans, self.chunks)
+    @property
+    def stages(self) -> list[int]:
+        return [place.stage for place in self.phase.places]
 
-    def made_at(self, layer: int, position: int) -> Moment:
-        """When the rank that has the layer is done with it for this position: chunk c reaches rank s in tick c + s."""
-        rank = next(rank for rank, span in enumerate(self.spans) if layer in span)
+    def rounds(self) -> list[Round]:
+        return plan_rounds(self.granularity, self.phase.regions, self.stages, self.chunks)
+
+    def made_at(self, rank: int, layer: int, position: int) -> Moment:
+        """When a rank is done with a layer for this position: chunk c reaches stage s in tick c + s."""
         chunk = next(number for number, chunk in enumerate(self.chunks) if position in chunk)
-        return chunk + rank, layer - self.spans[rank].start + 1
+        return chunk + self.stages[rank], layer - self.phase.spans[rank].start + 1
 
 
 @st.composite
 def cases(draw: st.DrawFn) -> Case:
-    num_layers = draw(st.integers(1, 12))
-    spans = split_evenly(num_layers, draw(st.integers(1, num_layers)))
+    num_layers, num_heads = draw(st.integers(1, 12)), draw(st.integers(1, 4))
+    mesh = Mesh(pp=draw(st.integers(1, num_layers)), tp=draw(st.integers(1, 7)))
+    shape = SimpleNamespace(
+        hidden_size=8,
+        intermediate_size=11,
+        num_attention_heads=3 * num_heads,
+        num_key_value_heads=num_heads,
+        head_dim=2,
+    )
+    places = [stages(mesh, rank) for rank in range(mesh.size)]
+    phase = plan_phase(places, split_evenly(num_layers, mesh.pp), split_layer(shape, mesh.tp))
     length = draw(st.integers(1, 40))
     chunks = split_chunks(length, draw(st.integers(1, 50)))
-    return Case(draw(st.sampled_from(GRANULARITIES)), num_layers, spans, length, chunks)
+    return Case(draw(st.sampled_from(GRANULARITIES)), num_heads, phase, length, chunks)
 
 
-def parts_of(round_: Round) -> Iterator[tuple[int, int, int]]:
-    """Everything in a round as (rank, layer, position)."""
+def parts_of(round_: Round) -> Iterator[tuple[int, int, int, int]]:
+    """Everything in a round as (rank, layer, head, position)."""
     for rank, block in enumerate(round_.blocks):
-        for layer in block.layers:
-            for position in block.positions:
-                yield rank, layer, position
+        for layer, head, position in itertools.product(block.layers, block.heads, block.positions):
+            yield rank, layer, head, position
 
 
 @given(cases())
-def test_everything_is_sent_once_by_the_rank_that_makes_it(case: Case) -> None:
+def test_everything_is_sent_once_by_a_rank_that_makes_it(case: Case) -> None:
     sent = [part for round_ in case.rounds() for part in parts_of(round_)]
-    expected = [
-        (rank, layer, position)
-        for rank, span in enumerate(case.spans)
-        for layer in span
-        for position in range(case.length)
-    ]
-    assert sorted(sent) == expected
-    assert all(len(round_.blocks) == len(case.spans) for round_ in case.rounds())
+    num_layers = max(span.stop for span in case.phase.spans)
+    everything = itertools.product(range(num_layers), range(case.num_heads), range(case.length))
+    assert sorted(part[1:] for part in sent) == list(everything)
+    for rank, layer, head, _ in sent:
+        assert layer in case.phase.spans[rank] and head in case.phase.regions[rank].heads
+    assert all(len(round_.blocks) == len(case.phase.spans) for round_ in case.rounds())
 
 
 @given(cases())
 def test_nothing_is_sent_before_it_is_made(case: Case) -> None:
     for round_ in case.rounds():
-        for _, layer, position in parts_of(round_):
-            assert case.made_at(layer, position) <= round_.ready_at
+        for rank, layer, _, position in parts_of(round_):
+            assert case.made_at(rank, layer, position) <= round_.ready_at
 
 
 @given(cases())
@@ -75,19 +89,19 @@ def test_rounds_start_in_order_and_all_of_them(case: Case) -> None:
     """`Exchange` starts them from the front, and the last tick must release the last one."""
     moments = [round_.ready_at for round_ in case.rounds()]
     assert moments == sorted(moments)
-    assert moments[-1] <= (len(case.chunks) + len(case.spans) - 2, ALL_LAYERS)
+    assert moments[-1] <= (len(case.chunks) + max(case.stages) - 1, ALL_LAYERS)
 
 
 @given(cases().filter(lambda case: case.granularity != "prefill"))
 def test_a_round_is_not_held_back(case: Case) -> None:
     """It starts in the tick that makes it; with granularity "layer" as soon as the layer is done."""
     for round_ in case.rounds():
-        for _, layer, position in parts_of(round_):
-            tick, layers_done = case.made_at(layer, position)
+        for rank, layer, _, position in parts_of(round_):
+            tick, layers_done = case.made_at(rank, layer, position)
             assert round_.ready_at == (tick, layers_done if case.granularity == "layer" else ALL_LAYERS)
 
 
 @given(cases().filter(lambda case: case.granularity != "layer"))
 def test_a_coarser_granularity_makes_fewer_rounds(case: Case) -> None:
-    ticks = len(case.chunks) + len(case.spans) - 1
+    ticks = len(case.chunks) + max(case.stages)
     assert len(case.rounds()) == (1 if case.granularity == "prefill" else ticks)

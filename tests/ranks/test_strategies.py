@@ -1,0 +1,143 @@
+"""Every prefill with every decode by every sync that joins them, on every mesh: the tokens of transformers.
+
+The list comes from the registries: a new file is tested unasked.
+"""
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import reference_models
+import smollm2
+
+from mpi_spp import registry
+from mpi_spp.comm.world import World, the_world
+from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
+from mpi_spp.engine import Engine, Request
+from mpi_spp.errors import UserError
+from mpi_spp.kernels.quantized import BITS
+from mpi_spp.mesh import Mesh, mesh_of
+from mpi_spp.model.config import read_config
+from mpi_spp.report.timings import Clock
+from mpi_spp.strategies import load_strategies
+
+CHUNK_SIZES = (7, 128, 1)
+FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
+WORLD_SIZE = the_world().size
+MESHES = [None, *(f"pp={WORLD_SIZE // tp},tp={tp}" for tp in range(2, WORLD_SIZE) if WORLD_SIZE % tp == 0)]
+
+
+def joined(mesh: Mesh) -> Iterator[dict[str, str]]:
+    """The options of every triple that a mesh allows."""
+    verbs = {"prefill": "prefill", "sync": "sync_strategy", "decode": "decode"}
+    for names in itertools.product(*map(registry.choices, verbs)):
+        options = dict(zip(verbs.values(), names, strict=True))
+        try:
+            load_strategies(RunConfig(model="any", **options), mesh)
+        except UserError:
+            continue
+        yield options
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return the_world()
+
+
+@pytest.fixture(scope="session")
+def models(world: World) -> Path:
+    return world.on_rank_0(reference_models.build_reference_models)
+
+
+def settings_of(number: int, directory: Path, mesh: str | None, **options: str) -> RunConfig:
+    """Chunk sizes and granularities take turns."""
+    return RunConfig(
+        model=str(directory),
+        device="cpu",
+        threads=1,
+        layer_split="even",
+        mesh=mesh,
+        chunk_size=CHUNK_SIZES[number % len(CHUNK_SIZES)],
+        sync_granularity=GRANULARITIES[number // len(CHUNK_SIZES) % len(GRANULARITIES)],
+        **{"dtype": "float32"} | options,
+    )
+
+
+def answers(engine: Engine, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+    """Of all prompts at once, the same on all ranks."""
+    requests = [Request(prompt, frozenset(), new_tokens - number) for number, prompt in enumerate(prompts)]
+    tokens: list[list[int]] = [[] for _ in prompts]
+    for number, token in engine.generate_batch(requests):
+        tokens[number].append(token)
+    assert engine.world.gather(tokens) == [tokens] * engine.world.size
+    return tokens
+
+
+def engine_of(directory: Path, world: World, config: RunConfig) -> Engine:
+    model = world.on_rank_0(lambda: read_config(directory))
+    return Engine(config, model, directory, world, Clock())
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+@pytest.mark.parametrize("name", reference_models.RECIPES)
+def test_every_triple(name: str, mesh: str | None, models: Path, world: World) -> None:
+    """Three prompts at once, whose answers end one after another."""
+    directory, lengths = models / name, reference_models.PROMPT_LENGTHS
+    prompts = [reference_models.prompt_of(name, length) for length in lengths]
+    expected = [
+        reference_models.reference_tokens(models, name, length)[: reference_models.NEW_TOKENS - number]
+        for number, length in enumerate(lengths)
+    ]
+    engine = None
+    first = list(reference_models.RECIPES).index(name)
+    for number, options in enumerate(joined(mesh_of(mesh, world.size)), start=first):
+        config = settings_of(number, directory, mesh, **options)
+        if engine is None:
+            engine = engine_of(directory, world, config)
+        engine.configure(config, Clock())
+        assert answers(engine, prompts, reference_models.NEW_TOKENS) == expected, options
+
+
+@pytest.mark.parametrize("kv_cache_dtype", ["int8"])
+@pytest.mark.parametrize("name", ["qwen3", "mistral_window"])
+def test_an_int8_cache_is_moved_by_every_triple(name: str, kv_cache_dtype: str, models: Path, world: World) -> None:
+    """All of them give the same tokens."""
+    directory, engine, given = models / name, None, []
+    prompts = [reference_models.prompt_of(name, 37)]
+    for number, options in enumerate(joined(Mesh(pp=world.size))):
+        config = settings_of(number, directory, None, kv_cache_dtype=kv_cache_dtype, **options)
+        if engine is None:
+            engine = engine_of(directory, world, config)
+        engine.configure(config, Clock())
+        given.append(answers(engine, prompts, reference_models.NEW_TOKENS))
+    assert given == [given[0]] * len(given)
+
+
+@pytest.mark.parametrize("scheme", QUANTIZE)
+@pytest.mark.parametrize("name", ["qwen3", "llama_biases"])
+def test_shares_of_quantised_weights(name: str, scheme: str, models: Path, world: World, tmp_path: Path) -> None:
+    """They are parts of the whole ones: the tokens of transformers with the same weights."""
+    prompt_ids = reference_models.prompt_of(name, 37)
+
+    def expected() -> list[int]:
+        reference_models.save_quantized(models / name, tmp_path, BITS[scheme])
+        tokens, gap = reference_models.greedy(tmp_path, prompt_ids, reference_models.NEW_TOKENS)
+        assert gap > reference_models.SMALLEST_GAP, "two logits are too near to test for equal tokens"
+        return tokens
+
+    config = settings_of(0, models / name, None, quantize=scheme, decode="tensor")
+    engine = engine_of(models / name, world, config)
+    assert answers(engine, [prompt_ids], reference_models.NEW_TOKENS) == [world.on_rank_0(expected)]
+
+
+@pytest.mark.parametrize("decode", registry.choices("decode"))
+@pytest.mark.parametrize("prefill", registry.choices("prefill"))
+def test_smollm2(prefill: str, decode: str, world: World) -> None:
+    """The sync is the one that joins them."""
+    if not FULL and (prefill, decode) not in {("pipeline", "tensor"), ("tensor", "pipeline")}:
+        pytest.skip("a part of the full matrix: MPI_SPP_FULL_TESTS=1")
+    directory, reference = world.on_rank_0(smollm2.directory), world.on_rank_0(smollm2.reference)
+    engine = engine_of(directory, world, settings_of(1, directory, None, prefill=prefill, decode=decode))
+    assert answers(engine, [reference["prompt_ids"]], smollm2.NEW_TOKENS) == [reference["token_ids"]]

@@ -1,0 +1,102 @@
+"""Meshes, and what each rank computes, holds and gives in a phase."""
+
+import itertools
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpi_spp import registry
+from mpi_spp.config import RunConfig
+from mpi_spp.errors import UserError
+from mpi_spp.kv.layout import WHOLE, Region
+from mpi_spp.mesh import Mesh, mesh_of, parse_mesh
+from mpi_spp.partition import split_evenly
+from mpi_spp.phase import Phase, layout_of, needed, plan_phase
+from mpi_spp.shares import split_layer
+from mpi_spp.strategies import load_strategies
+
+LAYERS = 12
+
+
+@pytest.mark.parametrize(
+    "text, mesh",
+    [("pp=3", Mesh(pp=3)), ("tp=2", Mesh(tp=2)), ("pp=2,tp=2", Mesh(pp=2, tp=2)), (" tp=2, dp=3 ", Mesh(dp=3, tp=2))],
+)
+def test_a_mesh_is_read(text: str, mesh: Mesh) -> None:
+    assert parse_mesh(text) == mesh
+    assert parse_mesh(str(mesh)) == mesh
+
+
+@pytest.mark.parametrize("text", ["", "pp", "pp=0", "pp=-1", "xp=2", "pp=2,pp=2", "pp=2;tp=2", "pp=2,", "pp=two"])
+def test_what_is_no_mesh_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="--mesh"):
+        parse_mesh(text)
+
+
+def test_a_mesh_of_other_ranks_is_refused() -> None:
+    assert mesh_of(None, 5) == Mesh(pp=5)
+    with pytest.raises(UserError, match="for 4 ranks, but 3 run"):
+        mesh_of("pp=2,tp=2", 3)
+
+
+def phase_of(verb: str, name: str, mesh: Mesh, num_shares: int, num_heads: int) -> Phase:
+    places = [registry.load(verb, name).place(mesh, rank) for rank in range(mesh.replica_size)]
+    shape = SimpleNamespace(
+        hidden_size=8,
+        intermediate_size=700,
+        num_attention_heads=2 * num_heads,
+        num_key_value_heads=num_heads,
+        head_dim=2,
+    )
+    return plan_phase(places, split_evenly(LAYERS, places[0].num_stages), split_layer(shape, num_shares))
+
+
+STRATEGIES = [(verb, name) for verb in ("prefill", "decode") for name in registry.choices(verb)]
+MESHES = st.builds(Mesh, pp=st.integers(1, 5), tp=st.integers(1, 5))
+
+
+@pytest.mark.parametrize("verb, name", STRATEGIES)
+@given(MESHES, st.integers(1, 9))
+def test_the_ranks_of_a_phase_make_up_the_model(verb: str, name: str, mesh: Mesh, num_heads: int) -> None:
+    """Every share of every layer is computed by one rank, or by all of them; its cache is there, and given once."""
+    phase = phase_of(verb, name, mesh, mesh.replica_size, num_heads)
+    ranks = range(mesh.replica_size)
+    parts = [(layer, share) for rank in ranks for layer in phase.spans[rank] for share in phase.shares[rank]]
+    copies = mesh.replica_size if phase.layout == WHOLE else 1
+    whole = itertools.product(range(LAYERS), range(mesh.replica_size))
+    assert sorted(parts) == sorted(list(whole) * copies)
+    given_ = [(layer, head) for of in phase.regions for layer in of.layers for head in of.made]
+    assert sorted(given_) == sorted(list(itertools.product(range(LAYERS), range(num_heads))) * copies)
+    assert all(set(of.made) <= set(of.heads) for of in phase.regions)
+
+
+@given(MESHES.filter(lambda mesh: mesh.replica_size > 1))
+def test_a_resharded_run_holds_no_more_than_its_two_parts(mesh: Mesh) -> None:
+    """And less where they overlap: a rank's own shard of the decode is within its shard of the prefill."""
+    phases = [phase_of(*which, mesh, mesh.replica_size, 3) for which in (("prefill", "pipeline"), ("decode", "tensor"))]
+    for rank in range(mesh.replica_size):
+        held = sum(map(len, needed(phases, rank).values()))
+        both = sum(len(phase.spans[rank]) * len(phase.shares[rank]) for phase in phases)
+        assert held == both - len(phases[0].spans[rank])
+
+
+def test_regions_within_others() -> None:
+    part, whole = Region(range(2, 4), range(1), range(1)), Region(range(4), range(3), range(3))
+    assert part.is_within(whole) and whole.is_within(whole) and not whole.is_within(part)
+    assert Region(range(2, 2), range(1), range(1)).is_within(part)
+
+
+@pytest.mark.parametrize("mesh", [Mesh(), Mesh(pp=3), Mesh(pp=2, tp=2), Mesh(pp=7)], ids=str)
+@pytest.mark.parametrize("prefill", registry.choices("prefill"))
+@pytest.mark.parametrize("decode", registry.choices("decode"))
+def test_auto_takes_a_sync_that_joins(mesh: Mesh, prefill: str, decode: str) -> None:
+    chosen = load_strategies(RunConfig(model="m", prefill=prefill, decode=decode), mesh)
+    assert chosen.sync.joins(*(layout_of(places[0]) for places in (chosen.prefill_places, chosen.decode_places)))
+
+
+def test_a_sync_that_does_not_join_is_refused_with_one_that_does() -> None:
+    config = RunConfig(model="m", decode="tensor", sync_strategy="pairwise")
+    with pytest.raises(UserError, match=r"--sync-strategy: pairwise cannot .* choose reshard or auto"):
+        load_strategies(config, Mesh(pp=2))
