@@ -15,6 +15,10 @@ from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
 
 
+# What all cases of a result have in common.
+_FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
+
+
 @click.group("bench")
 def command() -> None:
     """Measure prefill, decode or whole requests, and compare results."""
@@ -92,6 +96,7 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
         "benchmark": kind,
         "model": options["model"],
         "workload": workload_options,
+        "configuration": {name: options[name] for name in _FIXED},
         "cases": measure(engine, configs, workload, kind),
         "machine": machine(engine),
     }

@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+_PHASES = ("prefill", "decode")
+
 
 def timings_of(ranks: list[dict[str, Any]], total_s: float) -> dict[str, float]:
     """The phases in seconds, from each rank's moments.
@@ -78,17 +80,23 @@ def _rate(tokens: int, per_second: float | None, kind: str) -> str:
 
 
 def _ranks(ranks: list[dict[str, Any]]) -> Table:
-    table = Table("rank", "host", "device", "threads", "prefill layers", "vocabulary", "MB sent", "peak MB")
+    table = Table("rank", "host", "device", "threads", "prefill", "decode", "vocabulary", "MB sent", "peak MB")
     for rank in ranks:
-        layers, vocabulary = rank["prefill_layers"], rank["vocabulary"]
+        vocabulary = rank["vocabulary"]
         table.add_row(
             str(rank["rank"]),
             rank["host"],
             rank["device"],
             str(rank["threads"]),
-            f"{layers[0]}-{layers[1] - 1}",
-            f"{vocabulary[0]}-{vocabulary[1] - 1}" if vocabulary[1] > vocabulary[0] else "none",
+            *(f"layers {_span(rank[f'{verb}_layers'])}, KV heads {_span(rank[f'{verb}_kv_heads'])}" for verb in _PHASES),
+            _span(vocabulary),
             f"{rank['bytes_sent'] / 1e6:.2f}",
             f"{rank['peak_memory_bytes'] / 1e6:.0f}",
         )
     return table
+
+
+def _span(ends: list[int]) -> str:
+    """Both ends included."""
+    start, stop = ends
+    return f"{start}-{stop - 1}" if stop > start else "none"

@@ -97,7 +97,7 @@ CASES = {
     "chunk size that is no number": Case("'--chunk-size': 'big'", ("--prompt", "hi", "--chunk-size", "big")),
     "a layer split that is none": Case("'--layer-split': 'odd' is neither", ("--prompt", "hi", "--layer-split", "odd")),
     "a rank without a layer": Case("--layer-split: 3,0,2 leaves", ("--prompt", "hi", "--layer-split", "3,0,2")),
-    "layers for other ranks": Case("3,2 is for 2 ranks, but 3 run", ("--prompt", "hi", "--layer-split", "3,2")),
+    "layers for other ranks": Case("3,2 is for 2 stages, but there are 3", ("--prompt", "hi", "--layer-split", "3,2")),
     "layers for another model": Case(
         "--layer-split: 2,2,2 is 6 layers, but {model} has 5", ("--prompt", "hi", "--layer-split", "2,2,2")
     ),
@@ -107,7 +107,7 @@ CASES = {
     "GPU ids that are no numbers": Case("'a,b' is no comma-separated list", ("--prompt", "hi", "--gpu-ids", "a,b")),
     "a log directory below a file": Case("--log-dir:", ("--prompt", "hi", "--log-dir", "{model}/config.json/logs")),
     "a JSON file in no directory": Case("--json:", ("--prompt", "hi", "--json", "no/such/out.json")),
-    "more ranks than layers": Case("3 ranks, but {model} has 2 layers", damage=change_config(num_hidden_layers=2)),
+    "more ranks than layers": Case("3 stages, but {model} has 2 layers", damage=change_config(num_hidden_layers=2)),
 }
 
 

@@ -15,8 +15,8 @@ def test_the_strategies_that_the_documents_name() -> None:
 
 
 @pytest.mark.parametrize("verb", registry.VERBS)
-def test_every_choice_loads_and_says_which_layouts_it_knows(verb: str) -> None:
-    entry = {"prefill": ("prefill", "LEAVES"), "sync": ("exchange", "JOINS"), "decode": ("step", "WANTS")}[verb]
+def test_every_choice_loads_and_has_what_the_engine_calls(verb: str) -> None:
+    entry = {"prefill": ("prefill", "place"), "sync": ("exchange", "joins", "MOVES"), "decode": ("decode", "place")}[verb]
     for name in registry.choices(verb):
         module = registry.load(verb, name)
         assert all(hasattr(module, part) for part in entry), f"{verb}/{name}.py lacks one of {entry}"
@@ -39,7 +39,7 @@ def test_a_name_is_never_a_path() -> None:
 
 
 def test_a_new_file_is_a_new_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "gossip.py").write_text("JOINS = 'anything'\n")
+    (tmp_path / "gossip.py").write_text("MOVES = 'anything'\n")
     monkeypatch.setattr(sync, "__path__", [*sync.__path__, str(tmp_path)])
     assert "gossip" in registry.choices("sync")
-    assert registry.load("sync", "gossip").JOINS == "anything"
+    assert registry.load("sync", "gossip").MOVES == "anything"
