@@ -32,7 +32,7 @@ from mpi_spp.model.weights import checkpoint_dtype, load_stage, quantize_model, 
 from mpi_spp.partition import split_as, split_chunks, split_evenly
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.timings import Clock
-from mpi_spp.sampling.greedy import select
+from mpi_spp.sampling.selection import selection_of, with_seed
 from mpi_spp.schedule import Cost, plan_chunks, split_by_cost
 
 log = logging.getLogger(__name__)
@@ -51,10 +51,11 @@ class Engine:
         self._connect()
 
     def configure(self, config: RunConfig, clock: Clock) -> None:
-        """Take the strategies, schedule and granularity of another run of the same model, and its clock."""
+        """Take the strategies, schedule and selection of another run of the same model, and its clock. Collective."""
         self._prefill, self._sync, self._decode = load_strategies(config)
         config.require_layer_split(self.model.num_hidden_layers, self.world.size)
-        self.config, self.clock = config, clock
+        self.config, self.clock = with_seed(config, self.world), clock
+        self._selection = selection_of(self.config)
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache of all layers for `capacity` positions."""
@@ -76,7 +77,7 @@ class Engine:
         """Yield tokens from `position` on, on every rank. `hidden`: the last token's hidden state [1, hidden_size]."""
         last = position + num_tokens - 1
         for place in range(position, last + 1):
-            token = select(self.stage, hidden, self.comm)
+            token = self._selection.select(self.stage, hidden, self.comm, [0], [place - position])
             self.clock.mark("first_token" if place == position else "decode_end")
             yield int(token)
             if place < last:

@@ -45,6 +45,12 @@ def print_tables(summary: dict[str, Any], console: Console) -> None:
     """The timeline of the run, and one row a rank."""
     console.print(_timeline(summary))
     console.print(_ranks(summary["ranks"]))
+    chosen = summary["configuration"]
+    if chosen["temperature"]:
+        options = ("temperature", "top_k", "top_p", "seed")
+        console.print(
+            "drawn with", *(f"--{name.replace('_', '-')} {chosen[name]}" for name in options), highlight=False
+        )
 
 
 def _timeline(summary: dict[str, Any]) -> Table:
