@@ -115,7 +115,7 @@ class RunConfig:
         given = [name for name in ("top_k", "top_p", "seed") if getattr(self, name) != default_of(name)]
         if given and not self.temperature:
             names = " and ".join(map(option_name, given))
-            raise UserError(f"{names}: without sampling there is no use for it; give --temperature above 0 too")
+            raise UserError(f"{names}: no meaning without sampling; give --temperature above 0 too")
 
     @property
     def _layer_counts(self) -> str:

@@ -45,12 +45,14 @@ def print_tables(summary: dict[str, Any], console: Console) -> None:
     """The timeline of the run, and one row a rank."""
     console.print(_timeline(summary))
     console.print(_ranks(summary["ranks"]))
-    chosen = summary["configuration"]
-    if chosen["temperature"]:
-        options = ("temperature", "top_k", "top_p", "seed")
-        console.print(
-            "drawn with", *(f"--{name.replace('_', '-')} {chosen[name]}" for name in options), highlight=False
-        )
+    if summary["configuration"].get("temperature"):
+        console.print(_how_drawn(summary["configuration"]), highlight=False)
+
+
+def _how_drawn(configuration: dict[str, Any]) -> str:
+    """The options that repeat a sampled answer."""
+    names = ("temperature", "top_k", "top_p", "seed")
+    return " ".join(["drawn with", *(f"--{name.replace('_', '-')} {configuration[name]}" for name in names)])
 
 
 def _timeline(summary: dict[str, Any]) -> Table:
