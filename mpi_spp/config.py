@@ -1,5 +1,6 @@
 """The options of a run: one frozen dataclass, validated when made. Its defaults are the command line's defaults."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -29,6 +30,10 @@ class RunConfig:
     system: str | None = None
     max_new_tokens: int = 100
     ignore_eos: bool = False
+    temperature: float = 0.0  # 0: greedy
+    top_k: int = 0  # 0: off
+    top_p: float = 1.0  # 1: off
+    seed: int | None = None  # None: one is drawn when it is needed
     chunk_size: int | Literal["auto"] = "auto"
     layer_split: tuple[int, ...] | Literal["auto", "even"] = "auto"  # numbers: layers of each rank
     mesh: str | None = None  # None: all ranks are the stages of one replica
@@ -74,6 +79,7 @@ class RunConfig:
             raise UserError(f"--quantize-group-size: {self.quantize_group_size} is no multiple of 16; give 32 or 64")
         if self.mesh is not None:
             parse_mesh(self.mesh)
+        self._check_sampling()
         if self.gpu_ids and self.device == "cpu":
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
         if self.prompt_ids is not None and self.chat:
@@ -105,6 +111,20 @@ class RunConfig:
                 f"--layer-split: {self._layer_counts} is {sum(self.layer_split)} layers, but {self.model} has"
                 f" {num_layers}; give numbers that add up to {num_layers}"
             )
+
+    def _check_sampling(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= 0):
+            raise UserError(f"--temperature: {self.temperature} is no finite number from 0 up; give 0 (greedy) or 0.8")
+        if self.top_k < 0:
+            raise UserError(f"--top-k: {self.top_k} is too small; give 1 or more, or 0 for all tokens")
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p: {self.top_p} is no share above 0 and up to 1; give 0.95, or 1 for all tokens")
+        if self.seed is not None and not 0 <= self.seed < 2**64:
+            raise UserError(f"--seed: {self.seed} does not fit 64 bits; give a number from 0 up, below 2**64")
+        given = [name for name in ("top_k", "top_p", "seed") if getattr(self, name) != default_of(name)]
+        if given and not self.temperature:
+            names = " and ".join(map(option_name, given))
+            raise UserError(f"{names}: no meaning without sampling; give --temperature above 0 too")
 
     @property
     def _layer_counts(self) -> str:

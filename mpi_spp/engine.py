@@ -28,7 +28,7 @@ from mpi_spp.partition import split_chunks
 from mpi_spp.phase import Phase, needed
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.timings import Clock
-from mpi_spp.sampling.greedy import select
+from mpi_spp.sampling.selection import selection_of, with_seed
 from mpi_spp.schedule import Cost, plan_chunks
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 
@@ -62,7 +62,8 @@ class Engine:
     def configure(self, config: RunConfig, clock: Clock) -> None:
         """Take the strategies, schedule and granularity of another run of the same model, and its clock. Collective."""
         self._strategies: Strategies = load_strategies(config, self.mesh)
-        self.config, self.clock = config, clock
+        self.config, self.clock = with_seed(config, self.world), clock
+        self._selection = selection_of(self.config)
         plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
         self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
@@ -91,17 +92,15 @@ class Engine:
         self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor
     ) -> Iterator[tuple[int, int]]:
         """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size]."""
-        growing = [Growing(cache, len(one.prompt_ids)) for one, cache in zip(requests, caches, strict=True)]
-        numbers = {id(sequence): number for number, sequence in enumerate(growing)}
-        taken = [0] * len(requests)
+        pairs = zip(requests, caches, strict=True)
+        growing = [Growing(number, cache, len(one.prompt_ids)) for number, (one, cache) in enumerate(pairs)]
         for sequences, tokens in self._strategies.decode.decode(self._decode_job(), growing, hidden):
-            self.clock.mark("decode_end" if any(taken) else "first_token")
+            self.clock.mark("decode_end" if sequences[0].taken else "first_token")
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
-                number = numbers[id(sequence)]
-                taken[number] += 1
-                request = requests[number]
-                sequence.finished = token in request.stop_ids or taken[number] == request.max_new_tokens
-                yield number, token
+                request = requests[sequence.number]
+                sequence.taken += 1
+                sequence.finished = token in request.stop_ids or sequence.taken == request.max_new_tokens
+                yield sequence.number, token
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
         """Fill this rank's part of the cache; returns the last token's hidden state [1, hidden_size], on every rank."""
@@ -215,8 +214,12 @@ class Engine:
             phase.places[rank],
             phase.spans[rank],
             self._decode_shard,
-            lambda sequences, hidden: select(self.stage, hidden, self.comm),
+            self._select,
         )
+
+    def _select(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
+        numbers, steps = [one.number for one in sequences], [one.taken for one in sequences]
+        return self._selection.select(self.stage, hidden, self.comm, numbers, steps)
 
     def _shard(self, phase: Phase) -> Shard:
         """What this rank computes of each layer, and with whom. Collective when the group is a new one."""

@@ -104,6 +104,14 @@ def schedule_options(multiple: bool = False) -> Decorator:
     )
 
 
+# How a token is chosen.
+sampling_options = together(
+    run_option("--temperature", "0: the likeliest token; above: draw from softmax(logits / temperature).", type=float),
+    run_option("--top-k", "Draw from the k likeliest tokens; 0: from all.", type=int),
+    run_option("--top-p", "Draw from the likeliest tokens that make up this share of the probability.", type=float),
+    run_option("--seed", "Repeats a draw, on any number of ranks.  [default: drawn, and told in the report]", type=int),
+)
+
 # What is run, and on what.
 model_options = together(
     click.option("--model", required=True, help="A model directory, a model of the local store, or a hub name."),

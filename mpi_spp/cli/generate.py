@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpi_spp.cli._options import json_option, model_options, run_option, schedule_options
+from mpi_spp.cli._options import json_option, model_options, run_option, sampling_options, schedule_options
 from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._start import find_model, read_model
 from mpi_spp.config import RunConfig
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @run_option("--system", "The system message of the chat.")
 @run_option("--max-new-tokens", "The longest answer, in tokens.", type=int)
 @run_option("--ignore-eos", "Go on after the stop token.", is_flag=True)
+@sampling_options
 @schedule_options()
 @model_options
 @json_option("Write the answer and all measurements to this file;")
@@ -60,7 +61,7 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     clock.mark("total")
     ranks = world.gather(engine.facts())
     if world.rank == 0:
-        _report(config, request | engine.schedule(), stream, token_ids, ranks, clock.moments["total"])
+        _report(engine.config, request | engine.schedule(), stream, token_ids, ranks, clock.moments["total"])
 
 
 def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[str, Any], "TextStream | None"]:

@@ -119,6 +119,13 @@ class Communicator:
         part._idle = self._idle
         return part
 
+    def allgather(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The tensors of all ranks, [size, *shape], in the order of ranks; all are of the same shape and dtype."""
+        rows = tensor.new_empty((self.size, *tensor.shape))
+        rows[self.rank] = tensor
+        self.wait(self.iallgather(rows, [1] * self.size))
+        return rows
+
     def broadcast(self, tensor: torch.Tensor, root: int) -> None:
         """Give all ranks the root's values, in place."""
         buffer, finish = self._staging.incoming(tensor, read_too=True)

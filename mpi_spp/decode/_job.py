@@ -14,10 +14,15 @@ from mpi_spp.model.decoder import Shard, Stage
 
 @dataclass
 class Growing:
-    """A sequence: its cache, of which `length` positions are filled. Who takes its tokens says when it is finished."""
+    """One of several sequences: its cache, of which `length` positions are filled, and how many tokens were taken.
 
+    Who takes them counts them, and says when it is finished.
+    """
+
+    number: int
     cache: KVCache
     length: int
+    taken: int = 0
     finished: bool = False
 
 
@@ -43,8 +48,3 @@ def grow(sequences: Sequence[Growing]) -> None:
     """Their newest tokens are in the caches."""
     for sequence in sequences:
         sequence.length += 1
-
-
-def unfinished(sequences: Sequence[Growing]) -> list[Growing]:
-    """Those that need more tokens."""
-    return [sequence for sequence in sequences if not sequence.finished]

@@ -47,6 +47,14 @@ def print_tables(summary: dict[str, Any], console: Console) -> None:
     """The timeline of the run, and one row a rank."""
     console.print(_timeline(summary))
     console.print(_ranks(summary["ranks"]))
+    if summary["configuration"].get("temperature"):
+        console.print(_how_drawn(summary["configuration"]), highlight=False)
+
+
+def _how_drawn(configuration: dict[str, Any]) -> str:
+    """The options that repeat a sampled answer."""
+    names = ("temperature", "top_k", "top_p", "seed")
+    return " ".join(["drawn with", *(f"--{name.replace('_', '-')} {configuration[name]}" for name in names)])
 
 
 def _timeline(summary: dict[str, Any]) -> Table:
@@ -88,7 +96,10 @@ def _ranks(ranks: list[dict[str, Any]]) -> Table:
             rank["host"],
             rank["device"],
             str(rank["threads"]),
-            *(f"layers {_span(rank[f'{verb}_layers'])}, KV heads {_span(rank[f'{verb}_kv_heads'])}" for verb in _PHASES),
+            *(
+                f"layers {_span(rank[f'{verb}_layers'])}, KV heads {_span(rank[f'{verb}_kv_heads'])}"
+                for verb in _PHASES
+            ),
             _span(vocabulary),
             f"{rank['bytes_sent'] / 1e6:.2f}",
             f"{rank['peak_memory_bytes'] / 1e6:.0f}",

@@ -1,11 +1,28 @@
 """Greedy selection over a vocabulary that is split over the ranks."""
 
+from collections.abc import Sequence
+
 import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.model.decoder import Stage
 
 _NO_TOKEN = 2**31 - 1  # loses every tie: the id of a rank that has no candidate
+
+
+class Greedy:
+    """The likeliest token, whatever the sequence and the step: see `select`."""
+
+    def select(
+        self,
+        stage: Stage,
+        hidden: torch.Tensor,
+        comm: Communicator,
+        sequence_indices: Sequence[int],
+        steps: Sequence[int],
+    ) -> torch.Tensor:
+        """One token for each row of hidden states; see Selection."""
+        return select(stage, hidden, comm)
 
 
 def select(stage: Stage, hidden: torch.Tensor, comm: Communicator) -> torch.Tensor:

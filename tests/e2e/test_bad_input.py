@@ -101,6 +101,13 @@ CASES = {
     "layers for another model": Case(
         "--layer-split: 2,2,2 is 6 layers, but {model} has 5", ("--prompt", "hi", "--layer-split", "2,2,2")
     ),
+    "a temperature below 0": Case("--temperature: -1.0 is no", ("--prompt", "hi", "--temperature", "-1")),
+    "a temperature that is no number": Case("'--temperature': 'hot'", ("--prompt", "hi", "--temperature", "hot")),
+    "a temperature without an end": Case("--temperature: inf is no", ("--prompt", "hi", "--temperature", "inf")),
+    "top-p of nothing": Case("--top-p: 0.0 is no", ("--prompt", "hi", "--temperature", "1", "--top-p", "0")),
+    "top-k below 0": Case("--top-k: -5 is too small", ("--prompt", "hi", "--temperature", "1", "--top-k", "-5")),
+    "a seed that is no number": Case("'--seed': '1.5'", ("--prompt", "hi", "--temperature", "1", "--seed", "1.5")),
+    "a seed without a temperature": Case("--seed: no meaning without sampling", ("--prompt", "hi", "--seed", "1")),
     "unknown strategy": Case("'--sync-strategy': 'gossip'", ("--prompt", "hi", "--sync-strategy", "gossip")),
     "unknown option": Case("No such option '--fast'", ("--prompt", "hi", "--fast")),
     "a GPU that is not there": Case("--gpu-ids: GPU 99 is not there", ("--prompt", "hi", "--gpu-ids", "99,98,97")),

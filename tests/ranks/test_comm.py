@@ -132,6 +132,17 @@ def test_allgather(ranks: Communicator, length_of: Callable[[int], int], dtype: 
     assert same_bytes(rows, torch.cat(parts))
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", [(), (1,), (7,), (3, 2, 5), (0,), (2, 0)], ids=str)
+def test_allgather_of_equal_shapes(ranks: Communicator, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    mine, before = values_of(ranks.rank, (*shape, 1), dtype).squeeze(-1), ranks.bytes_sent
+    gathered = ranks.allgather(mine)
+    expected = torch.stack([values_of(rank, (*shape, 1), dtype).squeeze(-1) for rank in range(ranks.size)])
+    assert same_bytes(gathered[..., None], expected[..., None])
+    assert same_bytes(mine[..., None], expected[ranks.rank][..., None]), "what was given must not change"
+    assert ranks.bytes_sent - before == mine.nbytes * (ranks.size - 1)
+
+
 def test_messages_of_more_bytes_than_a_count_holds(ranks: Communicator, monkeypatch: pytest.MonkeyPatch) -> None:
     """Rows are counted then; shown with a lower limit instead of 2 GiB."""
     monkeypatch.setattr(buffers, "LARGEST_COUNT", 100)

@@ -5,6 +5,7 @@ from typing import Any, cast
 
 import pytest
 import reference_models
+import score_table
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,20 +29,6 @@ def ranks() -> Communicator:
     return Communicator(the_world().mpi_comm.Dup(), shares_core=True)
 
 
-class Slice:
-    """A stage whose logits are those of a table, rounded to a dtype; a hidden state is the number of a row."""
-
-    def __init__(self, table: torch.Tensor, dtype: torch.dtype, ranks: Communicator) -> None:
-        self.vocabulary = split_evenly(table.shape[1], ranks.size)[ranks.rank]
-        self._table, self._dtype = table[:, self.vocabulary.start : self.vocabulary.stop], dtype
-
-    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._table[hidden[:, 0].long()].to(self._dtype)
-
-    def exact_logits(self, hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-        return self._table[hidden[0, 0].long(), places]
-
-
 def argmax(table: torch.Tensor) -> list[int]:
     """The reference: the lowest id of the largest value, a NaN being the least of all."""
     rows = table.nan_to_num(-torch.inf, torch.inf, -torch.inf).tolist()
@@ -49,8 +36,8 @@ def argmax(table: torch.Tensor) -> list[int]:
 
 
 def check(ranks: Communicator, table: torch.Tensor, dtype: torch.dtype) -> None:
-    hidden = torch.arange(float(len(table)))[:, None]
-    chosen = select(cast(Any, Slice(table, dtype, ranks)), hidden, ranks)
+    stage = score_table.slice_of(table, dtype, ranks.rank, ranks.size)
+    chosen = select(cast(Any, stage), score_table.hidden_of(table), ranks)
     assert chosen.dtype == torch.int64
     assert chosen.tolist() == argmax(table)
 

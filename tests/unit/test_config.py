@@ -34,6 +34,17 @@ def make(**options: Any) -> RunConfig:
         ({"cuda_aware": "maybe"}, "--cuda-aware: 'maybe'"),
         ({"device": "cpu", "gpu_ids": (0,)}, "--gpu-ids"),
         ({"prompt": None, "prompt_ids": "f", "chat": True}, "--chat"),
+        ({"temperature": -0.1}, "--temperature: -0.1"),
+        ({"temperature": float("nan")}, "--temperature: nan"),
+        ({"temperature": float("inf")}, "--temperature: inf"),
+        ({"temperature": 1.0, "top_k": -1}, "--top-k: -1"),
+        ({"temperature": 1.0, "top_p": 0.0}, "--top-p: 0.0"),
+        ({"temperature": 1.0, "top_p": 1.01}, "--top-p: 1.01"),
+        ({"temperature": 1.0, "top_p": float("nan")}, "--top-p: nan"),
+        ({"temperature": 1.0, "seed": -1}, "--seed: -1"),
+        ({"temperature": 1.0, "seed": 2**64}, "--seed: 18446744073709551616"),
+        ({"top_k": 5}, "--top-k: no meaning without sampling; give --temperature above 0"),
+        ({"top_p": 0.5, "seed": 0}, "--top-p and --seed: no meaning without sampling"),
     ],
 )
 def test_errors_name_the_option_and_the_value(options: dict[str, Any], named: str) -> None:
@@ -93,6 +104,8 @@ def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
         {"prompt": None, "prompt_ids": "f", "chat": False},
         {"kv_cache_dtype": "int8", "dtype": "float32"},
         {"device": "cuda", "gpu_ids": (5, 6, 7)},
+        {"temperature": 1e-9, "top_k": 1, "top_p": 1e-9, "seed": 0},
+        {"temperature": 100.0, "top_k": 10**9, "top_p": 1.0, "seed": 2**64 - 1},
         {"prompt": ""},  # whether it is empty is judged where it is read, with the text of a file
     ],
 )

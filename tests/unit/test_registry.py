@@ -16,7 +16,9 @@ def test_the_strategies_that_the_documents_name() -> None:
 
 @pytest.mark.parametrize("verb", registry.VERBS)
 def test_every_choice_loads_and_has_what_the_engine_calls(verb: str) -> None:
-    entry = {"prefill": ("prefill", "place"), "sync": ("exchange", "joins", "MOVES"), "decode": ("decode", "place")}[verb]
+    entry = {"prefill": ("prefill", "place"), "sync": ("exchange", "joins", "MOVES"), "decode": ("decode", "place")}[
+        verb
+    ]
     for name in registry.choices(verb):
         module = registry.load(verb, name)
         assert all(hasattr(module, part) for part in entry), f"{verb}/{name}.py lacks one of {entry}"

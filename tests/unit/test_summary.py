@@ -113,6 +113,13 @@ def test_tables_show_every_moment_and_rank() -> None:
     assert "0-2" in text and "3-5" in text
 
 
+def test_what_repeats_a_draw_is_shown() -> None:
+    summary = make()
+    assert "--seed" not in table_text(summary)
+    summary["configuration"] |= {"temperature": 0.8, "top_k": 0, "top_p": 0.95, "seed": 128703088}
+    assert "--temperature 0.8 --top-k 0 --top-p 0.95 --seed 128703088" in table_text(summary)
+
+
 def test_a_rank_without_vocabulary() -> None:
     summary = make()
     summary["ranks"][1]["vocabulary"] = [131, 131]
