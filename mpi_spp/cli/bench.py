@@ -14,7 +14,6 @@ from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
 
-
 # What all cases of a result have in common.
 _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
 
