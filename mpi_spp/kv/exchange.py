@@ -60,17 +60,17 @@ class Exchange:
 
     def _start(self, tag: int, round_: Round) -> None:
         lengths = [len(block) for block in round_.blocks]
-        size = (sum(lengths), self._cache.position_bytes)
+        size = (sum(lengths), len(self._cache.heads) * self._cache.position_bytes)
         rows = torch.empty(size, dtype=torch.uint8, device=self._cache.device)
         shared = Shared(rows, lengths, tag)
         mine = round_.blocks[self._comm.rank]
-        self._cache.pack(mine.layers, mine.positions, shared.part(self._comm.rank))
+        self._cache.pack(mine.layers, self._cache.heads, mine.positions, shared.part(self._comm.rank))
         self._under_way.append(_UnderWay(self._strategy(self._comm, shared), lambda: self._unpack(round_, shared)))
 
     def _unpack(self, round_: Round, shared: Shared) -> None:
         for rank, block in enumerate(round_.blocks):
             if rank != self._comm.rank:
-                self._cache.unpack(block.layers, block.positions, shared.part(rank))
+                self._cache.unpack(block.layers, self._cache.heads, block.positions, shared.part(rank))
 
 
 class _UnderWay:

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from mpi_spp.kernels.attention import Rotation
+from mpi_spp.kernels.cache import COLUMNS, KeyLayout
 from mpi_spp.kernels.layer import Layer
 from mpi_spp.kernels.linear import Activation, Linear
 from mpi_spp.kernels.norm import RMSNorm
@@ -51,15 +52,16 @@ class Stage:
         weights: StageWeights,
         vocabulary: range,
         rotation_dtype: torch.dtype | None = None,
+        key_layout: KeyLayout = COLUMNS,
     ) -> None:
         self.config, self.weights, self.vocabulary = config, weights, vocabulary
         self.dtype, self.device = weights.embedding.dtype, weights.embedding.device
-        self._rotation_dtype = rotation_dtype or self.dtype
+        self._rotation_dtype, self._key_layout = rotation_dtype or self.dtype, key_layout
 
     def new_cache(self, layers: range, capacity: int, dtype: torch.dtype | None = None) -> KVCache:
         """An empty cache for `capacity` positions of these layers; dtype: int8, or None for that of the weights."""
-        heads, head_dim = self.config.num_key_value_heads, self.config.head_dim
-        return KVCache(layers, heads, capacity, head_dim, dtype or self.dtype, self.device)
+        heads, head_dim = range(self.config.num_key_value_heads), self.config.head_dim
+        return KVCache(layers, heads, capacity, head_dim, dtype or self.dtype, self.device, self._key_layout)
 
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:

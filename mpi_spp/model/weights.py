@@ -168,7 +168,7 @@ def load_stage(
         head=head,
         head_rows=reader.head_rows(vocabulary),
     )
-    return Stage(config, weights, vocabulary, backend.rotation_dtype)
+    return Stage(config, weights, vocabulary, backend.rotation_dtype, backend.key_layout)
 
 
 def quantize_model(
