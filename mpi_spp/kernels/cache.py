@@ -43,6 +43,13 @@ class LayerCache(NamedTuple):
     value_scales: torch.Tensor | None = None
     layout: KeyLayout = COLUMNS
 
+    def of_heads(self, heads: slice) -> "LayerCache":
+        """Views of what it keeps of some heads."""
+        key_scales, value_scales = (
+            None if part is None else part[heads] for part in (self.key_scales, self.value_scales)
+        )
+        return LayerCache(self.keys[heads], self.values[heads], key_scales, value_scales, self.layout)
+
     def store(self, start: int, keys: torch.Tensor, values: torch.Tensor) -> None:
         """Keep keys and values [tokens, num_groups, size] of the positions from `start` on."""
         stop = start + len(keys)

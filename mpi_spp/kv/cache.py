@@ -49,9 +49,12 @@ class KVCache:
 
     def of_layer(self, layer: int, heads: range | None = None) -> LayerCache:
         """Views of what one layer keeps of some heads; None: of all that are here."""
-        place = (layer - self.layers.start, _within(self.heads if heads is None else heads, self.heads))
-        key_scales, value_scales = (None, None) if self.scales is None else self.scales[(slice(None), *place)]
-        return LayerCache(self.keys[place], self.values[place], key_scales, value_scales, self.layout)
+        index = layer - self.layers.start
+        key_scales, value_scales = (
+            (None, None) if self.scales is None else (self.scales[0, index], self.scales[1, index])
+        )
+        whole = LayerCache(self.keys[index], self.values[index], key_scales, value_scales, self.layout)
+        return whole if heads is None else whole.of_heads(_within(heads, self.heads))
 
     def pack(self, layers: range, heads: range, positions: range, rows: torch.Tensor) -> None:
         """Copy a part of the cache into contiguous rows uint8 [layers * heads * positions, position_bytes].
