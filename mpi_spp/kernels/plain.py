@@ -3,6 +3,7 @@
 import torch
 
 from mpi_spp.kernels.attention import Attention, Heads
+from mpi_spp.kernels.cache import COLUMNS, KeyLayout
 from mpi_spp.kernels.layer import FusedLayer, Layer
 from mpi_spp.kernels.linear import Activation, Gated, GatedLinear, Linear, PackedLinear, PlainLinear
 from mpi_spp.kernels.norm import RMSNorm
@@ -15,6 +16,7 @@ class Plain:
     """torch's own operations: every device and dtype."""
 
     rotation_dtype: torch.dtype | None = None  # of cosines and sines; None: that of the weights
+    key_layout: KeyLayout = COLUMNS  # of the caches that its attention takes
 
     def norm(self, weight: torch.Tensor, eps: float) -> RMSNorm:
         """RMS normalisation with this weight [size]."""

@@ -2,14 +2,15 @@
 
 import torch
 
-from mpi_spp.kernels.cache import LayerCache
+from mpi_spp.kernels.cache import COLUMNS, KeyLayout, LayerCache
 
 
 class KVCache:
-    """Keys [layers, heads, head_dim, capacity], values [layers, heads, capacity, head_dim] of some key/value heads.
+    """Keys [layers, heads, *layout.shape(head_dim, capacity)] and values [layers, heads, capacity, head_dim].
 
     Both are the right-hand matrices of attention's products as they lie: a transposed one is read at half the speed.
-    With dtype int8 they are codes, with scales [2, layers, heads, capacity] of keys and of values.
+    With dtype int8 they are codes, with scales [2, layers, heads, capacity] of keys and of values. `layers` and `heads`
+    are the model's layers and key/value heads that it holds, and count as the model counts.
     """
 
     def __init__(
@@ -20,20 +21,22 @@ class KVCache:
         head_dim: int,
         dtype: torch.dtype,
         device: torch.device | None = None,
+        layout: KeyLayout = COLUMNS,
     ) -> None:
         self.layers, self.heads = layers, heads
-        self.capacity = capacity
-        sizes = (len(layers), len(heads))
-        self.keys = torch.empty((*sizes, head_dim, capacity), dtype=dtype, device=device)
-        self.values = torch.empty((*sizes, capacity, head_dim), dtype=dtype, device=device)
+        self.capacity, self.layout = capacity, layout
+        self._views: dict[tuple[int, range | None], LayerCache] = {}
+        all_heads = (len(layers), len(heads))
+        self.keys = torch.empty((*all_heads, *layout.shape(head_dim, capacity)), dtype=dtype, device=device)
+        self.values = torch.empty((*all_heads, capacity, head_dim), dtype=dtype, device=device)
         self.scales = None
         if dtype == torch.int8:
-            self.scales = torch.empty((2, *sizes, capacity), dtype=torch.float32, device=device)
+            self.scales = torch.empty((2, *all_heads, capacity), dtype=torch.float32, device=device)
 
     @property
     def nbytes(self) -> int:
-        """Of the whole capacity."""
-        return self.position_bytes * len(self.layers) * len(self.heads) * self.capacity
+        """Of the whole capacity, as the layout of the keys rounds it."""
+        return self.keys.nbytes + self.values.nbytes + (0 if self.scales is None else self.scales.nbytes)
 
     @property
     def device(self) -> torch.device:
@@ -42,47 +45,62 @@ class KVCache:
 
     @property
     def position_bytes(self) -> int:
-        """The size of key, value and scales of one head of one layer at one position."""
-        head_dim = self.values.shape[3]
-        return 2 * (head_dim * self.keys.element_size() + (0 if self.scales is None else 4))
+        """The size of one head's key, value and scales at one position of one layer."""
+        return 2 * (self.values.shape[-1] * self.values.element_size() + (0 if self.scales is None else 4))
 
     def of_layer(self, layer: int, heads: range | None = None) -> LayerCache:
-        """Views of what one layer keeps, or some of its heads."""
-        index, span = layer - self.layers.start, self._places_of(self.heads if heads is None else heads)
-        if self.scales is None:
-            return LayerCache(self.keys[index, span], self.values[index, span])
-        return LayerCache(
-            self.keys[index, span], self.values[index, span], self.scales[0, index, span], self.scales[1, index, span]
+        """Views of what one layer keeps of some heads; None: of all that are here. Made once: a decode asks again."""
+        key = (layer, heads)
+        if key not in self._views:
+            self._views[key] = self._view(layer, heads)
+        return self._views[key]
+
+    def _view(self, layer: int, heads: range | None) -> LayerCache:
+        index = layer - self.layers.start
+        key_scales, value_scales = (
+            (None, None) if self.scales is None else (self.scales[0, index], self.scales[1, index])
         )
+        whole = LayerCache(self.keys[index], self.values[index], key_scales, value_scales, self.layout)
+        return whole if heads is None else whole.of_heads(_within(heads, self.heads))
 
     def pack(self, layers: range, heads: range, positions: range, rows: torch.Tensor) -> None:
-        """Copy a part of the cache into contiguous rows uint8 [layers * heads * positions, position_bytes]."""
-        for part, packed in self._parts(layers, heads, positions, rows):
+        """Copy a part of the cache into contiguous rows uint8 [layers * heads * positions, position_bytes].
+
+        Their bytes do not depend on the layout: scales [2, layers, heads, positions] if there are any, then keys
+        [layers, heads, head_dim, positions], then values [layers, heads, positions, head_dim].
+        """
+        (keys, columns), others = self._parts(layers, heads, positions, rows)
+        self.layout.take(keys, positions.start, columns)
+        for part, packed in others:
             packed.copy_(part)
 
     def unpack(self, layers: range, heads: range, positions: range, rows: torch.Tensor) -> None:
         """Copy rows that `pack` of another rank's cache has filled to where they belong."""
-        for part, packed in self._parts(layers, heads, positions, rows):
+        (keys, columns), others = self._parts(layers, heads, positions, rows)
+        self.layout.put(keys, positions.start, columns)
+        for part, packed in others:
             part.copy_(packed)
-
-    def _places_of(self, heads: range) -> slice:
-        return slice(heads.start - self.heads.start, heads.stop - self.heads.start)
 
     def _parts(
         self, layers: range, heads: range, positions: range, rows: torch.Tensor
-    ) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """The parts' views in the cache, each with its place in the rows: one kind after the other.
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], list[tuple[torch.Tensor, torch.Tensor]]]:
+        """Keys at all positions and their columns in the rows; then views of the rest, each with its place there.
 
         Scales come first, where they are aligned: head_dim is even, since rotation takes pairs.
         """
-        first = layers.start - self.layers.start
-        span, stretch, of_heads = (
-            slice(first, first + len(layers)),
-            slice(positions.start, positions.stop),
-            self._places_of(heads),
-        )
-        parts = [self.keys[span, of_heads, :, stretch], self.values[span, of_heads, stretch]]
+        span, some = _within(layers, self.layers), _within(heads, self.heads)
+        stretch = slice(positions.start, positions.stop)
+        parts = [self.values[span, some, stretch]]
         if self.scales is not None:
-            parts.insert(0, self.scales[:, span, of_heads, stretch])
-        places = rows.view(-1).split([part.nbytes for part in parts])
-        return [(part, place.view(part.dtype).view(part.shape)) for part, place in zip(parts, places, strict=True)]
+            parts.insert(0, self.scales[:, span, some, stretch])
+        *places, columns, last = rows.view(-1).split([*(part.nbytes for part in parts), parts[-1].nbytes])
+        others = zip(parts, (*places, last), strict=True)
+        return (
+            (self.keys[span, some], columns.view(parts[-1].dtype).view(parts[-1].mT.shape)),
+            [(part, place.view(part.dtype).view(part.shape)) for part, place in others],
+        )
+
+
+def _within(some: range, all_: range) -> slice:
+    """Where some of the layers or heads are among all that are held."""
+    return slice(some.start - all_.start, some.stop - all_.start)

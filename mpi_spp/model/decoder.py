@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mpi_spp.kernels.attention import Rotation
+from mpi_spp.kernels.cache import COLUMNS, KeyLayout
 from mpi_spp.kernels.layer import HeadsPart, Layer
 from mpi_spp.kernels.linear import Activation, Linear
 from mpi_spp.kernels.norm import RMSNorm
@@ -76,10 +77,11 @@ class Stage:
         dtype: torch.dtype,
         device: torch.device,
         rotation_dtype: torch.dtype | None = None,
+        key_layout: KeyLayout = COLUMNS,
     ) -> None:
         self.config, self.weights, self.vocabulary = config, weights, vocabulary
         self.dtype, self.device = dtype, device
-        self._rotation_dtype = rotation_dtype or dtype
+        self._rotation_dtype, self._key_layout = rotation_dtype or dtype, key_layout
 
     def new_cache(
         self, layers: range, capacity: int, dtype: torch.dtype | None = None, heads: range | None = None
@@ -89,7 +91,8 @@ class Stage:
         dtype: int8, or None for that of the weights.
         """
         heads = range(self.config.num_key_value_heads) if heads is None else heads
-        return KVCache(layers, heads, capacity, self.config.head_dim, dtype or self.dtype, self.device)
+        size, layout = self.config.head_dim, self._key_layout
+        return KVCache(layers, heads, capacity, size, dtype or self.dtype, self.device, layout)
 
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:

@@ -231,7 +231,7 @@ def load_stage(
         head=head,
         head_rows=reader.head_rows(vocabulary),
     )
-    return Stage(config, weights, vocabulary, dtype, device, backend.rotation_dtype)
+    return Stage(config, weights, vocabulary, dtype, device, backend.rotation_dtype, backend.key_layout)
 
 
 def whole_layers(layers: range) -> dict[int, list[int]]:

@@ -13,11 +13,14 @@ from mpi_spp.comm.buffers import Direct, Staging, ThroughHost
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.config import GRANULARITIES
+from mpi_spp.kernels.cache import KeyLayout
+from mpi_spp.kernels.choice import backends
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange, Move
 from mpi_spp.kv.layout import Region
 from mpi_spp.kv.rounds import ALL_LAYERS, plan_rounds
 from mpi_spp.mesh import Mesh
+from mpi_spp.model.store import cache_directory
 from mpi_spp.partition import split_chunks, split_evenly
 from mpi_spp.phase import Phase, plan_phase
 from mpi_spp.shares import split_layer
@@ -213,7 +216,7 @@ def test_waiting_moves_other_work_on(ranks: Communicator) -> None:
 
 # Rounds of a KV sync
 
-LAYERS_PER_RANK, POSITIONS, HEADS, HEAD_DIM = 3, 22, 3, 4
+LAYERS_PER_RANK, POSITIONS, HEADS, HEAD_DIM = 3, 38, 3, 4
 SHAPE = SimpleNamespace(
     hidden_size=8, intermediate_size=70, num_attention_heads=6, num_key_value_heads=HEADS, head_dim=HEAD_DIM
 )
@@ -230,13 +233,20 @@ def phases_of(size: int, sync: str) -> tuple[Phase, Phase]:
     pytest.skip(f"{sync} has nothing to do on {size} ranks")
 
 
+def layout_of(rank: int) -> KeyLayout:
+    """Neighbours have different back ends, where there are two."""
+    found = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
+    return found["native" if rank % 2 and "native" in found else "plain"].key_layout
+
+
 def phase_of(strategy: ModuleType, size: int) -> Phase:
     places = [strategy.place(Mesh(pp=size), rank) for rank in range(size)]
     return plan_phase(places, split_evenly(size * LAYERS_PER_RANK - 1, places[0].num_stages), split_layer(SHAPE, size))
 
 
 def poisoned(region: Region, dtype: torch.dtype) -> KVCache:
-    cache = KVCache(region.layers, region.heads, POSITIONS, HEAD_DIM, dtype)
+    layout = layout_of(the_world().rank)
+    cache = KVCache(region.layers, region.heads, POSITIONS, HEAD_DIM, dtype, layout=layout)
     for part in (cache.keys, cache.values) if cache.scales is None else (cache.scales,):
         part.fill_(float("nan"))
     return cache

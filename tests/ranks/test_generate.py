@@ -147,15 +147,26 @@ def test_smollm2(
     assert tokens == reference["token_ids"]
 
 
+@pytest.mark.parametrize("kernels, dtype", (("plain", "float32"), ("native", "bfloat16")))
 @pytest.mark.parametrize("kv_cache_dtype", KV_CACHE_DTYPES)
 @pytest.mark.parametrize("chunk_size", (7, 128))
 @pytest.mark.parametrize("sync,granularity", SYNCS)
 def test_a_sync_leaves_the_same_cache_on_all_ranks(
-    sync: str, granularity: str, chunk_size: int, kv_cache_dtype: str, models: Path, world: World
+    sync: str,
+    granularity: str,
+    chunk_size: int,
+    kv_cache_dtype: str,
+    kernels: str,
+    dtype: str,
+    models: Path,
+    world: World,
 ) -> None:
     """To the bit, and as one rank alone computes it."""
+    if kernels == "native":
+        require_native_kernels()
     name = "llama_tied"
     options = {"sync_strategy": sync, "sync_granularity": granularity, "chunk_size": chunk_size}
+    options |= {"kernels": kernels, "dtype": dtype}
     engine = make_engine(models / name, world, kv_cache_dtype=kv_cache_dtype, **options)
     prompt_ids = reference_models.prompt_of(name, 100)
     expected = cache_of_one_rank(engine, prompt_ids, chunk_size)
@@ -167,8 +178,9 @@ def test_a_sync_leaves_the_same_cache_on_all_ranks(
 
 
 def assert_equal(cache: KVCache, expected: KVCache) -> None:
-    """To the bit."""
-    assert torch.equal(cache.keys, expected.keys) and torch.equal(cache.values, expected.values)
+    """To the bit, at all positions there are."""
+    assert torch.equal(*(each.layout.read(each.keys, 0, each.capacity) for each in (cache, expected)))
+    assert torch.equal(cache.values, expected.values)
     assert (cache.scales is None) == (expected.scales is None)
     if cache.scales is not None and expected.scales is not None:
         assert torch.equal(cache.scales, expected.scales)

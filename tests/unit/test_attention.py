@@ -32,10 +32,11 @@ class Case:
     values: torch.Tensor
     start: int
 
-    def cache(self, dtype: torch.dtype) -> LayerCache:
-        """The positions before the last rows."""
+    def cache(self, name: str, dtype: torch.dtype) -> LayerCache:
+        """The positions before the last rows, as a back end wants them."""
         stop, num_groups = self.keys.shape[:2]
-        whole = KVCache(range(4, 6), num_groups, stop + 3, HEAD_DIM, dtype)
+        layout = _backend(name, self.keys.dtype).key_layout
+        whole = KVCache(range(4, 6), range(num_groups), stop + 3, HEAD_DIM, dtype, layout=layout)
         for part in (whole.keys, whole.values) if whole.scales is None else (whole.scales,):
             part.fill_(float("nan"))
         cache = whole.of_layer(5)
@@ -44,15 +45,15 @@ class Case:
 
     def output(self, name: str, window: int | None, cache: LayerCache | None = None) -> torch.Tensor:
         """What a back end's attention makes of the last rows, with those before them in the cache."""
-        cache = cache or self.cache(self.keys.dtype)
+        cache = cache or self.cache(name, self.keys.dtype)
         return self._attention(name)(self._qkv(), self._no_rotation(name), cache, self.start, window)
 
     def as_kept_by(self, cache: LayerCache) -> "Case":
         """The same with the keys and values that an int8 cache gives back, in float64."""
         stop = len(self.keys)
-        keys, values = (part.double() for part in cache[:2])
-        keys, values = keys * cache.key_scales[:, None], values * cache.value_scales[..., None]
-        return replace(self, keys=keys[:, :, :stop].permute(2, 0, 1), values=values[:, :stop].transpose(0, 1))
+        keys, values = cache.layout.read(cache.keys, 0, stop).double(), cache.values[:, :stop].double()
+        keys, values = keys * cache.key_scales[:, None, :stop], values * cache.value_scales[:, :stop, None]
+        return replace(self, keys=keys.permute(2, 0, 1), values=values.transpose(0, 1))
 
     def _attention(self, name: str) -> Attention:
         heads = Heads(self.queries.shape[1], self.keys.shape[1], HEAD_DIM, SCALE)
@@ -114,9 +115,9 @@ def test_attention_over_an_int8_cache(
 ) -> None:
     """As exact as over what the codes stand for, and every token sees its own chunk through codes too."""
     case = random_case(num_heads, num_groups, tokens, start, dtype)
-    cache = case.cache(torch.int8)
+    cache = case.cache(name, torch.int8)
     output, kept = case.output(name, window, cache), case.as_kept_by(cache)
-    for ours, exact, scales in zip((kept.keys, kept.values), (case.keys, case.values), cache[2:], strict=True):
+    for ours, exact, scales in zip((kept.keys, kept.values), (case.keys, case.values), cache[2:4], strict=True):
         assert ((ours - exact.double()).abs() <= scales[:, : len(exact)].T[..., None] * 0.50001).all()
     assert output.dtype == dtype
     assert (output.double() - kept.expected(window)).abs().max() < LARGEST_ERROR[dtype]

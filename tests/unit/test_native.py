@@ -15,6 +15,7 @@ from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.plain import Plain
+from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.store import cache_directory
 
 pytestmark = pytest.mark.skipif(
@@ -61,20 +62,17 @@ def test_attention_from_its_inputs_on(
     qkv = torch.randn(tokens, (num_heads + 2 * num_groups) * size).bfloat16()
     cos, sin = random_rotation(tokens, size)
     stop = start + tokens
-    keys, values = (
-        torch.randn(num_groups, size, stop + 5).bfloat16(),
-        torch.randn(num_groups, stop + 5, size).bfloat16(),
-    )
-    keys[:, :, stop:] = values[:, stop:] = float("nan")
-    exact_keys, exact_values = keys.float(), values.float()
-    output = attention(qkv, (cos, sin), LayerCache(keys, values), start, window)
-    expected = exact(qkv.float(), (cos, sin), LayerCache(exact_keys, exact_values), start, window)
-    assert (keys[:, :, :stop].float() - exact_keys[:, :, :stop]).abs().max() < 0.04  # rounded keys up to 8
-    assert torch.equal(values[:, :stop].float(), exact_values[:, :stop])
+    cache = random_cache(native, num_groups, size, start, stop + 5, torch.bfloat16)
+    before = [part.float() for part in cache.read(0, stop, torch.bfloat16)]
+    output = attention(qkv, (cos, sin), cache, start, window)
+    expected = exact(qkv.float(), (cos, sin), LayerCache(*before), start, window)
+    keys, values = (part.float() for part in cache.read(0, stop, torch.bfloat16))
+    assert (keys - before[0]).abs().max() < 0.04  # rounded keys up to 8
+    assert torch.equal(values, before[1])
     assert (output.float() - expected).abs().max() < 0.06
     for token in {0, tokens // 2, tokens - 1}:
         rows = slice(token, token + 1)
-        copy = copy_of(LayerCache(keys, values))
+        copy = copy_of(cache)
         alone = attention(qkv[rows], (cos[rows], sin[rows]), copy, start + token, window)
         assert torch.equal(alone, output[rows])
 
@@ -91,7 +89,7 @@ def test_attention_over_an_int8_cache_from_its_inputs_on(
     qkv = torch.randn(tokens, (num_heads + 2 * num_groups) * size).bfloat16()
     rotation, stop = random_rotation(tokens, size), start + tokens
     queries, new_keys, new_values = Plain().attention(attention.heads, None, None)._rotated(qkv.float(), rotation)
-    cache = int8_cache(num_groups, size, start, stop + 5)
+    cache = random_cache(native, num_groups, size, start, stop + 5, torch.int8)
     output = attention(qkv, rotation, cache, start, window)
     codes, scales = quantize_heads(new_values)
     assert torch.equal(cache.values[:, start:stop], codes.transpose(0, 1))
@@ -116,25 +114,30 @@ def random_rotation(tokens: int, size: int) -> Rotation:
     return torch.cat([angles.cos()] * 2, -1), torch.cat([-angles.sin(), angles.sin()], -1)
 
 
-def int8_cache(num_groups: int, size: int, length: int, capacity: int) -> LayerCache:
+def random_cache(
+    backend: Plain, num_groups: int, size: int, length: int, capacity: int, dtype: torch.dtype
+) -> LayerCache:
     """So many random positions; what lies behind is poison."""
-    cache = LayerCache(
-        torch.full((num_groups, size, capacity), 99, dtype=torch.int8),
-        torch.full((num_groups, capacity, size), 99, dtype=torch.int8),
-        *torch.full((2, num_groups, capacity), float("nan")),
-    )
-    cache.store(0, *torch.randn(2, length, num_groups, size))
+    whole = KVCache(range(1), range(num_groups), capacity, size, dtype, layout=backend.key_layout)
+    for part in (whole.keys, whole.values, whole.scales):
+        if part is not None:
+            part.fill_(99 if part.dtype == torch.int8 else float("nan"))
+    cache = whole.of_layer(0)
+    cache.store(0, *torch.randn(2, length, num_groups, size).to(torch.bfloat16))
     return cache
 
 
 def copy_of(cache: LayerCache) -> LayerCache:
-    return LayerCache(*(None if part is None else part.clone() for part in cache))
+    return LayerCache(*(None if part is None else part.clone() for part in cache[:4]), cache.layout)
 
 
 def equal(ours: LayerCache, theirs: LayerCache, stop: int) -> bool:
     """To the bit, up to a position."""
-    values = [torch.equal(a[:, :stop], b[:, :stop]) for a, b in zip(ours[1:], theirs[1:], strict=True) if a is not None]
-    return torch.equal(ours.keys[..., :stop], theirs.keys[..., :stop]) and all(values)
+    keys = [cache.layout.read(cache.keys, 0, stop) for cache in (ours, theirs)]
+    others = [
+        torch.equal(a[:, :stop], b[:, :stop]) for a, b in zip(ours[1:4], theirs[1:4], strict=True) if a is not None
+    ]
+    return torch.equal(*keys) and all(others)
 
 
 def test_scales_of_no_head_and_of_a_broken_one(native: Native) -> None:
@@ -143,7 +146,7 @@ def test_scales_of_no_head_and_of_a_broken_one(native: Native) -> None:
     attention = native.attention(Heads(1, 1, size, 1.0), None, None)
     qkv = torch.zeros(5, 3, size)
     qkv[1, 2, 3], qkv[2, 2, 3], qkv[3, 2, 3], qkv[4, 2, 3] = 1e-40, 3e-38, float("nan"), 5.0
-    cache = int8_cache(1, size, 0, 5)
+    cache = random_cache(native, 1, size, 0, 5, torch.int8)
     attention(qkv.bfloat16().flatten(1), (torch.ones(5, size), torch.zeros(5, size)), cache, 0, None)
     codes, scales = quantize_heads(qkv[:, 2:].bfloat16())
     numbers, broken = [0, 1, 2, 4], 3
@@ -158,9 +161,7 @@ def test_a_layer_in_one_call_is_its_operations(native: Native, quantized: bool, 
     """To the bit, the cache included."""
     torch.manual_seed(1)
     layer, size, hidden, start = random_layer(native), 16, torch.randn(tokens, 32), 5
-    cache = int8_cache(2, size, start, start + tokens)
-    if not quantized:
-        cache = LayerCache(*(part.bfloat16() for part in cache.read(0, start + tokens, torch.float32)))
+    cache = random_cache(native, 2, size, start, start + tokens, torch.int8 if quantized else torch.bfloat16)
     copy, rotation, apart = copy_of(cache), random_rotation(tokens, size), hidden.clone()
     layer.output.add_to(apart, layer.attention(layer.qkv(layer.input_norm(apart)), rotation, cache, start, None))
     layer.down.add_to(apart, layer.gate_up(layer.mlp_norm(apart)))

@@ -30,8 +30,8 @@ INLINE const bfloat16 *queries_of(const Job *job, index_t group, index_t row) {
 INLINE index_t stop_of(const Job *job, index_t row) { return job->start + row / job->heads + 1; }
 INLINE index_t first_of(const Job *job, index_t row) { return larger(0, stop_of(job, row) - job->window); }
 
-/* A few rows go through lines as they lie in the cache, several side by side: memory is read in longer runs then. Their
- * sums fill the registers that a tile fills. */
+/* A few rows go through lines of values as they lie in the cache, several side by side: memory is read in longer runs
+ * then. Their sums fill the registers that a tile fills. */
 enum { MOST_LINES = 4 };
 #define LINES(rows) ((rows) * MOST_LINES <= TILE_ROWS ? MOST_LINES : TILE_ROWS / (rows))
 
@@ -52,28 +52,6 @@ INLINE void store_sums(int rows, __m512 sums[][2], float *c, index_t stride) {
     for (int half = 0; half < 2; half++) _mm512_storeu_ps(c + r * stride + 16 * half, sums[r][half]);
 }
 
-/* Scores [rows, lines * PANEL] with the keys from position `at` on. */
-INLINE void score_some(int rows, int lines, const Segment *segment, index_t at, const bfloat16 *queries, float *scores) {
-  index_t size = segment->size;
-  __m512 sums[MOST_LINES][TILE_ROWS][2];
-  for (int l = 0; l < lines; l++)
-    for (int r = 0; r < rows; r++) sums[l][r][0] = sums[l][r][1] = _mm512_setzero_ps();
-  for (index_t d = 0; d < size; d += 2)
-    for (int l = 0; l < lines; l++) {
-      index_t from = at + l * PANEL;
-      prefetch_key(segment, d, from + lines * PANEL), prefetch_key(segment, d + 1, from + lines * PANEL);
-      add_lines(rows, queries + d, size, key_line(segment, d, from), key_line(segment, d + 1, from), sums[l]);
-    }
-  for (int l = 0; l < lines; l++) store_sums(rows, sums[l], scores + at + l * PANEL, SEGMENT);
-}
-
-/* Scores [rows, SEGMENT] with the keys. */
-INLINE void score_lines(int rows, const Segment *segment, const bfloat16 *queries, float *scores) {
-  index_t at = 0, step = LINES(rows) * PANEL;
-  for (; at + step <= segment->count; at += step) score_some(rows, LINES(rows), segment, at, queries, scores);
-  for (; at < segment->count; at += PANEL) score_some(rows, 1, segment, at, queries, scores);
-}
-
 /* Outputs [rows, lines * PANEL] of weights [rows, SEGMENT] with the values' numbers from d on. */
 INLINE void weigh_some(int rows, int lines, const Segment *segment, index_t d, const bfloat16 *weights, float *outputs) {
   __m512 sums[MOST_LINES][TILE_ROWS][2];
@@ -92,6 +70,14 @@ INLINE void weigh_lines(int rows, const Segment *segment, const bfloat16 *weight
   index_t d = 0, step = LINES(rows) * PANEL;
   for (; d + step <= segment->size; d += step) weigh_some(rows, LINES(rows), segment, d, weights, outputs);
   for (; d < segment->size; d += PANEL) weigh_some(rows, 1, segment, d, weights, outputs);
+}
+
+/* Scores [rows, SEGMENT] of a few rows with the keys. */
+static void score_panels(const Segment *segment, index_t rows, const bfloat16 *queries, float scores[][SEGMENT]) {
+  index_t size = segment->size;
+  bfloat16 room[PANEL * size];
+  for (index_t at = 0; at < segment->count; at += PANEL)
+    tile(rows, queries, size, key_panel(segment, at, room), size / 2, &scores[0][at], SEGMENT, 1);
 }
 
 /* Scores [count] become weights in bfloat16, 0 outside [first, stop) and beyond `count` up to whole vectors. */
@@ -179,26 +165,25 @@ static void attend_lines(const Job *job, index_t group, index_t rows, index_t fr
   Segment segment = segment_of(job->cache, job->size, group, from, count);
   float scores[TILE_ROWS][SEGMENT];
   bfloat16 weights[TILE_ROWS][SEGMENT];
-#define CALL(R) score_lines(R, &segment, queries_of(job, group, 0), scores[0])
-  WITH_ROWS(rows, CALL)
-#undef CALL
+  score_panels(&segment, rows, queries_of(job, group, 0), scores);
   softmax_rows(job, 0, rows, scores, from, count, weights, to);
 #define CALL(R) weigh_lines(R, &segment, weights[0], to.outputs)
   WITH_ROWS(rows, CALL)
 #undef CALL
 }
 
-/* The shares of rows from `row` on in the segment that begins at `from`. packed: room for its keys and values. */
+/* The shares of rows from `row` on in the segment that begins at `from`. packed: room for its keys, which codes need, and
+ * its values. */
 static void attend_segment(const Job *job, index_t group, index_t row, index_t rows, index_t from, bfloat16 *packed,
                            Shares to) {
   index_t count = smaller(SEGMENT, stop_of(job, row + rows - 1) - from);
   Segment segment = segment_of(job->cache, job->size, group, from, count);
   bfloat16 *values = packed + SEGMENT * job->size;
-  pack_keys(&segment, packed);
+  const bfloat16 *keys = key_panels(&segment, packed);
   pack_values(&segment, values);
   for (index_t r = 0; r < rows; r += TILE_ROWS) {
     Shares part = {to.largest + r, to.sums + r, to.outputs + r * width_of(job->size)};
-    attend_tile(job, group, row + r, smaller(TILE_ROWS, rows - r), packed, values, from, count, part);
+    attend_tile(job, group, row + r, smaller(TILE_ROWS, rows - r), keys, values, from, count, part);
   }
 }
 

@@ -8,7 +8,7 @@ from mpi_spp.kernels.attention import Attention, Heads, Rotation
 from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.layer import FusedLayer, Layer
 from mpi_spp.kernels.linear import Activation, Gated, Linear
-from mpi_spp.kernels.native.cache import pointers_to
+from mpi_spp.kernels.native.cache import KeyPanels, pointers_to
 from mpi_spp.kernels.native.layer import EVERYTHING, NativeLayer
 from mpi_spp.kernels.native.linear import NativeLinear, NativeSiluMul, panels_of
 from mpi_spp.kernels.norm import RMSNorm
@@ -23,6 +23,7 @@ class Native(Plain):
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self.key_layout = KeyPanels(library)
 
     def norm(self, weight: torch.Tensor, eps: float) -> "NativeNorm":
         return NativeNorm(self._library, weight, eps)

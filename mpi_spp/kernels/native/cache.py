@@ -1,8 +1,12 @@
 """A layer's cache as the native kernels see it."""
 
 import ctypes
+from collections.abc import Callable
 
-from mpi_spp.kernels.cache import LayerCache
+import torch
+
+from mpi_spp.kernels.cache import KeyLayout, LayerCache
+from mpi_spp.kernels.quantized import PANEL
 
 
 class Cache(ctypes.Structure):
@@ -16,4 +20,35 @@ class Cache(ctypes.Structure):
 
 def pointers_to(cache: LayerCache) -> Cache:
     """Where its parts are; the tensors must outlive the result."""
-    return Cache(*(None if part is None else part.data_ptr() for part in cache), cache.keys.shape[2])
+    parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
+    return Cache(*(None if part is None else part.data_ptr() for part in parts), cache.values.shape[1])
+
+
+class KeyPanels(KeyLayout):
+    """Keys [..., panels of PANEL positions, size / 2, PANEL, 2]: one row's scores read them from end to end."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._take, self._put = library.take_keys, library.put_keys
+
+    def shape(self, size: int, capacity: int) -> tuple[int, ...]:
+        return (-(-capacity // PANEL), size // 2, PANEL, 2)
+
+    def read(self, keys: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+        columns = keys.new_empty((*keys.shape[:-4], 2 * keys.shape[-3], stop - start))
+        self.take(keys, start, columns)
+        return columns
+
+    def take(self, keys: torch.Tensor, start: int, columns: torch.Tensor) -> None:
+        self._copy(self._take, keys, start, columns)
+
+    def put(self, keys: torch.Tensor, start: int, columns: torch.Tensor) -> None:
+        self._copy(self._put, keys, start, columns.to(keys.dtype).contiguous())
+
+    def _copy(self, copy: Callable[..., None], keys: torch.Tensor, start: int, columns: torch.Tensor) -> None:
+        if keys.dim() > 5:  # layers, of which some heads need not lie side by side
+            for layer, part in zip(keys, columns, strict=True):
+                self._copy(copy, layer, start, part)
+            return
+        heads, panels = keys.shape[:2]
+        size, count = columns.shape[1:]
+        copy(keys.data_ptr(), columns.data_ptr(), heads, panels, size, start, count, keys.element_size())

@@ -29,8 +29,9 @@ typedef struct {
   index_t out, in, bits, group; /* bits: 16, 8 or 4 */
 } Matrix;
 
-/* A layer's cache: keys [groups, size, capacity] and values [groups, capacity, size] in bfloat16. With scales
- * [groups, capacity] they are int8 codes, and a head at a position is its scale times its codes. */
+/* A layer's cache in bfloat16: values [groups, capacity, size] and keys in panels [groups, parts_of(capacity, PANEL),
+ * size / 2, PANEL, 2], the right-hand matrices of tile(). With scales [groups, capacity] they are int8 codes, and a head
+ * at a position is its scale times its codes. */
 typedef struct {
   void *keys, *values;
   float *key_scales, *value_scales; /* both or neither NULL */
@@ -43,6 +44,10 @@ void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, in
 void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *sines, const float *query_norm,
                       const float *key_norm, float eps, float scale, bfloat16 *queries, const Cache *cache,
                       index_t tokens, index_t groups, index_t heads, index_t size, index_t start);
+void take_keys(char *panels, char *columns, index_t groups, index_t panels_of_group, index_t size, index_t start,
+               index_t count, index_t bytes);
+void put_keys(char *panels, char *columns, index_t groups, index_t panels_of_group, index_t size, index_t start,
+              index_t count, index_t bytes);
 int attend(const bfloat16 *queries, const Cache *cache, bfloat16 *to, index_t tokens, index_t groups, index_t heads,
            index_t size, index_t start, index_t window);
 

@@ -1,5 +1,5 @@
 /* What happens to each row between the products: normalisation and rotation, one pass over memory each. */
-#include "native.h"
+#include "cache.h"
 
 enum { FEW_ROWS = 12 }; /* so few are done sooner than other threads wake up */
 
@@ -66,16 +66,16 @@ static float quantize(const float *x, int8_t *codes, index_t size) {
   return scale;
 }
 
-/* A key [size] becomes a column. */
+/* A key [size] becomes a lane of its panel, [size / 2, 2]. */
 static void store_key(const Cache *cache, index_t group, index_t position, const float *key, index_t size) {
-  index_t first = group * size * cache->capacity + position;
+  index_t lane = group * keys_size(cache, size) + position / PANEL * PANEL * size + position % PANEL * 2;
   if (cache->key_scales) {
-    int8_t codes[size], *column = (int8_t *)cache->keys + first;
+    int8_t codes[size], *pairs = (int8_t *)cache->keys + lane;
     cache->key_scales[group * cache->capacity + position] = quantize(key, codes, size);
-    for (index_t i = 0; i < size; i++) column[i * cache->capacity] = codes[i];
+    for (index_t i = 0; i < size; i += 2) memcpy(pairs + i * PANEL, codes + i, 2);
   } else {
-    bfloat16 *column = (bfloat16 *)cache->keys + first;
-    for (index_t i = 0; i < size; i++) column[i * cache->capacity] = to_bfloat16(key[i]);
+    bfloat16 *pairs = (bfloat16 *)cache->keys + lane;
+    for (index_t i = 0; i < size; i++) pairs[i / 2 * 2 * PANEL + i % 2] = to_bfloat16(key[i]);
   }
 }
 
