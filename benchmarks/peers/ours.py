@@ -14,10 +14,11 @@ import mpi_spp
 from benchmarks.peers import environment
 from benchmarks.peers.lines import Entry
 from benchmarks.peers.protocol import Job
+from mpi_spp import registry
 from mpi_spp.config import QUANTIZE
 
 NAME = "mpi-spp"
-HELP = "Ranks x threads of each rank of mpi-spp; may be repeated."
+HELP = "Ranks x threads of each rank of mpi-spp, and the decode if not replicated: 2x1:tensor. May be repeated."
 
 
 def entries(arrangements: Sequence[str]) -> list[Entry]:
@@ -42,11 +43,11 @@ def measure(job: Job) -> dict[str, Any]:
     }
 
 
-def _settings(arrangement: str) -> dict[str, int]:
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", arrangement)
-    if not found:
-        raise click.BadParameter(f"{arrangement!r} is not RANKSxTHREADS, as 2x1", param_hint="--arrangement")
-    return {"ranks": int(found[1]), "threads": int(found[2])}
+def _settings(arrangement: str) -> dict[str, Any]:
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?::(\w+))?", arrangement)
+    if not found or found[3] not in (None, *registry.choices("decode")):
+        raise click.BadParameter(f"{arrangement!r} is not RANKSxTHREADS[:DECODE], as 2x1", param_hint="--arrangement")
+    return {"ranks": int(found[1]), "threads": int(found[2]), "decode": found[3] or "replicated"}
 
 
 def _command(job: Job, path: Path) -> list[str]:
@@ -59,6 +60,7 @@ def _command(job: Job, path: Path) -> list[str]:
     }
     launch = [sys.executable, "-m", "mpi_spp", "launch", "-np", ranks, "--threads", threads, "--"]
     bench = ["bench", "decode", "--model", job.model, "--dtype", "bfloat16", "--json", str(path)]
+    bench += ["--decode", job.variant["decode"]]
     if job.variant["weights"] in QUANTIZE:
         bench += ["--quantize", job.variant["weights"]]
     return [*launch, *bench, *(str(word) for option in lengths.items() for word in option)]
