@@ -1,9 +1,10 @@
 """What a layer costs on each rank: measured on the loaded weights, and remembered in a file."""
 
 import itertools
+import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,9 @@ _FEWEST_ROUNDS = 3  # the first one also warms up
 _NEXT_TO_NOTHING = 1.03
 _DISTURBED = 0.9  # where less than this part of a time is explained, another program ran
 _SECONDS = 0.5  # unless the fewest rounds take longer
+_PRODUCT = (64, 256)  # rows and weights of a product that is compared between ranks: it stays in a core's own cache
+_SPELLS, _SPELL_SECONDS = 7, 0.02
+_FAR_BEHIND = 1.3
 
 Times = dict[tuple[int, int], float]  # seconds for (tokens, prefix)
 
@@ -44,9 +48,10 @@ class Measured:
 def layer_costs(what: Measured, some_layers: Callable[[], Stage], world: World, directory: Path) -> list[Cost]:
     """The cost of one layer on every rank, the same list on all. Collective.
 
-    Ranks of one host that are alike take the figures of the first of them, so that noise does not make them different;
-    a rank that has a part of a core only is slower by that part. `directory` keeps the figures; `some_layers` of the
-    model are made where there are none.
+    Ranks of one host that are alike take the figures of the first of them, so that noise does not make them different.
+    What those figures cannot know makes a rank slower: that it has a part of a core only, or that it comes out far
+    behind its like when all compute side by side. `directory` keeps the figures; `some_layers` of the model are made
+    where there are none.
     """
     memory, key = directory / "costs.json", _key(what)
     known = world.once_a_host(lambda: recall(memory))
@@ -56,7 +61,31 @@ def layer_costs(what: Measured, some_layers: Callable[[], Stage], world: World, 
     ours = {key: list(astuple(cost)) for (host, key), cost in agreed.items() if host == world.host}
     if world.local_rank == 0 and not ours.items() <= known.items():
         remember(memory, known | ours)
-    return [agreed[host, key].times(crowding) for host, key, _, crowding in ranks]
+    crowdings = [crowding for _, _, _, crowding in ranks]
+    if max(crowdings) == 1:  # who shares a core comes out behind by chance
+        speeds = world.gather(speed())
+        crowdings = slowdowns(speeds, [(host, key) for host, key, _, _ in ranks])
+    return [agreed[host, key].times(factor) for (host, key, _, _), factor in zip(ranks, crowdings, strict=True)]
+
+
+def speed() -> float:
+    """Products a second of this rank at this moment, as all ranks compute: the median of a few short spells."""
+    x, weight = torch.randn(_PRODUCT), torch.randn(_PRODUCT[1], _PRODUCT[1])
+    counts = []
+    for _ in range(_SPELLS):
+        start, count = time.perf_counter(), 0
+        while (spent := time.perf_counter() - start) < _SPELL_SECONDS:
+            torch.mm(x, weight)
+            count += 1
+        counts.append(count / spent)
+    return statistics.median(counts)
+
+
+def slowdowns(speeds: Sequence[float], kinds: Sequence[object]) -> list[float]:
+    """How many times slower each rank is than the fastest of its kind; 1 where that may be noise."""
+    fastest = {kind: max(speed for speed, other in zip(speeds, kinds, strict=True) if other == kind) for kind in kinds}
+    factors = [fastest[kind] / speed for speed, kind in zip(speeds, kinds, strict=True)]
+    return [factor if factor > _FAR_BEHIND else 1.0 for factor in factors]
 
 
 def measure(stage: Stage) -> Cost:

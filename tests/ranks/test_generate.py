@@ -121,6 +121,7 @@ def test_costs_are_measured_once_and_the_same_on_all_ranks(
     engine = make_engine(models / "qwen2_some_windows", world)
     directory = world.on_rank_0(lambda: tmp_path_factory.mktemp("costs"))
     what = costs.Measured(engine.model, torch.float32, torch.device("cpu"), "some", 1)
+    monkeypatch.setattr(costs, "speed", lambda: 1.0)
     first = costs.layer_costs(what, lambda: engine.stage, world, directory)
     assert len(first) == world.size
     assert world.gather(first) == [first] * world.size
@@ -128,6 +129,21 @@ def test_costs_are_measured_once_and_the_same_on_all_ranks(
     world.agree()  # the file is there
     monkeypatch.setattr(costs, "measure", None)
     assert costs.layer_costs(what, lambda: engine.stage, world, directory) == first
+
+
+def test_a_rank_that_comes_out_far_behind_gets_fewer_layers(
+    models: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one does beside another program."""
+    monkeypatch.setattr(costs, "speed", lambda: 0.25 if world.rank == 0 else 1.0)
+    monkeypatch.setattr(world, "crowding", lambda threads: 1.0)
+    name, length = "llama_tied", 37
+    engine = make_engine(models / name, world, decode="pipeline")
+    tokens = answer(engine, reference_models.prompt_of(name, length), reference_models.NEW_TOKENS, decode="pipeline")
+    assert tokens == reference_models.reference_tokens(models, name, length)
+    layers = engine.schedule()["layers"]
+    assert layers[0] == 1 or world.size == 1
+    assert sum(layers) == engine.model.num_hidden_layers
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from dataclasses import astuple
 
 import pytest
 
-from mpi_spp.costs import _LENGTHS, _POINTS, _read, fit
+from mpi_spp.costs import _LENGTHS, _POINTS, _read, fit, slowdowns, speed
 from mpi_spp.schedule import Cost
 
 TRUE = Cost(512, 3e-4, 1e-7, 4e-5, 1.5e-8)
@@ -50,3 +50,16 @@ def test_what_is_no_cost_is_measured_again(kept: object) -> None:
 def test_a_kept_cost_is_read() -> None:
     assert _read(list(astuple(TRUE))) == TRUE
     assert max(_LENGTHS) == TRUE.longest
+
+
+def test_a_rank_far_behind_its_like_is_slower() -> None:
+    assert slowdowns([100.0, 96.0, 50.0], "aaa") == [1.0, 1.0, 2.0]
+
+
+def test_ranks_of_different_kinds_are_not_compared() -> None:
+    """Their costs were measured apart."""
+    assert slowdowns([100.0, 50.0, 24.0], "abb") == [1.0, 1.0, pytest.approx(50 / 24)]
+
+
+def test_a_speed_is_measured() -> None:
+    assert speed() > 1
