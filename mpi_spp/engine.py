@@ -13,10 +13,12 @@ import torch
 from mpi_spp.comm.buffers import choose_staging
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.cuda import is_cuda_aware
+from mpi_spp.comm.shared import SharedTensors
 from mpi_spp.comm.total import SumOverRanks
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.decode._job import DecodeJob, Growing
+from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange, Move
 from mpi_spp.kv.rounds import plan_rounds
@@ -62,6 +64,8 @@ class Engine:
     def configure(self, config: RunConfig, clock: Clock) -> None:
         """Take the strategies, schedule and granularity of another run of the same model, and its clock. Collective."""
         self._strategies: Strategies = load_strategies(config, self.mesh)
+        if self._strategies.shares_memory and self._loader.device.type != "cpu":
+            raise UserError("--sync-strategy: shared is for caches in the memory of hosts; choose another one for GPUs")
         self.config, self.clock = with_seed(config, self.world), clock
         self._selection = selection_of(self.config)
         plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
@@ -85,8 +89,11 @@ class Engine:
     def generate_batch(self, requests: Sequence[Request]) -> Iterator[tuple[int, int]]:
         """Yield a request's number with its next token, on every rank: one prefill after another, then all at once."""
         caches = [self.new_cache(len(one.prompt_ids) + one.max_new_tokens) for one in requests]
-        hidden = torch.cat([self.prefill(one.prompt_ids, cache) for one, cache in zip(requests, caches, strict=True)])
+        pairs = zip(requests, caches, strict=True)
+        hidden = torch.cat([self.prefill(one.prompt_ids, cache) for one, cache in pairs])
         yield from self.decode(requests, caches, hidden)
+        del caches
+        self._shared.free()
 
     def decode(
         self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor
@@ -193,7 +200,8 @@ class Engine:
 
     def _new_cache(self, phase: Phase, capacity: int) -> KVCache:
         dtype, region = torch.int8 if self.config.kv_cache_dtype == "int8" else None, phase.regions[self.comm.rank]
-        cache = self.stage.new_cache(region.layers, capacity, dtype, region.heads)
+        empty = self._shared if self._strategies.shares_memory else torch.empty
+        cache = self.stage.new_cache(region.layers, capacity, dtype, region.heads, empty)
         self._cache_bytes = max(self._cache_bytes, cache.nbytes)
         return cache
 
@@ -203,7 +211,7 @@ class Engine:
         rounds = plan_rounds(self.config.sync_granularity, phase.regions, stages, self.chunks)
         if phase.regions == self._decode_phase.regions:
             rounds = []
-        move = Move(source, target, self._decode_phase.regions)
+        move = Move(source, target, self._decode_phase.regions, self._hosts)
         return Exchange(self.kv_comm, sync.MOVES, sync.exchange, move, rounds)
 
     def _decode_job(self) -> DecodeJob:
@@ -243,6 +251,8 @@ class Engine:
         self.comm = everyone.split(world.rank // self.mesh.replica_size, world.rank)
         self.kv_comm = self.comm.duplicate()
         self._groups: dict[Any, Communicator] = {}
+        self._hosts = self.comm.hosts(world.host)
+        self._shared = SharedTensors(self._hosts, "--sync-strategy: shared")
         log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, self.threads, world.cores)
 
     def _mark_done(self, name: str) -> None:

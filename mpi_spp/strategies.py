@@ -29,6 +29,11 @@ class Strategies:
     prefill_places: list[Place]
     decode_places: list[Place]
 
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the ranks of a host keep one cache."""
+        return getattr(self.sync, "SHARES_MEMORY", False)
+
 
 def load_strategies(config: RunConfig, mesh: Mesh) -> Strategies:
     """The modules of the chosen strategies. Raises UserError unless the sync joins the two others."""

@@ -8,6 +8,7 @@ from mpi4py import MPI
 
 from mpi_spp.comm.buffers import Direct, Staging, bytes_type, memory_of, spec_of, unit_bytes
 from mpi_spp.comm.requests import Idle, Request, Transfer
+from mpi_spp.comm.shared import Hosts
 
 _VALUE_AND_ID = np.dtype([("value", np.float32), ("id", np.int32)])  # the layout of MPI.FLOAT_INT
 
@@ -18,7 +19,7 @@ class Communicator:
     `bytes_sent` counts what this rank hands over times the ranks that must get it, whatever way MPI takes.
     """
 
-    def __init__(self, comm: MPI.Comm, staging: Staging | None = None, shares_core: bool = False) -> None:
+    def __init__(self, comm: MPI.Intracomm, staging: Staging | None = None, shares_core: bool = False) -> None:
         self._comm = comm
         self._staging = staging or Direct()
         self._idle = Idle(shares_core)
@@ -112,6 +113,10 @@ class Communicator:
                 finish()
         else:
             self.wait(Transfer(self._comm.Iallreduce(MPI.IN_PLACE, spec), buffer, finish))
+
+    def hosts(self, host: str) -> Hosts:
+        """Its ranks by host, of which this rank's is named. Collective."""
+        return Hosts(self._comm, host)
 
     def split(self, color: int, key: int) -> "Communicator":
         """The ranks of the same color, in the order of their keys. Collective."""

@@ -150,4 +150,5 @@ def abort(status: int) -> NoReturn:
 
 def _start_mpi() -> None:
     if not MPI.Is_initialized():
+        os.environ.setdefault("OMPI_MCA_osc", "^ucx")  # it says an error that is none, and our windows are never remote
         MPI.Init_thread(MPI.THREAD_FUNNELED)  # one thread calls MPI: no locks on the way of small messages

@@ -1,5 +1,7 @@
 """The keys and values of one sequence, preallocated."""
 
+from collections.abc import Callable
+
 import torch
 
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout, LayerCache
@@ -22,16 +24,18 @@ class KVCache:
         dtype: torch.dtype,
         device: torch.device | None = None,
         layout: KeyLayout = COLUMNS,
+        empty: Callable[..., torch.Tensor] = torch.empty,
     ) -> None:
+        """`empty`: makes its tensors, as torch.empty does."""
         self.layers, self.heads = layers, heads
         self.capacity, self.layout = capacity, layout
         self._views: dict[tuple[int, range | None], LayerCache] = {}
         all_heads = (len(layers), len(heads))
-        self.keys = torch.empty((*all_heads, *layout.shape(head_dim, capacity)), dtype=dtype, device=device)
-        self.values = torch.empty((*all_heads, capacity, head_dim), dtype=dtype, device=device)
+        self.keys = empty((*all_heads, *layout.shape(head_dim, capacity)), dtype=dtype, device=device)
+        self.values = empty((*all_heads, capacity, head_dim), dtype=dtype, device=device)
         self.scales = None
         if dtype == torch.int8:
-            self.scales = torch.empty((2, *all_heads, capacity), dtype=torch.float32, device=device)
+            self.scales = empty((2, *all_heads, capacity), dtype=torch.float32, device=device)
 
     @property
     def nbytes(self) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.requests import Request
+from mpi_spp.comm.shared import Hosts
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.layout import Region
 from mpi_spp.kv.rounds import Block, Round
@@ -21,6 +22,7 @@ class Move:
     source: KVCache
     target: KVCache
     regions: Sequence[Region]
+    hosts: Hosts | None = None  # of the ranks, where caches are shared by those of a host
 
 
 class Shared:
@@ -54,21 +56,41 @@ class Parcels:
     """
 
     def __init__(self, round_: Round, move: Move, rank: int, tag: int) -> None:
-        self._target, self.tag, keeps_one = move.target, tag, move.source is move.target
-        mine = [round_.blocks[rank].within(region) for region in move.regions]
+        self._mine = [round_.blocks[rank].within(region) for region in move.regions]
         self._coming = [block.within(move.regions[rank]) for block in round_.blocks]
-        if keeps_one:
-            mine[rank] = self._coming[rank] = _NOTHING
-        self.out_lengths, self.in_lengths = list(map(len, mine)), list(map(len, self._coming))
+        if move.source is move.target:
+            self._mine[rank] = self._coming[rank] = _NOTHING
+        self._prepare(move, tag)
+
+    def _prepare(self, move: Move, tag: int) -> None:
+        """Room for what comes, and what goes put side by side."""
+        self._target, self.tag = move.target, tag
+        self.out_lengths, self.in_lengths = list(map(len, self._mine)), list(map(len, self._coming))
         self.outgoing = _rows(move.source, sum(self.out_lengths))
         self.incoming = _rows(move.source, sum(self.in_lengths))
-        for block, rows in zip(mine, self.outgoing.split(self.out_lengths), strict=True):
+        for block, rows in zip(self._mine, self.outgoing.split(self.out_lengths), strict=True):
             _pack(move.source, block, rows)
 
     def unpack(self) -> None:
         """Put what has come where it belongs."""
         for block, rows in zip(self._coming, self.incoming.split(self.in_lengths), strict=True):
             _unpack(self._target, block, rows)
+
+
+class HostParcels(Parcels):
+    """Every host gets what was made on others, by one of its ranks: `first_of` tells the hosts of ranks apart."""
+
+    def __init__(self, round_: Round, move: Move, rank: int, tag: int) -> None:
+        assert move.hosts is not None
+        self.first_of, hosts = move.hosts.first_of, move.hosts
+
+        def goes(sender: int, receiver: int) -> bool:
+            return hosts.first_of[sender] != hosts.first_of[receiver] and hosts.receiver(sender, receiver) == receiver
+
+        ranks = range(len(move.regions))
+        self._mine = [round_.blocks[rank] if goes(rank, other) else _NOTHING for other in ranks]
+        self._coming = [round_.blocks[other] if goes(other, rank) else _NOTHING for other in ranks]
+        self._prepare(move, tag)
 
 
 _NOTHING = Block(range(0), range(0), range(0))

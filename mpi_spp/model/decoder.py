@@ -84,15 +84,20 @@ class Stage:
         self._rotation_dtype, self._key_layout = rotation_dtype or dtype, key_layout
 
     def new_cache(
-        self, layers: range, capacity: int, dtype: torch.dtype | None = None, heads: range | None = None
+        self,
+        layers: range,
+        capacity: int,
+        dtype: torch.dtype | None = None,
+        heads: range | None = None,
+        empty: Callable[..., torch.Tensor] = torch.empty,
     ) -> KVCache:
         """An empty cache for `capacity` positions of these layers and key/value heads; None: all heads.
 
-        dtype: int8, or None for that of the weights.
+        dtype: int8, or None for that of the weights. `empty` makes its tensors.
         """
         heads = range(self.config.num_key_value_heads) if heads is None else heads
         size, layout = self.config.head_dim, self._key_layout
-        return KVCache(layers, heads, capacity, size, dtype or self.dtype, self.device, layout)
+        return KVCache(layers, heads, capacity, size, dtype or self.dtype, self.device, layout, empty)
 
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:

@@ -39,7 +39,7 @@ def conformance(tree: Path) -> Ended:
 
 
 def test_help_lists_it(tree: Path) -> None:
-    assert "[auto|none|pairwise|reshard|ring|star]" in run(mpi_spp("generate", "--help"), tree=tree).stdout
+    assert "[auto|none|pairwise|reshard|ring|shared|star]" in run(mpi_spp("generate", "--help"), tree=tree).stdout
 
 
 def test_it_gives_the_tokens_of_transformers(tree: Path, tmp_path: Path) -> None:

@@ -278,7 +278,8 @@ def sync_all_at_once(ranks: Communicator, sync: str, granularity: str, pause: fl
     chunks, stages = split_chunks(POSITIONS, 4), [place.stage for place in source.places]
     rounds = plan_rounds(granularity, source.regions, stages, chunks)
     strategy = registry.load("sync", sync)
-    exchange = Exchange(ranks, strategy.MOVES, strategy.exchange, Move(made, cache, target.regions), rounds)
+    move = Move(made, cache, target.regions, ranks.hosts(f"host{ranks.rank}"))  # no two ranks share memory
+    exchange = Exchange(ranks, strategy.MOVES, strategy.exchange, move, rounds)
     time.sleep(pause * ranks.rank)  # ranks are never in step
     exchange.reached(len(chunks) + ranks.size, ALL_LAYERS)
     exchange.finish()

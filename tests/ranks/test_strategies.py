@@ -3,6 +3,8 @@
 The list comes from the registries: a new file is tested unasked.
 """
 
+import copy
+import dataclasses
 import itertools
 import os
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ import reference_models
 import smollm2
 
 from mpi_spp import registry
+from mpi_spp.comm import shared
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
 from mpi_spp.engine import Engine, Request
@@ -113,6 +116,32 @@ def test_an_int8_cache_is_moved_by_every_triple(name: str, kv_cache_dtype: str, 
         engine.configure(config, Clock())
         given.append(answers(engine, prompts, reference_models.NEW_TOKENS))
     assert given == [given[0]] * len(given)
+
+
+@pytest.mark.parametrize("granularity", GRANULARITIES)
+@pytest.mark.parametrize("num_hosts", [2, 3])
+def test_shared_memory_on_several_hosts(num_hosts: int, granularity: str, models: Path, world: World) -> None:
+    """Ranks that are told that they are on different machines share nothing but messages."""
+    apart, name, length = copy.copy(world), "qwen3", 100
+    apart.host = f"host{world.rank * num_hosts // world.size}"
+    config = dataclasses.replace(
+        settings_of(0, models / name, None, sync_strategy="shared"), sync_granularity=granularity
+    )
+    engine = engine_of(models / name, apart, config)
+    expected = reference_models.reference_tokens(models, name, length)
+    prompt_ids = reference_models.prompt_of(name, length)
+    for _ in range(2):  # memory is given back in between
+        assert answers(engine, [prompt_ids], reference_models.NEW_TOKENS) == [expected]
+
+
+def test_shared_memory_that_is_not_there_is_refused(
+    models: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On all ranks, though only one knows."""
+    engine = engine_of(models / "qwen3", world, settings_of(0, models / "qwen3", None, sync_strategy="shared"))
+    monkeypatch.setattr(shared, "_free", lambda: 10)
+    with pytest.raises(UserError, match=r"--sync-strategy: shared needs .* MB of shared memory"):
+        engine.new_cache(100)
 
 
 @pytest.mark.parametrize("scheme", QUANTIZE)

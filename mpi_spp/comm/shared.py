@@ -1,0 +1,95 @@
+"""Memory that the ranks of one host have in common."""
+
+import math
+import os
+import zlib
+from collections.abc import Sequence
+
+import torch
+from mpi4py import MPI
+
+from mpi_spp.errors import UserError
+
+_PLACE = "/dev/shm"  # where Linux keeps what processes share; MPI libraries take it from there
+
+
+class Hosts:
+    """The ranks of a communicator by the host that they are on. Making one is collective."""
+
+    def __init__(self, comm: MPI.Intracomm, host: str) -> None:
+        """`host`: the name of this rank's host; ranks of one machine may be told apart by it."""
+        self._comm, self._host = comm, host
+        self.local: MPI.Intracomm = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank).Split(zlib.crc32(host.encode()) & 0x7FFFFFFF)
+        first = self.local.bcast(comm.rank, root=0)
+        self.first_of: Sequence[int] = comm.allgather(first)  # by rank: the first rank of its host
+
+    @property
+    def is_one(self) -> bool:
+        """Whether all ranks are on the same host."""
+        return len(set(self.first_of)) == 1
+
+    def receiver(self, sender: int, host_of: int) -> int:
+        """The rank on the host of rank `host_of` that gets what `sender` has for all of that host: they take turns."""
+        there = [rank for rank, first in enumerate(self.first_of) if first == self.first_of[host_of]]
+        return there[sender % len(there)]
+
+    def memory(self, nbytes: int, option: str) -> "SharedMemory":
+        """So many bytes, the same on all ranks of this host. Collective.
+
+        Raises UserError, naming the option, on all ranks where a host has no room: more than there is would end in a
+        bus error.
+        """
+        free = _free()
+        short = None
+        if self.local.rank == 0 and free < nbytes:
+            short = f"{_PLACE} on {self._host} has {free / 1e6:.0f} MB free"
+        found = next((one for one in self._comm.allgather(short) if one is not None), None)
+        if found is not None:
+            raise UserError(
+                f"{option} needs {nbytes / 1e6:.0f} MB of shared memory, but {found};"
+                " enlarge it (mount -o remount,size=...), or choose another strategy",
+                agreed=True,
+            )
+        return SharedMemory(self.local, nbytes)
+
+
+class SharedMemory:
+    """An MPI window that every rank of a host sees as a tensor of bytes."""
+
+    def __init__(self, local: MPI.Intracomm, nbytes: int) -> None:
+        self._window = MPI.Win.Allocate_shared(nbytes if local.rank == 0 else 0, 1, comm=local)
+        memory, _ = self._window.Shared_query(0)
+        self.bytes = torch.frombuffer(memory, dtype=torch.uint8, count=nbytes)
+
+    def free(self) -> None:
+        """Give it back; no tensor in it may be used any more. Collective over the host's ranks."""
+        self.bytes = torch.empty(0, dtype=torch.uint8)
+        self._window.Free()
+
+
+class SharedTensors:
+    """Makes tensors in shared memory, as `torch.empty` does elsewhere; every call is collective."""
+
+    def __init__(self, hosts: Hosts, option: str) -> None:
+        self._hosts, self._option = hosts, option
+        self._made: list[SharedMemory] = []
+
+    def __call__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
+        """An uninitialised tensor on the CPU, the same for all ranks of this host."""
+        nbytes = max(1, math.prod(shape) * dtype.itemsize)
+        memory = self._hosts.memory(nbytes, self._option)
+        self._made.append(memory)
+        return memory.bytes[: math.prod(shape) * dtype.itemsize].view(dtype).view(*shape)
+
+    def free(self) -> None:
+        """Give all of them back. Collective over the host's ranks."""
+        while self._made:
+            self._made.pop().free()
+
+
+def _free() -> int:
+    try:
+        found = os.statvfs(_PLACE)
+    except OSError:  # not Linux
+        return 1 << 62
+    return found.f_bavail * found.f_frsize
