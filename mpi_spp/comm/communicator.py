@@ -19,7 +19,7 @@ class Communicator:
     `bytes_sent` counts what this rank hands over times the ranks that must get it, whatever way MPI takes.
     """
 
-    def __init__(self, comm: MPI.Intracomm, staging: Staging | None = None, shares_core: bool = False) -> None:
+    def __init__(self, comm: MPI.Comm, staging: Staging | None = None, shares_core: bool = False) -> None:
         self._comm = comm
         self._staging = staging or Direct()
         self._idle = Idle(shares_core)

@@ -4,6 +4,7 @@ import math
 import os
 import zlib
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from mpi4py import MPI
@@ -16,10 +17,10 @@ _PLACE = "/dev/shm"  # where Linux keeps what processes share; MPI libraries tak
 class Hosts:
     """The ranks of a communicator by the host that they are on. Making one is collective."""
 
-    def __init__(self, comm: MPI.Intracomm, host: str) -> None:
+    def __init__(self, comm: MPI.Comm, host: str) -> None:
         """`host`: the name of this rank's host; ranks of one machine may be told apart by it."""
         self._comm, self._host = comm, host
-        self.local: MPI.Intracomm = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank).Split(zlib.crc32(host.encode()) & 0x7FFFFFFF)
+        self.local = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank).Split(zlib.crc32(host.encode()) & 0x7FFFFFFF)
         first = self.local.bcast(comm.rank, root=0)
         self.first_of: Sequence[int] = comm.allgather(first)  # by rank: the first rank of its host
 
@@ -56,8 +57,8 @@ class Hosts:
 class SharedMemory:
     """An MPI window that every rank of a host sees as a tensor of bytes."""
 
-    def __init__(self, local: MPI.Intracomm, nbytes: int) -> None:
-        self._window = MPI.Win.Allocate_shared(nbytes if local.rank == 0 else 0, 1, comm=local)
+    def __init__(self, local: MPI.Comm, nbytes: int) -> None:
+        self._window = MPI.Win.Allocate_shared(nbytes if local.rank == 0 else 0, 1, comm=cast(MPI.Intracomm, local))
         memory, _ = self._window.Shared_query(0)
         self.bytes = torch.frombuffer(memory, dtype=torch.uint8, count=nbytes)
 
