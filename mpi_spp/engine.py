@@ -2,7 +2,7 @@
 
 import logging
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -43,6 +43,10 @@ class Request:
     stop_ids: frozenset[int]
     max_new_tokens: int
 
+    def ends_with(self, token: int, taken: int) -> bool:
+        """Whether this token, so many with it, is the answer's last one."""
+        return token in self.stop_ids or taken == self.max_new_tokens
+
 
 class Engine:
     """A model spread over the ranks of a job. Making one is collective: it loads, or raises on all ranks."""
@@ -65,6 +69,8 @@ class Engine:
         self.config, self.clock = config, clock
         plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
         self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
+        if self.mesh.dp > 1 and config.chunk_size == "auto":
+            _ = self._costs  # all ranks share what is measured, but replicas begin their prefills on their own
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
         if held != self._held:
             self.__dict__.pop("stage", None)  # what it holds should not be in memory beside the next one
@@ -81,11 +87,19 @@ class Engine:
         for _, token in self.generate_batch([Request(prompt_ids, stop_ids, max_new_tokens)]):
             yield token
 
-    def generate_batch(self, requests: Sequence[Request]) -> Iterator[tuple[int, int]]:
-        """Yield a request's number with its next token, on every rank: one prefill after another, then all at once."""
+    def generate_batch(
+        self, requests: Sequence[Request], between: Callable[[], object] = lambda: None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield a request's number with its next token, on every rank: one prefill after another, then all at once.
+
+        `between` is called after each prefill: whoever waits for this rank should not wait for all of them.
+        """
         caches = [self.new_cache(len(one.prompt_ids) + one.max_new_tokens) for one in requests]
-        hidden = torch.cat([self.prefill(one.prompt_ids, cache) for one, cache in zip(requests, caches, strict=True)])
-        yield from self.decode(requests, caches, hidden)
+        hidden = []
+        for one, cache in zip(requests, caches, strict=True):
+            hidden.append(self.prefill(one.prompt_ids, cache))
+            between()
+        yield from self.decode(requests, caches, torch.cat(hidden))
 
     def decode(
         self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor
@@ -99,8 +113,7 @@ class Engine:
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
                 number = numbers[id(sequence)]
                 taken[number] += 1
-                request = requests[number]
-                sequence.finished = token in request.stop_ids or taken[number] == request.max_new_tokens
+                sequence.finished = requests[number].ends_with(token, taken[number])
                 yield number, token
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
