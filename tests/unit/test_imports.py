@@ -23,7 +23,7 @@ LEVELS = [
     {"model", "kv", "comm"},
     {"prefill", "sync", "decode", "sampling", "costs"},
     {"engine", "launch"},
-    {"benchmark"},
+    {"benchmark", "batch"},
     {"cli"},
     {"__main__"},
 ]
