@@ -2,7 +2,7 @@
 
 import logging
 import resource
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -39,11 +39,16 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, and where its answer ends."""
+    """A prompt, and where its answer ends. `stream` tells its draws from those of other requests with the same seed."""
 
     prompt_ids: list[int]
     stop_ids: frozenset[int]
     max_new_tokens: int
+    stream: int = 0
+
+    def ends_with(self, token: int, taken: int) -> bool:
+        """Whether this token, so many with it, is the answer's last one."""
+        return token in self.stop_ids or taken == self.max_new_tokens
 
 
 class Engine:
@@ -70,6 +75,8 @@ class Engine:
         self._selection = selection_of(self.config)
         plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
         self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
+        if self.mesh.dp > 1 and config.chunk_size == "auto":
+            _ = self._costs  # all ranks share what is measured, but replicas begin their prefills on their own
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
         if held != self._held:
             self.__dict__.pop("stage", None)  # what it holds should not be in memory beside the next one
@@ -86,13 +93,20 @@ class Engine:
         for _, token in self.generate_batch([Request(prompt_ids, stop_ids, max_new_tokens)]):
             yield token
 
-    def generate_batch(self, requests: Sequence[Request]) -> Iterator[tuple[int, int]]:
-        """Yield a request's number with its next token, on every rank: one prefill after another, then all at once."""
+    def generate_batch(
+        self, requests: Sequence[Request], between: Callable[[], object] = lambda: None
+    ) -> Iterator[tuple[int, int]]:
+        """Yield a request's number with its next token, on every rank: one prefill after another, then all at once.
+
+        `between` is called after each prefill: whoever waits for this rank should not wait for all of them.
+        """
         caches = [self.new_cache(len(one.prompt_ids) + one.max_new_tokens) for one in requests]
-        pairs = zip(requests, caches, strict=True)
-        hidden = torch.cat([self.prefill(one.prompt_ids, cache) for one, cache in pairs])
-        yield from self.decode(requests, caches, hidden)
-        del caches
+        hidden = []
+        for one, cache in zip(requests, caches, strict=True):
+            hidden.append(self.prefill(one.prompt_ids, cache))
+            between()
+        yield from self.decode(requests, caches, torch.cat(hidden))
+        caches.clear()
         self._shared.free()
 
     def decode(
@@ -100,13 +114,13 @@ class Engine:
     ) -> Iterator[tuple[int, int]]:
         """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size]."""
         pairs = zip(requests, caches, strict=True)
-        growing = [Growing(number, cache, len(one.prompt_ids)) for number, (one, cache) in enumerate(pairs)]
+        growing = [Growing(number, one.stream, cache, len(one.prompt_ids)) for number, (one, cache) in enumerate(pairs)]
         for sequences, tokens in self._strategies.decode.decode(self._decode_job(), growing, hidden):
             self.clock.mark("decode_end" if sequences[0].taken else "first_token")
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
                 request = requests[sequence.number]
                 sequence.taken += 1
-                sequence.finished = token in request.stop_ids or sequence.taken == request.max_new_tokens
+                sequence.finished = request.ends_with(token, sequence.taken)
                 yield sequence.number, token
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
@@ -226,8 +240,8 @@ class Engine:
         )
 
     def _select(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
-        numbers, steps = [one.number for one in sequences], [one.taken for one in sequences]
-        return self._selection.select(self.stage, hidden, self.comm, numbers, steps)
+        streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
+        return self._selection.select(self.stage, hidden, self.comm, streams, steps)
 
     def _shard(self, phase: Phase) -> Shard:
         """What this rank computes of each layer, and with whom. Collective when the group is a new one."""

@@ -54,6 +54,15 @@ def mesh_of(text: str | None, num_ranks: int) -> Mesh:
     return mesh
 
 
+def require_one_replica(mesh: Mesh) -> None:
+    """Raise UserError where one request is all that there is."""
+    if mesh.dp > 1:
+        raise UserError(
+            f"--mesh: {mesh} has {mesh.dp} replicas, but one prompt needs one; leave dp out, or answer many prompts"
+            " with `mpi-spp batch`"
+        )
+
+
 @dataclass(frozen=True)
 class Place:
     """Which part of the model a rank computes: a stage of layers, and of each layer a shard."""

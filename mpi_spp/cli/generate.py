@@ -51,10 +51,12 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     """Prepare on rank 0, load on all, stream the answer, report. Collective."""
     directory = find_model(config, world)
     from mpi_spp.engine import Engine  # imports torch: what is wrong above is said a second sooner
-    from mpi_spp.mesh import mesh_of
+    from mpi_spp.mesh import mesh_of, require_one_replica
     from mpi_spp.strategies import load_strategies
 
-    load_strategies(config, mesh_of(config.mesh, world.size))
+    mesh = mesh_of(config.mesh, world.size)
+    require_one_replica(mesh)
+    load_strategies(config, mesh)
     request, stream = _prepare(config, world, directory)
     engine = Engine(config, request["model"], directory, world, clock)
     token_ids = _stream_answer(engine, request, stream, config)

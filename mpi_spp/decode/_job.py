@@ -16,10 +16,11 @@ from mpi_spp.model.decoder import Shard, Stage
 class Growing:
     """One of several sequences: its cache, of which `length` positions are filled, and how many tokens were taken.
 
-    Who takes them counts them, and says when it is finished.
+    Who takes them counts them, and says when it is finished. `stream` is that of its draws.
     """
 
     number: int
+    stream: int
     cache: KVCache
     length: int
     taken: int = 0

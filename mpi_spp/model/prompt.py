@@ -34,7 +34,7 @@ def prompt_token_ids(config: RunConfig, tokenizer: Any | None, directory: Path, 
         raise UserError(f"{option}: the prompt is empty; give some text")
     if tokenizer is None:
         raise UserError(f"{directory}: has no tokenizer; give token ids with --prompt-ids")
-    ids = _chat_ids(config, tokenizer, text) if _is_chat(config, tokenizer, directory) else tokenizer(text)["input_ids"]
+    ids = _chat_ids(config, tokenizer, text) if is_chat(config, tokenizer, directory) else tokenizer(text)["input_ids"]
     if not ids:
         raise UserError(f"{option}: the tokenizer makes no tokens of it; give other text")
     if max(ids) >= vocab_size:
@@ -145,7 +145,8 @@ def _all_token_ids(ids: Iterable[Any], vocab_size: int) -> bool:
     return all(type(token) is int and 0 <= token < vocab_size for token in ids)
 
 
-def _is_chat(config: RunConfig, tokenizer: Any, directory: Path) -> bool:
+def is_chat(config: RunConfig, tokenizer: Any, directory: Path) -> bool:
+    """Whether a text becomes a chat. Raises UserError when that is asked for and the model has no template."""
     has_template = tokenizer.chat_template is not None
     if config.chat and not has_template:
         raise UserError(f"--chat: {directory} has no chat template; use --no-chat")
@@ -159,7 +160,12 @@ def _chat_ids(config: RunConfig, tokenizer: Any, text: str) -> list[int]:
     messages = [{"role": "user", "content": text}]
     if config.system is not None:
         messages.insert(0, {"role": "system", "content": config.system})
+    return chat_token_ids(tokenizer, messages)
+
+
+def chat_token_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    """The token ids of a chat whose next message is the answer. Raises UserError where the template refuses it."""
     try:
         return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
     except Exception as error:  # a template may refuse a system message, in its own words
-        raise UserError(f"--chat: the model's chat template refuses the messages ({error})") from None
+        raise UserError(f"the model's chat template (--chat) refuses the messages ({error})") from None

@@ -25,7 +25,7 @@ LEVELS = [
     {"prefill", "sync", "decode", "sampling", "costs", "strategies"},
     {"loading"},
     {"engine", "launch"},
-    {"benchmark"},
+    {"benchmark", "batch"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,1 @@
+"""Many prompts from a file, answered by the replicas of a job, in order and resumably."""

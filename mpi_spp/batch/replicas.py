@@ -1,0 +1,133 @@
+"""Who takes lines and gives answers: rank 0 keeps the work, the first rank of each other replica asks it for some.
+
+No replica waits for another: answers are sent without waiting, and rank 0 hears the others between its own tokens and
+prefills, so one that asks waits for one of these at most.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mpi_spp.batch.work import Group, Work
+from mpi_spp.comm.mailbox import Mailbox, share
+from mpi_spp.engine import Engine
+
+_MORE = "more"  # what a replica says when it has nothing to do
+
+
+class Part(Protocol):
+    """What a rank does besides computing."""
+
+    def take(self) -> Group:
+        """The next group; only the first rank of a replica knows it."""
+
+    def give(self, place: int, token_ids: list[int]) -> None:
+        """An answer is there."""
+
+    def move_on(self) -> None:
+        """Called between tokens and prefills."""
+
+    def leave(self) -> None:
+        """Return when what this rank is to do for the others is done."""
+
+
+class Keeper:
+    """Rank 0: it takes from the work itself, and serves the other replicas. `answers`: by the rank that gave them."""
+
+    def __init__(self, work: Work, mailbox: Mailbox, num_replicas: int) -> None:
+        self._work, self._mailbox, self._working = work, mailbox, num_replicas - 1
+        self.answers: dict[int, int] = {}
+
+    def take(self) -> Group:
+        """See Part."""
+        return self._work.take()
+
+    def give(self, place: int, token_ids: list[int], rank: int = 0) -> None:
+        """See Part."""
+        self.answers[rank] = self.answers.get(rank, 0) + 1
+        self._work.finish(place, token_ids)
+
+    def move_on(self) -> None:
+        """See Part."""
+        while (message := self._mailbox.take()) is not None:
+            self._hear(*message)
+
+    def leave(self) -> None:
+        """Serve the others until there is no work."""
+        while self._working:
+            self._hear(*self._mailbox.wait())
+        self._mailbox.flush()
+
+    def _hear(self, rank: int, message: str | tuple[int, list[int]]) -> None:
+        if isinstance(message, tuple):
+            self.give(*message, rank=rank)
+            return
+        group = self._work.take()
+        self._working -= not group
+        self._mailbox.post(group, rank)
+
+
+class Asker:
+    """The first rank of another replica."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+
+    def take(self) -> Group:
+        """See Part."""
+        self._mailbox.post(_MORE, 0)
+        return self._mailbox.wait()[1]
+
+    def give(self, place: int, token_ids: list[int]) -> None:
+        """See Part."""
+        self._mailbox.post((place, token_ids), 0)
+
+    def move_on(self) -> None:
+        """See Part."""
+        self._mailbox.move_on()
+
+    def leave(self) -> None:
+        """See Part."""
+        self._mailbox.flush()
+
+
+class Helper:
+    """Any other rank: it computes what its replica's first rank has taken."""
+
+    def take(self) -> Group:
+        """See Part."""
+        return []
+
+    def give(self, place: int, token_ids: list[int]) -> None:
+        """See Part."""
+
+    def move_on(self) -> None:
+        """See Part."""
+
+    def leave(self) -> None:
+        """See Part."""
+
+
+def part_of(engine: Engine, work: Work | None) -> Part:
+    """What this rank does; rank 0 has the work. Collective."""
+    mailbox = Mailbox(engine.world)
+    if work is not None:
+        return Keeper(work, mailbox, engine.mesh.dp)
+    return Asker(mailbox) if engine.comm.is_first else Helper()
+
+
+def answer_all(engine: Engine, part: Part) -> None:
+    """Answer groups of lines until there are none. Every rank of the job calls this."""
+    while group := share(engine.comm, part.take()):
+        _answer(engine, group, part.give, part.move_on)
+    part.leave()
+
+
+def _answer(engine: Engine, group: Group, give: Callable[[int, list[int]], None], move_on: Callable[[], None]) -> None:
+    """Give each answer as soon as its last token is there."""
+    answers: list[list[int]] = [[] for _ in group]
+    for number, token in engine.generate_batch([request for _, request in group], move_on):
+        place, request = group[number]
+        answers[number].append(token)
+        if request.ends_with(token, len(answers[number])):
+            give(place, answers[number])
+        move_on()

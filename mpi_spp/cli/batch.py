@@ -1,0 +1,179 @@
+"""`mpi-spp batch`: answer every line of a file, spread over the replicas of the mesh."""
+
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from tqdm import tqdm
+
+from mpi_spp.cli._options import json_option, model_options, run_option, sampling_options, schedule_options
+from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.cli._start import find_model, read_model
+from mpi_spp.config import RunConfig
+from mpi_spp.errors import UserError
+
+if TYPE_CHECKING:
+    from mpi_spp.batch.work import Work
+    from mpi_spp.comm.world import World
+    from mpi_spp.mesh import Mesh
+    from mpi_spp.model.config import ModelConfig
+    from mpi_spp.report.timings import Clock
+
+_SKIPPED = 1  # the exit status when lines were skipped
+
+
+@dataclass(frozen=True)
+class Files:
+    """Where prompts come from and answers go, and how many a replica decodes at once."""
+
+    input: Path
+    output: Path
+    max_num_seqs: int
+
+
+@click.command("batch")
+@click.option("--input", required=True, type=click.Path(path_type=Path), help="JSON lines, each with a prompt.")
+@click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON lines, each with an answer.")
+@click.option(
+    "--max-num-seqs", default=8, show_default=True, type=click.IntRange(min=1), help="Prompts decoded at once."
+)
+@run_option("--chat/--no-chat", "Use the model's chat template.  [default: when it has one]")
+@run_option("--system", "The system message of chats that bring none.")
+@run_option("--max-new-tokens", "The longest answer, in tokens, where a line does not say.", type=int)
+@run_option("--ignore-eos", "Go on after the stop token.", is_flag=True)
+@sampling_options
+@schedule_options()
+@model_options
+@json_option("Write counts and measurements to this file;")
+def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> None:
+    """Answer every line of a file of prompts, spread over the replicas (dp) of the mesh.
+
+    A line is a JSON object with prompt, prompt_ids or messages, and maybe id and max_new_tokens; OpenAI's batch format
+    is read too. Answers come in the order of the input. The same command again goes on where it was cut off. Bad lines
+    are named on standard error and skipped; then the exit status is 1.
+    """
+    from mpi_spp.report.timings import Clock
+
+    clock = Clock()
+    config = RunConfig(**options)
+    from mpi_spp.comm.world import the_world
+
+    run(config, Files(input, output, max_num_seqs), the_world(), clock)
+
+
+def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> None:
+    """Prepare on rank 0, load on all, answer, report; leaves with status 1 when lines were skipped. Collective."""
+    directory = find_model(config, world)
+    from mpi_spp.batch.replicas import Keeper, answer_all, part_of
+    from mpi_spp.engine import Engine
+    from mpi_spp.mesh import mesh_of
+    from mpi_spp.strategies import load_strategies
+
+    mesh, progress = mesh_of(config.mesh, world.size), _Progress(files.input)
+    load_strategies(config, mesh)
+    work: Work | None = None
+
+    def prepare() -> "tuple[ModelConfig, int]":
+        nonlocal work
+        model, work = _prepare(config, files, directory, mesh, progress)
+        return model, work.num_waiting
+
+    model, num_waiting = world.on_rank_0(prepare)
+    ranks, answers = [], {}
+    clock.mark("load")
+    if num_waiting:
+        engine = Engine(config, model, directory, world, clock)
+        part = part_of(engine, work)
+        clock.mark("load")
+        progress.start(work)
+        answer_all(engine, part)
+        progress.close()
+        ranks, answers = world.gather(engine.facts()), part.answers if isinstance(part, Keeper) else {}
+    clock.mark("total")
+    status = world.on_rank_0(lambda: _report(config, files, work, clock.moments, ranks, answers))
+    _leave(world, status)
+
+
+def _prepare(
+    config: RunConfig, files: Files, directory: Path, mesh: "Mesh", progress: "_Progress"
+) -> "tuple[ModelConfig, Work]":
+    """What rank 0 reads: the model's shape for all ranks, and what is to be done, which it keeps."""
+    from mpi_spp.batch.encoder import Encoder
+    from mpi_spp.batch.fingerprint import made_of
+    from mpi_spp.batch.lines import read_lines
+    from mpi_spp.batch.output import Output
+    from mpi_spp.batch.work import Work, groups_of
+
+    check_writable(config.json)
+    lines = read_lines(files.input)
+    _require_different(files, config.json)
+    model = read_model(directory)
+    encoder = Encoder(config, model, directory)
+    output = Output(files.output, made_of(config, directory, lines), [number for number, _ in lines])
+    waiting = lines[output.kept :]
+    return model, Work(waiting, groups_of(len(waiting), mesh.dp, files.max_num_seqs), encoder, output, progress)
+
+
+def _require_different(files: Files, json: str | None) -> None:
+    """Raise UserError where one file would be written over another."""
+    named = [("--input", files.input), ("--output", files.output)]
+    named += [("--json", Path(json))] if json not in (None, "-") else []
+    seen: dict[Path, str] = {}
+    for option, path in named:
+        other = seen.setdefault(path.resolve(), option)
+        if other != option:
+            raise UserError(f"{option}: {path} is {other} too; give another file")
+
+
+def _report(
+    config: RunConfig,
+    files: Files,
+    work: "Work | None",
+    moments: dict[str, float],
+    ranks: list[dict[str, Any]],
+    answers: dict[int, int],
+) -> int:
+    """Say on rank 0 what was done; returns the exit status."""
+    from mpi_spp.batch.summary import one_line, summarize
+
+    assert work is not None
+    summary = summarize(work, moments, ranks, answers)
+    print(f"mpi-spp: {files.output}: {one_line(summary)}", file=sys.stderr, flush=True)
+    chosen = asdict(config) | {"input": str(files.input), "output": str(files.output)}
+    write_json(config.json, summary | {"configuration": chosen | {"max_num_seqs": files.max_num_seqs}})
+    return _SKIPPED if summary["skipped_in_all"] else 0
+
+
+def _leave(world: "World", status: int) -> NoReturn:
+    """All ranks with the same status, when all have spoken: launchers end the job when one leaves with another."""
+    sys.stdout.flush()
+    world.agree()
+    sys.exit(status)
+
+
+class _Progress:
+    """A bar of lines on rank 0's terminal, and the bad lines above it."""
+
+    def __init__(self, input_file: Path) -> None:
+        self._input_file = input_file
+        self._bar: Any = None
+
+    def start(self, work: "Work | None") -> None:
+        """Show the bar on the rank that has the work."""
+        if work is not None:
+            done = work.output.kept
+            self._bar = tqdm(total=done + work.num_waiting, initial=done, desc="lines", unit="line", disable=None)
+
+    def __call__(self, number: int, error: str | None) -> None:
+        """A line is answered, or skipped for this error."""
+        if error is not None:
+            tqdm.write(f"{self._input_file}:{number}: {error}", file=sys.stderr)
+        if self._bar is not None:
+            self._bar.update()
+
+    def close(self) -> None:
+        """Leave the bar as it is."""
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,77 @@
+"""Values of any kind that ranks send beside the tensors of the computation, and take when they have time."""
+
+import pickle
+from typing import Any
+
+import torch
+from mpi4py import MPI
+
+from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.requests import Idle, Transfer
+from mpi_spp.comm.world import World
+
+_NAP_SECONDS = 1e-3  # nothing here is as urgent as the core that a computing rank could have
+
+
+class Mailbox:
+    """Pickled values between any two ranks of the job; those of one sender arrive in order. Making one is collective.
+
+    MPI moves nothing by itself: a rank that computes for long calls `take` or `move_on` now and then.
+    """
+
+    def __init__(self, world: World) -> None:
+        self._comm = world.mpi_comm.Dup()
+        self._idle = Idle(shares_core=True, nap_seconds=_NAP_SECONDS)
+        self._sends: list[Transfer] = []
+
+    def post(self, value: Any, dest: int) -> None:
+        """Send without waiting."""
+        self._sends.append(Transfer(self._comm.isend(value, dest), value))
+
+    def take(self) -> tuple[int, Any] | None:
+        """The next message that is here, after the rank that sent it; None when there is none."""
+        self.move_on()
+        status = MPI.Status()
+        message = self._comm.improbe(status=status)
+        return None if message is None else (status.source, message.recv())
+
+    def wait(self) -> tuple[int, Any]:
+        """The next message, after the rank that sent it."""
+        arrival = _Arrival(self)
+        self._idle.wait(arrival)
+        assert arrival.message is not None
+        return arrival.message
+
+    def move_on(self) -> None:
+        """Move on what is being sent."""
+        self._sends = [send for send in self._sends if not send.test()]
+
+    def flush(self) -> None:
+        """Return when all that was posted has been sent."""
+        for send in self._sends:
+            self._idle.wait(send)
+
+
+class _Arrival:
+    """A message that is waited for."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        self._mailbox = mailbox
+        self.message: tuple[int, Any] | None = None
+
+    def test(self) -> bool:
+        self.message = self._mailbox.take()
+        return self.message is not None
+
+
+def share(comm: Communicator, value: Any) -> Any:
+    """The (pickled) value of rank 0, on all ranks. Collective; those who wait leave a shared core to others."""
+    if comm.size == 1:
+        return value
+    content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    length = torch.tensor([len(content)])
+    comm.broadcast(length, root=0)
+    if not comm.is_first:
+        content = torch.empty(int(length), dtype=torch.uint8)
+    comm.broadcast(content, root=0)
+    return pickle.loads(content.numpy().tobytes())

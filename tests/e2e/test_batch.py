@@ -1,0 +1,170 @@
+"""`mpi-spp batch` as a user runs it: the answers of one prompt alone, in order, on any mesh, resumed after a crash."""
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reciting_model
+import reference_models
+from mpirun import Ended, end, finish, mpi_spp, mpirun, run, start
+from reciting_model import TEXT
+
+NAME = "llama_tied"
+CHAT_TOKENS = len("<user\nhi<\n<assistant\n")  # a token for each byte and each special word
+FIXED = ("--dtype", "float32", "--device", "cpu", "--threads", "1")
+
+
+@pytest.fixture(scope="module")
+def reciting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reciting_model.build(tmp_path_factory.mktemp("models") / "reciting", max_position_embeddings=20_000)
+
+
+def write_lines(path: Path, lines: list[Any]) -> Path:
+    """Text as it is, anything else as JSON."""
+    path.write_text("".join((line if isinstance(line, str) else json.dumps(line)) + "\n" for line in lines))
+    return path
+
+
+def batch(model: Path, directory: Path, *arguments: str) -> list[str]:
+    files = ["--input", str(directory / "in.jsonl"), "--output", str(directory / "out.jsonl")]
+    return mpi_spp("batch", "--model", str(model), *files, *FIXED, *arguments)
+
+
+def answers(directory: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (directory / "out.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+MESHES = {
+    "one rank": (1, ()),
+    "dp=3": (3, ("--mesh", "dp=3")),
+    "dp=2,tp=2": (4, ("--mesh", "dp=2,tp=2", "--prefill", "tensor", "--decode", "tensor")),
+    "dp=2,pp=2": (4, ("--mesh", "dp=2,pp=2", "--decode", "pipeline", "--chunk-size", "7")),
+}
+
+
+@pytest.mark.parametrize("mesh", MESHES)
+def test_any_mesh_gives_the_tokens_of_transformers(mesh: str, tmp_path: Path) -> None:
+    """Answers of different lengths, more of them than fit at once."""
+    num_ranks, options = MESHES[mesh]
+    models = reference_models.build_reference_models()
+    asked = [(length, most) for most in (12, 3, 7) for length in reference_models.PROMPT_LENGTHS]
+    lines = [
+        {"prompt_ids": reference_models.prompt_of(NAME, length), "max_new_tokens": most, "id": f"{length} {most}"}
+        for length, most in asked
+    ]
+    write_lines(tmp_path / "in.jsonl", lines)
+    command = batch(models / NAME, tmp_path, "--max-num-seqs", "2", "--json", str(tmp_path / "sum.json"), *options)
+    ended = run(mpirun(num_ranks, command))
+    assert ended.status == 0, ended.stderr
+    for number, ((length, most), answer) in enumerate(zip(asked, answers(tmp_path), strict=True), start=1):
+        expected = reference_models.reference_tokens(models, NAME, length)[:most]
+        assert answer == {
+            "line": number,
+            "id": f"{length} {most}",
+            "text": None,
+            "token_ids": expected,
+            "prompt_tokens": length,
+            "finish_reason": "length",
+        }
+    summary = json.loads((tmp_path / "sum.json").read_text())
+    assert (summary["answered"], summary["skipped"]) == (len(asked), 0)
+    assert sum(summary["answers_by_replica"].values()) == len(asked) and len(summary["ranks"]) == num_ranks
+
+
+def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path) -> None:
+    """Texts and chats of the others are answered; then the same command has nothing to do, and says the same."""
+    chat = [{"role": "user", "content": "hi"}]
+    lines = ["nope", {"prompt": "hi"}, {"prompt": ""}, "", {"messages": chat, "id": 7}, {"prompt_ids": [99_999]}]
+    write_lines(tmp_path / "in.jsonl", [*lines, {"prompt": "x" * 30_000}])
+    command = mpirun(2, batch(reciting, tmp_path, "--mesh", "dp=2"))
+    first = run(command)
+    assert first.status == 1
+    bad = {1: "is not JSON", 3: "prompt: is empty", 6: "token ids from 0 to", 7: "has 20000 positions"}
+    told = [line for line in first.error_lines if line.startswith(str(tmp_path / "in.jsonl"))]
+    for line, (number, says) in zip(sorted(told), bad.items(), strict=True):
+        assert line.startswith(f"{tmp_path / 'in.jsonl'}:{number}: ") and says in line
+    assert "6 lines: 2 answered, 4 skipped" in first.stderr and first.stdout == ""
+    found = answers(tmp_path)
+    assert [answer["line"] for answer in found] == [1, 2, 3, 5, 6, 7]
+    assert [answer["line"] for answer in found if "error" in answer] == list(bad)
+    for answer in (found[1], found[3]):
+        assert (answer["text"], answer["prompt_tokens"], answer["finish_reason"]) == (TEXT, CHAT_TOKENS, "stop")
+    before = (tmp_path / "out.jsonl").read_bytes()
+    again = run(command)
+    assert (again.status, (tmp_path / "out.jsonl").read_bytes()) == (1, before)
+    assert "0 answered, 0 skipped, 6 were there already" in again.stderr
+
+
+@pytest.mark.parametrize("lines", [[], [{"prompt": "hi"}], ["nope", "nope"]], ids=["none", "one", "all bad"])
+def test_fewer_lines_than_replicas(lines: list[Any], reciting: Path, tmp_path: Path) -> None:
+    write_lines(tmp_path / "in.jsonl", lines)
+    ended = run(mpirun(3, batch(reciting, tmp_path, "--mesh", "dp=3")))
+    assert ended.status == int("nope" in lines), ended.stderr
+    assert len(answers(tmp_path)) == len(lines)
+
+
+def pid_of_rank(marker: Path, rank: int) -> int:
+    """The process of a rank, found by a path in its command."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            names = (process / "environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        ranks = {f"OMPI_COMM_WORLD_RANK={rank}".encode(), f"PMI_RANK={rank}".encode()}
+        if os.fsencode(marker) in words and b"-n" not in words and ranks & set(names):
+            return int(process.name)
+    raise AssertionError(f"rank {rank} is not running")
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    deadline = time.monotonic() + 40
+    while not (path.exists() and path.read_bytes().count(b"\n") >= count):
+        assert time.monotonic() < deadline, f"{path} never had {count} lines"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_run_that_was_killed_is_gone_on_with(victim: int, reciting: Path, tmp_path: Path) -> None:
+    """After the kill of any rank, with a last line that is cut off, on other ranks: nothing is lost or done twice."""
+    out, lengths = tmp_path / "out.jsonl", [5, 6, 1500, 7, 1500, 8, 9, 10]
+    write_lines(tmp_path / "in.jsonl", [{"prompt": "hi", "max_new_tokens": length} for length in lengths])
+    process = start(mpirun(2, batch(reciting, tmp_path, "--mesh", "dp=2", "--max-num-seqs", "1", "--ignore-eos")))
+    try:
+        wait_for_lines(out, 2)
+        os.kill(pid_of_rank(out, victim), signal.SIGKILL)
+        assert finish(process, time.monotonic(), 20).status != 0
+    finally:
+        end(process)
+    whole = out.read_bytes()
+    num_kept = whole.count(b"\n")
+    assert 2 <= num_kept < len(lengths)
+    with out.open("ab") as file:
+        file.write(b'{"line": 9')
+    ended = run(batch(reciting, tmp_path, "--ignore-eos"))
+    assert ended.status == 0, ended.stderr
+    assert out.read_bytes().startswith(whole[: whole.rfind(b"\n") + 1])
+    assert [len(answer["token_ids"]) for answer in answers(tmp_path)] == lengths
+    assert f"{num_kept} were there already" in ended.stderr
+
+
+def check_refused(ended: Ended, says: str) -> None:
+    assert (ended.status, ended.stdout, len(ended.error_lines)) == (2, "", 1), ended.stderr
+    assert ended.stderr.startswith("mpi-spp: error: ") and says in ended.stderr
+
+
+def test_an_output_that_is_the_input(reciting: Path, tmp_path: Path) -> None:
+    lines = write_lines(tmp_path / "in.jsonl", [{"prompt": "hi"}])
+    before = lines.read_bytes()
+    check_refused(run(mpirun(2, batch(reciting, tmp_path, "--output", str(lines)))), "--output: ")
+    assert lines.read_bytes() == before
+
+
+@pytest.mark.parametrize("command", [("generate", "--prompt", "hi"), ("bench", "decode")], ids=" ".join)
+def test_one_prompt_needs_one_replica(command: tuple[str, ...], reciting: Path) -> None:
+    ended = run(mpirun(2, mpi_spp(*command, "--model", str(reciting), "--mesh", "dp=2")))
+    check_refused(ended, "--mesh: dp=2 has 2 replicas, but one prompt needs one")
