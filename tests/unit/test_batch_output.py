@@ -137,7 +137,7 @@ def test_groups_hold_every_line_once_and_go_round_evenly(count: int, replicas: i
 class Ids:
     """In place of the tokenizer and the model's limits."""
 
-    def request(self, line: Any) -> Request:
+    def request(self, line: Any, stream: int) -> Request:
         return Request(line.prompt_ids, frozenset([9]), 2)
 
     def text(self, token_ids: list[int]) -> str:
