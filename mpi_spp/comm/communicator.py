@@ -1,12 +1,14 @@
 """A communicator that moves torch tensors and counts what it moves."""
 
+from __future__ import annotations  # types of MPI are named before it is loaded
+
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from mpi4py import MPI
 
 from mpi_spp.comm.buffers import Direct, Staging, bytes_type, memory_of, spec_of, unit_bytes
+from mpi_spp.comm.library import MPI
 from mpi_spp.comm.requests import Idle, Request, Transfer
 
 _VALUE_AND_ID = np.dtype([("value", np.float32), ("id", np.int32)])  # the layout of MPI.FLOAT_INT
