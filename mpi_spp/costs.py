@@ -6,18 +6,20 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from mpi_spp.comm.world import World
 from mpi_spp.kernels.memory import cpu_name, recall, remember
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.schedule import Cost
+
+if TYPE_CHECKING:
+    from mpi_spp.comm.world import World
 
 _LENGTHS = (16, 32, 64, 128, 256, 512)
 _PREFIXES = (0, 2048)
@@ -41,7 +43,7 @@ class Measured:
     threads: int
 
 
-def layer_costs(what: Measured, some_layers: Callable[[], Stage], world: World, directory: Path) -> list[Cost]:
+def layer_costs(what: Measured, some_layers: Callable[[], Stage], world: "World", directory: Path) -> list[Cost]:
     """The cost of one layer on every rank, the same list on all. Collective.
 
     Ranks of one host that are alike take the figures of the first of them, so that noise does not make them different;
@@ -57,6 +59,16 @@ def layer_costs(what: Measured, some_layers: Callable[[], Stage], world: World, 
     if world.local_rank == 0 and not ours.items() <= known.items():
         remember(memory, known | ours)
     return [agreed[host, key].times(crowding) for host, key, _, crowding in ranks]
+
+
+def weights_name(kernels: str, scheme: str | None, group: int) -> str:
+    """What `Measured.weights` says of a back end and quantised weights."""
+    return f"{kernels} {scheme} by {group}"
+
+
+def remembered(what: Measured, directory: Path) -> Cost | None:
+    """What was measured on a machine like this one; None: nothing yet."""
+    return _read(recall(directory / "costs.json").get(_key(what)))
 
 
 def measure(stage: Stage) -> Cost:

@@ -30,4 +30,6 @@ def show_bytes(count: float) -> str:
 
 
 def _factor(unit: str) -> int | None:
-    return next((factor for name, factor in _FACTORS.items() if name.lower() == unit.lower()), 1 if unit in "bB" else None)
+    return next(
+        (factor for name, factor in _FACTORS.items() if name.lower() == unit.lower()), 1 if unit in "bB" else None
+    )

@@ -1,7 +1,7 @@
 """`mpi-spp generate`: answer one prompt on all ranks."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import click
 
 from mpi_spp.cli._options import json_option, model_options, run_option, schedule_options
 from mpi_spp.cli._output import check_writable, write_json
-from mpi_spp.cli._start import find_model, read_model
+from mpi_spp.cli._start import find_model, read_model, show_choice
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 
@@ -53,9 +53,13 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     from mpi_spp.mesh import mesh_of
     from mpi_spp.strategies import load_strategies
 
-    load_strategies(config, mesh_of(config.mesh, world.size))
+    mesh = mesh_of(config.mesh, world.size)
+    if not config.is_open:
+        load_strategies(config, mesh)
     request, stream = _prepare(config, world, directory)
-    engine = Engine(config, request["model"], directory, world, clock)
+    lengths = replace(config, max_new_tokens=request["max_new_tokens"])
+    engine = Engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
+    show_choice(engine)
     token_ids = _stream_answer(engine, request, stream, config)
     clock.mark("total")
     ranks = world.gather(engine.facts())

@@ -48,7 +48,7 @@ class Communicator:
         """The rank before this one, round the ring."""
         return (self.rank - 1) % self.size
 
-    def duplicate(self) -> "Communicator":
+    def duplicate(self) -> Communicator:
         """The same ranks with a space of messages of their own, so that two conversations cannot mix. Collective."""
         copy = Communicator(self._comm.Dup(), self._staging)
         copy._idle = self._idle
@@ -115,7 +115,7 @@ class Communicator:
         else:
             self.wait(Transfer(self._comm.Iallreduce(MPI.IN_PLACE, spec), buffer, finish))
 
-    def split(self, color: int, key: int) -> "Communicator":
+    def split(self, color: int, key: int) -> Communicator:
         """The ranks of the same color, in the order of their keys. Collective."""
         part = Communicator(self._comm.Split(color, key), self._staging)
         part._idle = self._idle

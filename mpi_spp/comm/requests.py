@@ -9,7 +9,6 @@ from typing import Any, Protocol
 
 from mpi_spp.comm.library import MPI
 
-
 _SPIN_SECONDS = 100e-6  # a message between two ready ranks of one machine arrives well within this
 _NAP_SECONDS = 20e-6
 

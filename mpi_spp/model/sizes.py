@@ -1,6 +1,6 @@
 """What a rank's weights take: the loader itself, on tensors that have a shape and no memory."""
 
-from functools import cache
+from functools import cache, lru_cache
 
 import torch
 
@@ -51,6 +51,12 @@ class WeightSizes:
             self._store,
             split_layer(self._config, count),
         )
+
+
+@lru_cache
+def sizes_of(config: ModelConfig, dtype: torch.dtype, kernels: str, scheme: str | None, group: int) -> WeightSizes:
+    """The same object for the same arguments: it remembers what it has counted."""
+    return WeightSizes(config, dtype, kernels, scheme, group)
 
 
 class _Shapes(Checkpoint):

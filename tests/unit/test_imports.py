@@ -18,10 +18,11 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 LEVELS = [
     {"__init__", "errors"},
     {"report"},
-    {"registry"},
+    {"registry", "units"},
     {"kernels", "partition", "schedule", "config"},
     {"model", "kv", "comm"},
     {"prefill", "sync", "decode", "sampling", "costs"},
+    {"plan"},
     {"engine", "launch"},
     {"benchmark"},
     {"cli"},
