@@ -131,6 +131,7 @@ def _report(
         "token_ids": token_ids,
         "prompt_tokens": len(request["prompt_ids"]),
         "chunks": request["chunks"],
+        "choice": request["choice"],
         "finish_reason": "stop" if token_ids[-1] in request["stop_ids"] else "length",
     }
     summary = summarize(ranks, answer, asdict(config), total_s)

@@ -9,11 +9,13 @@ from mpi_spp.config import QUANTIZE
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import Mesh
 from mpi_spp.plan.forecast import Forecast, forecast
-from mpi_spp.plan.setting import Setting
+from mpi_spp.plan.memory import memory_of_ranks, overfull
+from mpi_spp.plan.setting import Setting, lay_out
 from mpi_spp.plan.speeds import Speeds
 from mpi_spp.units import show_bytes
 
-_MOST_RANKS = 256
+_MOST_RANKS = 64
+_LONGEST_CHUNK = 512  # more buffers than with any that would be planned
 _FEWEST_TOKENS = 16  # a shorter context is no advice
 
 
@@ -137,8 +139,11 @@ def _longest_prompt(setting: Setting) -> int | None:
 
 
 def _fits(setting: Setting) -> bool:
+    """Whether it fits surely, without planning its chunks."""
+    if setting.config.chunk_size == "auto":
+        setting = replace(setting, config=replace(setting.config, chunk_size=_LONGEST_CHUNK))
     try:
-        return forecast(setting).lacking is None
+        return overfull(memory_of_ranks(setting, lay_out(setting)), setting.hosts, setting.limits) is None
     except UserError:
         return False
 
