@@ -1,5 +1,6 @@
 """The memory of each rank: weights, cache, buffers and the program itself."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -84,12 +85,12 @@ def _visible_bytes(setting: Setting, tokens: int) -> int:
 
 
 def _mapped_bytes(setting: Setting, layout: Layout, rank: int) -> int:
-    """Pages of the embedding that become resident as tokens are looked up."""
+    """Pages of the embedding that become resident as tokens are looked up anywhere in it, each with its neighbours."""
     prefills = layout.plan.prefill.places[rank].stage == 0
     decodes = layout.plan.decode.places[rank].stage == 0
     tokens = setting.prompt_tokens * prefills + setting.new_tokens * decodes
     whole = setting.model.vocab_size * setting.model.hidden_size * (setting.model.dtype or setting.dtype).itemsize
-    return min(whole, tokens * _FAULT_BYTES)
+    return int(whole * -math.expm1(-tokens * _FAULT_BYTES / whole))
 
 
 def host_bytes(ranks: Sequence[RankMemory], hosts: Sequence[str]) -> dict[str, int]:
