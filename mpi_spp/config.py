@@ -41,6 +41,7 @@ class RunConfig:
     sync_strategy: str = "auto"
     sync_granularity: str = "chunk"
     decode: str = "replicated"
+    max_memory: int | None = None  # bytes of each host that all ranks there may use; None: no limit
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
     quantize: str | None = None  # None: weights as the checkpoint has them
@@ -54,7 +55,7 @@ class RunConfig:
     json: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "chunk_size", "threads"):
+        for name in ("max_new_tokens", "chunk_size", "threads", "max_memory"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UserError(f"{option_name(name)}: {value} is too small; give 1 or more")
@@ -65,8 +66,8 @@ class RunConfig:
         elif min(self.layer_split, default=0) < 1:
             raise UserError(f"--layer-split: {self._layer_counts} leaves a rank without a layer; give each 1 or more")
         self._check_choice("sync_strategy", ["auto", *registry.choices("sync")])
-        self._check_choice("prefill", registry.choices("prefill"))
-        self._check_choice("decode", registry.choices("decode"))
+        self._check_choice("prefill", ["auto", *registry.choices("prefill")])
+        self._check_choice("decode", ["auto", *registry.choices("decode")])
         self._check_choice("sync_granularity", GRANULARITIES)
         self._check_choice("dtype", DTYPES)
         self._check_choice("kv_cache_dtype", KV_CACHE_DTYPES)
@@ -84,6 +85,11 @@ class RunConfig:
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
         if self.prompt_ids is not None and self.chat:
             raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a strategy is still to be chosen."""
+        return "auto" in (self.prefill, self.decode)
 
     def require_one_prompt(self) -> None:
         """Raise UserError unless the prompt is given in exactly one way; a benchmark makes its own."""

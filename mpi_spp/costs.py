@@ -7,18 +7,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from mpi_spp.comm.world import World
 from mpi_spp.kernels.memory import cpu_name, recall, remember
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.schedule import Cost
+
+if TYPE_CHECKING:
+    from mpi_spp.comm.world import World
 
 _LENGTHS = (16, 32, 64, 128, 256, 512)
 _PREFIXES = (0, 2048)
@@ -45,7 +47,7 @@ class Measured:
     threads: int
 
 
-def layer_costs(what: Measured, some_layers: Callable[[], Stage], world: World, directory: Path) -> list[Cost]:
+def layer_costs(what: Measured, some_layers: Callable[[], Stage], world: "World", directory: Path) -> list[Cost]:
     """The cost of one layer on every rank, the same list on all. Collective.
 
     Ranks of one host that are alike take the figures of the first of them, so that noise does not make them different.
@@ -86,6 +88,16 @@ def slowdowns(speeds: Sequence[float], kinds: Sequence[object]) -> list[float]:
     fastest = {kind: max(speed for speed, other in zip(speeds, kinds, strict=True) if other == kind) for kind in kinds}
     factors = [fastest[kind] / speed for speed, kind in zip(speeds, kinds, strict=True)]
     return [factor if factor > _FAR_BEHIND else 1.0 for factor in factors]
+
+
+def weights_name(kernels: str, scheme: str | None, group: int) -> str:
+    """What `Measured.weights` says of a back end and quantised weights."""
+    return f"{kernels} {scheme} by {group}"
+
+
+def remembered(what: Measured, directory: Path) -> Cost | None:
+    """What was measured on a machine like this one; None: nothing yet."""
+    return _read(recall(directory / "costs.json").get(_key(what)))
 
 
 def measure(stage: Stage) -> Cost:

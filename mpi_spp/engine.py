@@ -1,7 +1,6 @@
 """Load, prefill, sync, decode: prompts in, a stream of tokens out, the same on every rank of a replica."""
 
 import logging
-import resource
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -26,12 +25,16 @@ from mpi_spp.loading import Loader
 from mpi_spp.mesh import mesh_of
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Shard
-from mpi_spp.partition import split_chunks
+from mpi_spp.model.store import cache_directory
 from mpi_spp.phase import Phase, needed
+from mpi_spp.plan.setting import Setting, cut
+from mpi_spp.plan.settle import limits_of, measured_speeds, needs_settling, settle
+from mpi_spp.plan.speeds import Speeds
 from mpi_spp.prefill._job import PrefillJob
+from mpi_spp.report.memory import peak_bytes, resident_bytes
 from mpi_spp.report.timings import Clock
 from mpi_spp.sampling.selection import selection_of, with_seed
-from mpi_spp.schedule import Cost, plan_chunks
+from mpi_spp.schedule import Cost
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 
 log = logging.getLogger(__name__)
@@ -54,13 +57,23 @@ class Request:
 class Engine:
     """A model spread over the ranks of a job. Making one is collective: it loads, or raises on all ranks."""
 
-    def __init__(self, config: RunConfig, model: ModelConfig, directory: Path, world: World, clock: Clock) -> None:
-        self.model, self.world = model, world
-        self._program_bytes, self._cache_bytes = _peak_memory(), 0
+    def __init__(
+        self,
+        config: RunConfig,
+        model: ModelConfig,
+        directory: Path,
+        world: World,
+        clock: Clock,
+        prompt_tokens: int = 1024,
+    ) -> None:
+        """`prompt_tokens`: the prompts to expect, by which strategies are chosen where they are "auto"."""
+        self.model, self.world, self._prompt_tokens = model, world, prompt_tokens
+        self._program_bytes, self._cache_bytes = resident_bytes(), 0
         self.threads = config.threads or world.default_threads()
         torch.set_num_threads(self.threads)
         self.mesh = mesh_of(config.mesh, world.size)
-        load_strategies(config, self.mesh)  # refuses what does not fit before any file is read
+        if not config.is_open:
+            load_strategies(config, self.mesh)  # refuses what does not fit before any file is read
         self._loader = Loader(config, model, directory, world, self.threads)
         self._connect(config)
         self._held: Any = None
@@ -68,15 +81,16 @@ class Engine:
 
     def configure(self, config: RunConfig, clock: Clock) -> None:
         """Take the strategies, schedule and granularity of another run of the same model, and its clock. Collective."""
+        config, self.choice = self._settle(config)
         self._strategies: Strategies = load_strategies(config, self.mesh)
         if self._strategies.shares_memory and self._loader.device.type != "cpu":
             raise UserError("--sync-strategy: shared is for caches in the memory of hosts; choose another one for GPUs")
         self.config, self.clock = with_seed(config, self.world), clock
         self._selection = selection_of(self.config)
         plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
+        if config.chunk_size == "auto":
+            _ = self._costs  # measured, if need be, before the stage is loaded: on layers of their own
         self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
-        if self.mesh.dp > 1 and config.chunk_size == "auto":
-            _ = self._costs  # all ranks share what is measured, but replicas begin their prefills on their own
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
         if held != self._held:
             self.__dict__.pop("stage", None)  # what it holds should not be in memory beside the next one
@@ -125,7 +139,8 @@ class Engine:
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
         """Fill this rank's part of the cache; returns the last token's hidden state [1, hidden_size], on every rank."""
-        self.chunks = self._cut(len(prompt_ids))
+        costs = self._costs if self.config.chunk_size == "auto" else []
+        self.chunks = cut(len(prompt_ids), self.config.chunk_size, self._prefill_phase, costs)
         self.comm.barrier()
         self.clock.mark("prefill_start")
         phase, rank = self._prefill_phase, self.comm.rank
@@ -166,8 +181,8 @@ class Engine:
             "prefill_kv_heads": prefill["kv_heads"],
             "decode_kv_heads": decode["kv_heads"],
             "vocabulary": [self.stage.vocabulary.start, self.stage.vocabulary.stop],
-            "peak_memory_bytes": _peak_memory(),
-            "program_bytes": self._program_bytes,  # the peak before anything of the model was read
+            "peak_memory_bytes": peak_bytes(),
+            "program_bytes": self._program_bytes,  # resident before anything of the model was read
             "weights_bytes": self.stage.weights.nbytes,
             "cache_bytes": self._cache_bytes,
             "peak_gpu_memory_bytes": self._peak_gpu_memory(),
@@ -184,18 +199,35 @@ class Engine:
             "chunks": [len(chunk) for chunk in self.chunks],
             "layers": [spans[stage] for stage in sorted(spans)],
             "sync_strategy": self._strategies.sync_name,
+            "choice": self.choice,
         }
 
-    def _cut(self, num_tokens: int) -> list[range]:
-        """The prompt's chunks. Collective as long as costs are needed and not known."""
-        if self.config.chunk_size != "auto":
-            return split_chunks(num_tokens, self.config.chunk_size)
-        slowest: dict[int, Cost] = {}
-        for cost, place, span in zip(self._costs, self._prefill_phase.places, self._prefill_phase.spans, strict=True):
-            whole = cost.times(len(span) / place.num_shards)
-            known = slowest.setdefault(place.stage, whole)
-            slowest[place.stage] = max(known, whole, key=lambda one: one.seconds(0, one.longest) / one.longest)
-        return plan_chunks(num_tokens, tuple(slowest[stage] for stage in sorted(slowest)))
+    def _settle(self, config: RunConfig) -> tuple[RunConfig, dict[str, Any] | None]:
+        """The strategies in the place of "auto", and why; refuses what needs more than --max-memory. Collective."""
+        if not needs_settling(config):
+            return config, None
+        world, first = self.world, self.world.rank - self.comm.rank
+        hosts, replica = world.gather(world.host), slice(first, first + self.comm.size)
+        setting = Setting(
+            config,
+            self.model,
+            self.mesh,
+            hosts[replica],
+            self._loader.dtype,
+            self._loader.kernels,
+            self._prompt_tokens,
+            config.max_new_tokens,
+            self._speeds,
+            limits_of(config, hosts, replica),
+            max(world.gather(self._program_bytes)),
+        )
+        return settle(setting, world)
+
+    @cached_property
+    def _speeds(self) -> Speeds:
+        """How fast the ranks of this replica compute and talk. Collective when it is first looked at."""
+        directory = cache_directory() / "kernels"
+        return measured_speeds(self._loader.products, self._costs, self.comm, self.world, directory)
 
     @cached_property
     def _costs(self) -> list[Cost]:
@@ -282,8 +314,3 @@ class Engine:
 def _part_of(phase: Phase, rank: int) -> dict[str, list[int]]:
     span, heads = phase.spans[rank], phase.regions[rank].heads
     return {"layers": [span.start, span.stop], "kv_heads": [heads.start, heads.stop]}
-
-
-def _peak_memory() -> int:
-    """The most bytes that were ever resident."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB

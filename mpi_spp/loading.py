@@ -9,7 +9,7 @@ import torch
 
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.costs import Measured, layer_costs
+from mpi_spp.costs import Measured, layer_costs, weights_name
 from mpi_spp.errors import UserError
 from mpi_spp.kernels.choice import backends, fastest
 from mpi_spp.kernels.plain import Plain
@@ -26,6 +26,7 @@ from mpi_spp.model.weights import (
     stage_shapes,
 )
 from mpi_spp.partition import split_evenly
+from mpi_spp.plan.measured import Products
 from mpi_spp.schedule import Cost
 from mpi_spp.shares import Share
 
@@ -66,12 +67,18 @@ class Loader:
 
     def costs(self) -> list[Cost]:
         """What a whole layer costs on every rank of the job. Collective."""
-        config = self._config
-        weights = f"{self.kernels} {config.quantize} by {config.quantize_group_size}"
-        measured = Measured(self._model, self.dtype, self.device, weights, self._threads)
-        costs = layer_costs(measured, self._some_layers, self._world, cache_directory() / "kernels")
+        costs = layer_costs(self.products.what, self._some_layers, self._world, cache_directory() / "kernels")
         log.info("costs of a layer: %s", costs)
         return costs
+
+    @property
+    def products(self) -> Products:
+        """What a measurement of speeds depends on."""
+        scheme, group = self._config.quantize, self._config.quantize_group_size
+        weights = weights_name(self.kernels, scheme, group)
+        return Products(
+            Measured(self._model, self.dtype, self.device, weights, self._threads), self._backend, scheme, group
+        )
 
     def _load(self, layers: Mapping[int, Sequence[int]], rows: range, shares: Sequence[Share] | None = None) -> Stage:
         return load_stage(

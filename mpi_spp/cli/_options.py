@@ -17,6 +17,7 @@ from mpi_spp.config import (
     QUANTIZE,
     default_of,
 )
+from mpi_spp.units import parse_bytes
 
 Decorator = Callable[[Any], Any]
 
@@ -57,6 +58,11 @@ def parse_chunk_size(text: str) -> int | str:
     raise click.BadParameter(f"{text!r} is neither auto nor a number of tokens, such as 128")
 
 
+def parse_memory(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
+    """Read `8GiB`."""
+    return None if value is None else parse_bytes(value, "--max-memory")
+
+
 def parse_layer_split(text: str) -> tuple[int, ...] | str:
     """Read `auto`, `even` or `10,9,9`."""
     if text in LAYER_SPLITS:
@@ -71,7 +77,7 @@ def schedule_options(multiple: bool = False) -> Decorator:
     """How the prefill is cut and the cache is synced; `multiple`: each may be given several times, to compare them."""
     again = "; may be repeated." if multiple else "."
     syncs, granularities = click.Choice(["auto", *registry.choices("sync")]), click.Choice(GRANULARITIES)
-    prefills, decodes = click.Choice(registry.choices("prefill")), click.Choice(registry.choices("decode"))
+    prefills, decodes = (click.Choice(["auto", *registry.choices(verb)]) for verb in ("prefill", "decode"))
     return together(
         run_option("--prefill", f"How the ranks share the prompt's work{again}", type=prefills, multiple=multiple),
         run_option("--decode", f"How the ranks share the work on new tokens{again}", type=decodes, multiple=multiple),
@@ -125,6 +131,12 @@ model_options = together(
     run_option("--cuda-aware", "Whether MPI reads GPU memory.", type=click.Choice(CUDA_AWARE)),
     run_option("--kernels", "Arithmetic of the layers; auto: what is measured as fastest.", type=click.Choice(KERNELS)),
     run_option("--threads", "Threads of each rank.  [default: the rank's share of its cores]", type=int),
+    run_option(
+        "--max-memory",
+        "Of each host, for all ranks there, such as 8GiB; what needs more is refused.",
+        callback=parse_memory,
+        metavar="BYTES",
+    ),
     run_option("--log-dir", "Write rankR.log for every rank into this directory.", type=click.Path()),
 )
 

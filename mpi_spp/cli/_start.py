@@ -1,6 +1,7 @@
 """From a configuration to an engine on all ranks, in steps that each end in agreement."""
 
 import logging
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,10 +38,16 @@ def read_model(directory: Path) -> "ModelConfig":
     return read_config(directory)
 
 
-def open_engine(config: RunConfig, world: "World", clock: "Clock") -> "Engine":
+def show_choice(engine: "Engine") -> None:
+    """Say on standard error, from rank 0, what was chosen where "auto" was asked for."""
+    if engine.choice is not None and engine.world.rank == 0:
+        print(f"mpi-spp: chosen {engine.choice['reason']}", file=sys.stderr, flush=True)
+
+
+def open_engine(config: RunConfig, world: "World", clock: "Clock", prompt_tokens: int = 1024) -> "Engine":
     """An engine for work that brings its own token ids. Collective."""
     directory = find_model(config, world)
     from mpi_spp.engine import Engine
 
     model = world.on_rank_0(lambda: read_model(directory))
-    return Engine(config, model, directory, world, clock)
+    return Engine(config, model, directory, world, clock, prompt_tokens)

@@ -1,7 +1,7 @@
 """`mpi-spp generate`: answer one prompt on all ranks."""
 
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +9,7 @@ import click
 
 from mpi_spp.cli._options import json_option, model_options, run_option, sampling_options, schedule_options
 from mpi_spp.cli._output import check_writable, write_json
-from mpi_spp.cli._start import find_model, read_model
+from mpi_spp.cli._start import find_model, read_model, show_choice
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 
@@ -56,9 +56,12 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
 
     mesh = mesh_of(config.mesh, world.size)
     require_one_replica(mesh)
-    load_strategies(config, mesh)
+    if not config.is_open:
+        load_strategies(config, mesh)
     request, stream = _prepare(config, world, directory)
-    engine = Engine(config, request["model"], directory, world, clock)
+    lengths = replace(config, max_new_tokens=request["max_new_tokens"])
+    engine = Engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
+    show_choice(engine)
     token_ids = _stream_answer(engine, request, stream, config)
     clock.mark("total")
     ranks = world.gather(engine.facts())
@@ -130,6 +133,7 @@ def _report(
         "token_ids": token_ids,
         "prompt_tokens": len(request["prompt_ids"]),
         "chunks": request["chunks"],
+        "choice": request["choice"],
         "finish_reason": "stop" if token_ids[-1] in request["stop_ids"] else "length",
     }
     summary = summarize(ranks, answer, asdict(config), total_s)

@@ -1,11 +1,14 @@
 """Tensors as MPI buffers: straight from their memory, or through pinned host memory for a GPU."""
 
+from __future__ import annotations  # types of MPI are named before it is loaded
+
 from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
 
 import torch
-from mpi4py import MPI
+
+from mpi_spp.comm.library import MPI
 
 LARGEST_COUNT = 2**31 - 1  # counts are 32-bit in Open MPI 5
 

@@ -1,12 +1,14 @@
 """A communicator that moves torch tensors and counts what it moves."""
 
+from __future__ import annotations  # types of MPI are named before it is loaded
+
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from mpi4py import MPI
 
 from mpi_spp.comm.buffers import Direct, Staging, bytes_type, memory_of, spec_of, unit_bytes
+from mpi_spp.comm.library import MPI
 from mpi_spp.comm.requests import Idle, Request, Transfer
 from mpi_spp.comm.shared import Hosts
 
@@ -47,7 +49,7 @@ class Communicator:
         """The rank before this one, round the ring."""
         return (self.rank - 1) % self.size
 
-    def duplicate(self) -> "Communicator":
+    def duplicate(self) -> Communicator:
         """The same ranks with a space of messages of their own, so that two conversations cannot mix. Collective."""
         copy = Communicator(self._comm.Dup(), self._staging)
         copy._idle = self._idle
@@ -118,7 +120,7 @@ class Communicator:
         """Its ranks by host, of which this rank's is named. Collective."""
         return Hosts(self._comm, host)
 
-    def split(self, color: int, key: int) -> "Communicator":
+    def split(self, color: int, key: int) -> Communicator:
         """The ranks of the same color, in the order of their keys. Collective."""
         part = Communicator(self._comm.Split(color, key), self._staging)
         part._idle = self._idle

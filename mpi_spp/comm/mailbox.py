@@ -1,12 +1,14 @@
 """Values of any kind that ranks send beside the tensors of the computation, and take when they have time."""
 
+from __future__ import annotations  # types of MPI are named before it is loaded
+
 import pickle
 from typing import Any
 
 import torch
-from mpi4py import MPI
 
 from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.library import MPI
 from mpi_spp.comm.requests import Idle, Transfer
 from mpi_spp.comm.world import World
 

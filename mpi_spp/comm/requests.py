@@ -1,11 +1,13 @@
 """Nonblocking operations that own their buffers, and how a rank waits for them."""
 
+from __future__ import annotations  # types of MPI are named before it is loaded
+
 import os
 import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from mpi4py import MPI
+from mpi_spp.comm.library import MPI
 
 _SPIN_SECONDS = 100e-6  # a message between two ready ranks of one machine arrives well within this
 _NAP_SECONDS = 20e-6

@@ -1,5 +1,7 @@
 """Memory that the ranks of one host have in common."""
 
+from __future__ import annotations  # types of MPI are named before it is loaded
+
 import math
 import os
 import zlib
@@ -7,8 +9,8 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-from mpi4py import MPI
 
+from mpi_spp.comm.library import MPI
 from mpi_spp.errors import UserError
 
 _PLACE = "/dev/shm"  # where Linux keeps what processes share; MPI libraries take it from there
@@ -34,7 +36,7 @@ class Hosts:
         there = [rank for rank, first in enumerate(self.first_of) if first == self.first_of[host_of]]
         return there[sender % len(there)]
 
-    def memory(self, nbytes: int, option: str) -> "SharedMemory":
+    def memory(self, nbytes: int, option: str) -> SharedMemory:
         """So many bytes, the same on all ranks of this host. Collective.
 
         Raises UserError, naming the option, on all ranks where a host has no room: more than there is would end in a

@@ -36,16 +36,24 @@ def fastest(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, di
     candidates, memory = backends(dtype, device, directory), directory / "choices.json"
     if len(candidates) == 1:
         return next(iter(candidates))
-    key = (
-        f"{cpu_name()}, torch {torch.__version__}, {torch.get_num_threads()} threads, {dtype}, {shape[0]}x{shape[1]},"
-        f" {' '.join(candidates)}"
-    )
-    known = recall(memory)
+    key, known = _key(shape, dtype, torch.get_num_threads(), candidates), recall(memory)
     if known.get(key) not in candidates:
         times = {name: _times(backend, shape, dtype) for name, backend in candidates.items()}
         known[key] = _least_regret(times)
         remember(memory, known)
     return known[key]
+
+
+def remembered(shape: tuple[int, int], dtype: torch.dtype, threads: int, directory: Path) -> str | None:
+    """What `fastest` has found on this machine's CPU with so many threads; None: nothing yet."""
+    candidates = backends(dtype, torch.device("cpu"), directory)
+    found = recall(directory / "choices.json").get(_key(shape, dtype, threads, candidates))
+    return found if found in candidates else None
+
+
+def _key(shape: tuple[int, int], dtype: torch.dtype, threads: int, candidates: dict[str, Plain]) -> str:
+    where = f"{cpu_name()}, torch {torch.__version__}, {threads} threads"
+    return f"{where}, {dtype}, {shape[0]}x{shape[1]}, {' '.join(candidates)}"
 
 
 def _least_regret(times: dict[str, list[float]]) -> str:
@@ -62,11 +70,11 @@ def _times(backend: Plain, shape: tuple[int, int], dtype: torch.dtype) -> list[f
     for rows in _ROWS:
         x = torch.randn(rows, shape[1]).to(dtype)
         products[0](x)
-        times.append(_time_each(products, x))
+        times.append(time_each(products, x))
     return times
 
 
-def _time_each(products: list[Linear], x: torch.Tensor) -> float:
+def time_each(products: list[Linear], x: torch.Tensor) -> float:
     """The least seconds a product took, over rounds through all of them."""
     least, stop = float("inf"), time.perf_counter() + _SECONDS
     while time.perf_counter() < stop:

@@ -2,22 +2,28 @@
 
 import os
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpi_spp.errors import UserError
+from mpi_spp.units import parse_bytes
 
 _FORMATS = "one host a line, as 'node1 slots=2' (Open MPI) or 'node1:2' (MPICH, Intel MPI)"
-_LINE = re.compile(r"(?P<name>[\w.@-]+)(?:\s*:\s*(?P<colon>\d+)|\s+slots\s*=\s*(?P<slots>\d+))?", re.ASCII)
+_LINE = re.compile(
+    r"(?P<name>[\w.@-]+)(?:\s*:\s*(?P<colon>\d+)|\s+slots\s*=\s*(?P<slots>\d+))?"
+    r"(?:\s+max-memory\s*=\s*(?P<memory>\S+))?",
+    re.ASCII,
+)
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine and how many ranks it takes."""
+    """A machine, how many ranks it takes, and the bytes of memory that they may use together; None: no limit."""
 
     name: str
     slots: int
+    max_memory: int | None = None
 
 
 def read_hostfile(path: str | Path) -> tuple[Host, ...]:
@@ -26,16 +32,27 @@ def read_hostfile(path: str | Path) -> tuple[Host, ...]:
     All names of this machine count as one host, since MPICH and Intel MPI would take `localhost` and its own name
     for two, and every rank must know how many others share its cores.
     """
-    slots: dict[str, int] = {}
+    hosts = _merged(_hosts_of_lines(path))
+    if not hosts:
+        raise UserError(f"--hostfile: {path} names no host; write {_FORMATS}")
+    return hosts
+
+
+def parse_hosts(text: str) -> tuple[Host, ...]:
+    """Read `node1:2,node2:2`."""
+    return _merged(_parse(entry.strip(), "--hosts") for entry in text.split(","))
+
+
+def _merged(entries: Iterable[Host]) -> tuple[Host, ...]:
+    hosts: dict[str, Host] = {}
     own_name = None
-    for host in _hosts_of_lines(path):
+    for host in entries:
         if is_this_machine(host.name):
             own_name = own_name or host.name
-            host = Host(own_name, host.slots)
-        slots[host.name] = slots.get(host.name, 0) + host.slots
-    if not slots:
-        raise UserError(f"--hostfile: {path} names no host; write {_FORMATS}")
-    return tuple(Host(name, count) for name, count in slots.items())
+            host = replace(host, name=own_name)
+        before = hosts.get(host.name, Host(host.name, 0))
+        hosts[host.name] = Host(host.name, before.slots + host.slots, host.max_memory or before.max_memory)
+    return tuple(hosts.values())
 
 
 def is_this_machine(name: str) -> bool:
@@ -67,4 +84,4 @@ def _parse(entry: str, where: str) -> Host:
     slots = int(match["colon"] or match["slots"] or 1)
     if slots < 1:
         raise UserError(f"{where}: {match['name']} has {slots} slots; give it 1 or more, or remove the line")
-    return Host(match["name"], slots)
+    return Host(match["name"], slots, parse_bytes(match["memory"], where) if match["memory"] else None)

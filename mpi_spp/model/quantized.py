@@ -14,7 +14,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.kernels.quantized import BITS, QuantizedWeight, quantize
 
 _FORMAT = 1  # of the files: another number makes them anew
-_HEAD_BITS = 8  # errors of the last product go straight into the logits, so it never has fewer
+HEAD_BITS = 8  # errors of the last product go straight into the logits, so it never has fewer
 
 Parts = dict[str, torch.Tensor]
 
@@ -46,7 +46,7 @@ class QuantizedStore:
             ) from None
 
     def _write(self, name: str, parts: Callable[[], Parts]) -> None:
-        bits = _HEAD_BITS if name == "head" else self._bits
+        bits = HEAD_BITS if name == "head" else self._bits
         weights = {key: quantize(part, bits, self._group) for key, part in parts().items()}
         shapes = {key: f"{weight.out_features} {weight.in_features} {bits}" for key, weight in weights.items()}
         with tempfile.TemporaryDirectory(dir=self._directory) as scratch:

@@ -218,12 +218,12 @@ def load_stage(
     """
     reader = _Reader(checkpoint, config, dtype, device)
     maker = _Maker(reader, config, shares or split_layer(config, 1), backend, store, dtype, device)
+    head = maker.head(vocabulary)  # the largest matrix comes first: its copies are not there beside all the others
+    _let_go(checkpoint)
     made: dict[int, dict[int, Layer]] = {}
     for number, indices in layers.items():
         made[number] = {index: maker.layer(number, index) for index in indices}
         _let_go(checkpoint)
-    head = maker.head(vocabulary)
-    _let_go(checkpoint)
     weights = StageWeights(
         embedding=reader.embedding(),
         layers=made,

@@ -18,11 +18,12 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 LEVELS = [
     {"__init__", "errors"},
     {"report"},
-    {"registry"},
+    {"registry", "units"},
     {"mesh"},
     {"kernels", "partition", "shares", "schedule", "config"},
     {"model", "kv", "comm", "phase"},
     {"prefill", "sync", "decode", "sampling", "costs", "strategies"},
+    {"plan"},
     {"loading"},
     {"engine", "launch"},
     {"benchmark", "batch"},

@@ -1,0 +1,208 @@
+"""`mpi-spp plan`: what a run would need on each rank, and how long it would take, before anything is loaded."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpi_spp.cli._options import json_option, model_options, schedule_options
+from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.config import RunConfig, option_name
+from mpi_spp.errors import UserError
+
+if TYPE_CHECKING:
+    from mpi_spp.launch.hostfile import Host
+    from mpi_spp.plan.setting import Setting
+    from mpi_spp.plan.speeds import Link, Speeds
+
+
+@click.command("plan")
+@click.option("--num-ranks", type=click.IntRange(min=1), help="Ranks, all on this host.  [default: one a core]")
+@click.option("--hosts", help="Hosts with their ranks, such as a:2,b:2.")
+@click.option("--hostfile", type=click.Path(), help="The hosts; `max-memory=8GiB` behind one limits its ranks.")
+@schedule_options()
+@model_options
+@click.option("--prompt-tokens", default=1024, show_default=True, help="Length of the prompt.")
+@click.option("--new-tokens", default=128, show_default=True, help="Length of the answer.")
+@click.option("--link-latency-us", type=float, help="Of a message between hosts, in place of what was measured.")
+@click.option("--link-gbit", type=float, help="Of the link between hosts, in place of what was measured.")
+@json_option("Write the plan to this file;")
+def command(json: str | None, **options: Any) -> None:
+    """Memory, messages and times of a run, before anything is loaded; needs no weights and no MPI.
+
+    Speeds are those that runs on this machine have left in the cache folder; where there are none they are assumed,
+    and the output says which.
+    """
+    check_writable(json)
+    names = ("num_ranks", "hosts", "hostfile", "prompt_tokens", "new_tokens", "link_latency_us", "link_gbit")
+    given = {name: options.pop(name) for name in names}
+    for name in names[3:]:
+        if given[name] is not None and given[name] <= 0:
+            raise UserError(f"{option_name(name)}: {given[name]} is too small; give more than 0")
+    config = RunConfig(**options)
+    hosts = _hosts(given)
+    data, joints = _plan(config, hosts, given)
+    if json != "-":
+        _show(data, joints)
+    write_json(json, data | {"joints": joints})
+
+
+def _plan(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
+    """The forecast, or a refusal, of the chosen strategies."""
+    from mpi_spp.plan.choice import choose, require_room
+    from mpi_spp.plan.forecast import as_data, forecast
+    from mpi_spp.plan.memory import require_positions
+
+    setting = _setting(config, hosts, given)
+    require_positions(setting)
+    choice = choose(setting) if config.is_open else None
+    found = forecast(setting) if choice is None else choice.best
+    require_room(found)
+    data = as_data(found) | ({} if choice is None else {"choice": choice.as_data()})
+    return data, _joints(found.setting)
+
+
+def _hosts(given: dict[str, Any]) -> tuple["Host", ...]:
+    """The hosts by whichever option names them."""
+    from mpi_spp.launch.hostfile import Host, parse_hosts, read_hostfile
+    from mpi_spp.launch.placement import cores_here
+
+    named = [name for name in ("num_ranks", "hosts", "hostfile") if given[name] is not None]
+    if len(named) > 1:
+        raise UserError(f"{option_name(named[0])}: given with {option_name(named[1])}; leave one of them out")
+    if given["hosts"] is not None:
+        return parse_hosts(given["hosts"])
+    if given["hostfile"] is not None:
+        return read_hostfile(given["hostfile"])
+    return (Host("localhost", given["num_ranks"] or len(cores_here())),)
+
+
+def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> "Setting":
+    import torch
+
+    from mpi_spp.cli._start import read_model
+    from mpi_spp.kernels.choice import backends
+    from mpi_spp.launch.placement import cores_here
+    from mpi_spp.mesh import mesh_of
+    from mpi_spp.model.locate import locate
+    from mpi_spp.model.store import cache_directory
+    from mpi_spp.plan.measured import Products, remembered_speeds
+    from mpi_spp.plan.setting import Setting
+
+    names = [_name(host) for host in hosts for _ in range(host.slots)]
+    mesh, cores = mesh_of(config.mesh, len(names)), len(cores_here())
+    directory = locate(config.model, download=False)
+    model, kept = read_model(directory), cache_directory() / "kernels"
+    threads = config.threads or max(1, cores // max(host.slots for host in hosts))
+    dtype = _dtype(config, directory, model)
+    kernels = _kernels(config, model, dtype, threads, kept)
+    limits = {_name(host): host.max_memory or config.max_memory for host in hosts}
+    known = {name: limit for name, limit in limits.items() if limit is not None}
+    cpu = torch.device("cpu")
+    products = Products(
+        _measured(config, model, dtype, kernels, threads),
+        backends(dtype, cpu, kept)[kernels],
+        config.quantize,
+        config.quantize_group_size,
+    )
+    names = names[: mesh.replica_size]
+    speeds = _with_options(remembered_speeds(products, names, cores, kept), given)
+    lengths = (given["prompt_tokens"], given["new_tokens"])
+    return Setting(config, model, mesh, names, dtype, kernels, *lengths, speeds, known)
+
+
+def _measured(config: RunConfig, model: Any, dtype: Any, kernels: str, threads: int) -> Any:
+    import torch
+
+    from mpi_spp.costs import Measured, weights_name
+
+    name = weights_name(kernels, config.quantize, config.quantize_group_size)
+    return Measured(model, dtype, torch.device("cpu"), name, threads)
+
+
+def _name(host: "Host") -> str:
+    """As the ranks of that host would call it."""
+    from mpi_spp.launch.hostfile import is_this_machine
+
+    return os.uname().nodename if is_this_machine(host.name) else host.name
+
+
+def _dtype(config: RunConfig, directory: Any, model: Any) -> Any:
+    """As a run takes it; float32 where neither config.json nor a file's header says what the checkpoint is in."""
+    import torch
+
+    from mpi_spp.model.checkpoint import Checkpoint
+    from mpi_spp.model.device import choose_dtype
+    from mpi_spp.model.weights import checkpoint_dtype
+
+    of_checkpoint = model.dtype
+    if of_checkpoint is None and config.dtype == "auto":
+        try:
+            of_checkpoint = checkpoint_dtype(Checkpoint(directory))
+        except UserError:
+            of_checkpoint = torch.float32
+    return choose_dtype(config.dtype, of_checkpoint, torch.device("cpu"))
+
+
+def _kernels(config: RunConfig, model: Any, dtype: Any, threads: int, directory: Any) -> str:
+    """The back end that a run would take: what was measured as fastest, else the likeliest."""
+    import torch
+
+    from mpi_spp.kernels.choice import backends, remembered
+
+    found = list(backends(dtype, torch.device("cpu"), directory))
+    if config.kernels != "auto":
+        if config.kernels not in found:
+            raise UserError(
+                f"--kernels: {config.kernels} cannot run {dtype} here; choose one of auto, {', '.join(found)}"
+            )
+        return config.kernels
+    shape = (2 * model.intermediate_size, model.hidden_size)
+    return remembered(shape, dtype, threads, directory) or found[-1]
+
+
+def _with_options(speeds: "Speeds", given: dict[str, Any]) -> "Speeds":
+    """What the command line says of the link goes before what is known."""
+    latency, gbit = given["link_latency_us"], given["link_gbit"]
+    if latency is None and gbit is None:
+        return speeds
+    link: Link = replace(
+        speeds.link,
+        latency_s=speeds.link.latency_s if latency is None else latency * 1e-6,
+        bytes_per_s=speeds.link.bytes_per_s if gbit is None else gbit * 1e9 / 8,
+        row_sum_s=None,
+    )
+    return replace(speeds, link=link, origins=speeds.origins | {"link": "given"})
+
+
+def _joints(setting: "Setting") -> list[dict[str, Any]]:
+    """Every prefill with every decode: the syncs that join them, and what the one that auto takes costs."""
+    from mpi_spp.plan.forecast import forecast
+    from mpi_spp.plan.sync import joints
+
+    rows = []
+    for joint in joints(setting.mesh):
+        row = {name: getattr(joint, name) for name in ("prefill", "decode", "syncs", "chosen")}
+        row |= {"source": str(joint.source), "target": str(joint.target)}
+        config = replace(setting.config, prefill=joint.prefill, decode=joint.decode, sync_strategy=joint.chosen)
+        try:
+            found = forecast(replace(setting, config=config))
+            row |= {"received_bytes": max(of.received for of in found.sync), "exposed_s": found.times.sync}
+        except UserError:
+            pass  # a pair that this model cannot run on these ranks: it stands there without figures
+        rows.append(row)
+    return rows
+
+
+def _show(data: dict[str, Any], joints: list[dict[str, Any]]) -> None:
+    import sys
+
+    from rich.console import Console
+
+    from mpi_spp.report.plan import print_plan
+
+    if "choice" in data:
+        click.echo(f"chosen {data['choice']['reason']}")
+    print_plan(data, joints, Console(width=None if sys.stdout.isatty() else 160))

@@ -1,0 +1,117 @@
+"""What a rank's weights take: the loader itself, on tensors that have a shape and no memory."""
+
+from functools import cache, lru_cache
+
+import torch
+
+from mpi_spp.kernels.linear import Linear
+from mpi_spp.kernels.plain import Plain, Weight
+from mpi_spp.kernels.quantized import BITS, BLOCK, PANEL, QuantizedWeight
+from mpi_spp.model.checkpoint import Checkpoint
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.decoder import Stage
+from mpi_spp.model.quantized import HEAD_BITS, QuantizedStore
+from mpi_spp.model.weights import load_stage, stage_shapes
+from mpi_spp.shares import split_layer
+
+_META = torch.device("meta")
+
+
+class WeightSizes:
+    """Bytes of a model's weights in the form in which a run holds them. All layers of a model are alike."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype, kernels: str, scheme: str | None, group: int) -> None:
+        """`kernels`: the back end's name; `scheme` and `group`: of quantised weights, None where they are not."""
+        self._config, self._dtype = config, dtype
+        self._backend = _NativeShapes() if kernels == "native" else Plain()
+        self._store = None if scheme is None else _QuantizedShapes(config, scheme, group)
+        self._checkpoint = _Shapes(config, dtype)
+        self.of_shares = cache(self._of_shares)
+        self.of_head = cache(self._of_head)
+
+    def _of_shares(self, count: int) -> list[int]:
+        """The bytes of each of so many shares of a layer."""
+        shares = split_layer(self._config, count)
+        layers = self._load({0: range(count)}, range(0), count).weights.layers[0]
+        return [layers[index].nbytes for index in range(len(shares))]
+
+    def _of_head(self, rows: range) -> int:
+        """The bytes of these rows of the last product."""
+        return self._load({}, rows, 1).weights.head.nbytes
+
+    def _load(self, layers: dict[int, range], rows: range, count: int) -> Stage:
+        return load_stage(
+            self._checkpoint,
+            self._config,
+            layers,
+            rows,
+            self._dtype,
+            _META,
+            self._backend,
+            self._store,
+            split_layer(self._config, count),
+        )
+
+
+@lru_cache
+def sizes_of(config: ModelConfig, dtype: torch.dtype, kernels: str, scheme: str | None, group: int) -> WeightSizes:
+    """The same object for the same arguments: it remembers what it has counted."""
+    return WeightSizes(config, dtype, kernels, scheme, group)
+
+
+class _Shapes(Checkpoint):
+    """A checkpoint of a layer's shapes alone."""
+
+    def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
+        self._shapes, self._dtype = stage_shapes(config, range(1)), dtype
+
+    def read(self, name: str, rows: range | None = None, columns: range | None = None) -> torch.Tensor:
+        """See Checkpoint."""
+        whole = torch.empty(self._shapes[name], dtype=self._dtype, device=_META)
+        if columns is not None:
+            return whole[:, columns.start : columns.stop]
+        return whole if rows is None else whole[rows.start : rows.stop]
+
+    def release(self) -> None:
+        """There is no file."""
+
+
+class _QuantizedShapes(QuantizedStore):
+    """The shapes of a store of quantised weights, made or not."""
+
+    def __init__(self, config: ModelConfig, scheme: str, group: int) -> None:
+        self._config, self._bits, self._group = config, BITS[scheme], group
+
+    def read(self, name: str) -> dict[str, QuantizedWeight]:
+        """See QuantizedStore."""
+        config = self._config
+        if name == "head":
+            return {"head": _quantized((config.vocab_size, config.hidden_size), HEAD_BITS, self._group)}
+        queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
+        alternating = -(-config.intermediate_size // BLOCK) * BLOCK
+        shapes = {
+            "qkv": (queries + 2 * keys, config.hidden_size),
+            "output": (config.hidden_size, queries),
+            "gate_up": (2 * alternating, config.hidden_size),
+            "down": (config.hidden_size, config.intermediate_size),
+        }
+        return {product: _quantized(shape, self._bits, self._group) for product, shape in shapes.items()}
+
+
+def _quantized(shape: tuple[int, int], bits: int, group: int) -> QuantizedWeight:
+    """What `kernels.quantized.quantize` makes of a matrix [out_features, in_features]."""
+    block = group * BLOCK * bits // 8 + 2 * BLOCK * (1 if bits == 8 else 2)  # codes; scales, with 4 bits minima too
+    panels, groups = -(-shape[0] // PANEL), -(-shape[1] // group)
+    return QuantizedWeight(
+        torch.empty((panels, 2, groups, block), dtype=torch.uint8, device=_META), *shape, bits, group
+    )
+
+
+class _NativeShapes(Plain):
+    """The native back end lays weights of 16 bits out in whole panels."""
+
+    def linear(self, weight: Weight, bias: torch.Tensor | None) -> Linear:
+        if isinstance(weight, QuantizedWeight) or weight.shape[1] % 2:
+            return super().linear(weight, bias)
+        panels = -(-weight.shape[0] // PANEL) * PANEL
+        return super().linear(weight.new_empty((panels, weight.shape[1])), bias)

@@ -1,0 +1,198 @@
+"""Which strategies to take: the fastest that fit; and where nothing fits, the nearest that would."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from mpi_spp import registry
+from mpi_spp.config import QUANTIZE
+from mpi_spp.errors import UserError
+from mpi_spp.mesh import Mesh
+from mpi_spp.plan.forecast import Forecast, forecast
+from mpi_spp.plan.memory import memory_of_ranks, overfull
+from mpi_spp.plan.setting import Setting, lay_out
+from mpi_spp.plan.speeds import Speeds
+from mpi_spp.units import show_bytes
+
+_MOST_RANKS = 64
+_LONGEST_CHUNK = 512  # more buffers than with any that would be planned
+_FEWEST_TOKENS = 16  # a shorter context is no advice
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The strategies taken, why, and the seconds of all that fit, by name."""
+
+    best: Forecast
+    reason: str
+    seconds: dict[str, float]
+
+    def as_data(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        config = self.best.setting.config
+        return {
+            "prefill": config.prefill,
+            "decode": config.decode,
+            "reason": self.reason,
+            "predicted_s": self.seconds,
+        }
+
+
+def choose(setting: Setting) -> Choice:
+    """Put strategies in the place of "auto". Raises UserError when none fits into the memory, or none can run."""
+    candidates, refused = [], None
+    for tried in _strategies_of(setting):
+        try:
+            candidates.append(forecast(tried))
+        except UserError as error:
+            refused = refused or error
+    if not candidates:
+        raise refused or UserError("--prefill auto: there is no strategy to choose from")
+    fitting = [one for one in candidates if one.lacking is None]
+    if not fitting:
+        raise refusal(min(candidates, key=_excess))
+    best = min(fitting, key=lambda one: one.request_s)
+    seconds = {one.name: one.request_s for one in sorted(fitting, key=lambda one: one.request_s)}
+    return Choice(best, _reason(best, seconds, len(candidates) - len(fitting)), seconds)
+
+
+def require_room(what: Forecast) -> None:
+    """Raise UserError when it does not fit, naming the nearest that would."""
+    if what.lacking is not None:
+        raise refusal(what)
+
+
+def refusal(what: Forecast) -> UserError:
+    """Why it does not fit, and what would."""
+    assert what.lacking is not None
+    host, need = what.lacking
+    where = f" of {host}" if len(set(what.setting.hosts)) > 1 else ""
+    return UserError(
+        f"--max-memory: {what.name} on {len(what.setting.hosts)} ranks needs {show_bytes(need)}{where}, but"
+        f" {show_bytes(what.setting.limits[host])} are allowed; {nearest(what.setting)}"
+    )
+
+
+def nearest(setting: Setting) -> str:
+    """The nearest setting that fits, as advice: other strategies or mesh, fewer bits, more ranks, fewer tokens."""
+    for advice, tried in _neighbours(setting):
+        if _fits(tried):
+            return f"{advice} would fit"
+    tokens = _longest_prompt(setting)
+    if tokens is not None:
+        return f"--prompt-tokens {tokens} with --new-tokens {setting.new_tokens} would fit"
+    return "nothing that could be tried would fit; give more memory or a smaller model"
+
+
+def _neighbours(setting: Setting) -> Iterator[tuple[str, Setting]]:
+    """Advice, and the setting that it means, nearest first."""
+    for tried in _all_strategies(setting):
+        yield f"{_name(tried)} on the same ranks", tried
+    for mesh in _meshes(setting.mesh):
+        for tried in _all_strategies(replace(setting, mesh=mesh, config=replace(setting.config, mesh=str(mesh)))):
+            yield f"--mesh {mesh} {_name(tried)}", tried
+    for scheme in QUANTIZE:
+        for tried in [setting, *_all_strategies(setting)]:
+            config = replace(tried.config, quantize=scheme)
+            yield f"{_name(tried)} --quantize {scheme}", replace(tried, config=config)
+    yield from _more_ranks(setting)
+
+
+def _more_ranks(setting: Setting) -> Iterator[tuple[str, Setting]]:
+    """The same on more hosts like the first one: each brings its own memory."""
+    first, per_host = setting.hosts[0], setting.hosts.count(setting.hosts[0])
+    count = len(set(setting.hosts))
+    while len(setting.hosts) + per_host <= _MOST_RANKS:
+        count += 1
+        added = [f"another host {count}"] * per_host
+        limit = {added[0]: setting.limits[first]} if first in setting.limits else {}
+        hosts = [*setting.hosts, *added]
+        mesh = Mesh(setting.mesh.dp, len(hosts))
+        config = replace(setting.config, mesh=str(mesh), layer_split="auto")
+        setting = replace(
+            setting, hosts=hosts, mesh=mesh, limits={**setting.limits, **limit}, config=config,
+            speeds=_stretched(setting.speeds, len(hosts)),
+        )  # fmt: skip
+        for tried in [setting, *_all_strategies(setting)]:
+            yield f"{len(hosts)} ranks on {count} hosts like {first} with {_name(tried)}", tried
+
+
+def _stretched(speeds: Speeds, count: int) -> Speeds:
+    """Further ranks are as fast as the first one."""
+    return replace(
+        speeds,
+        layers=[*speeds.layers, *[speeds.layers[0]] * (count - len(speeds.layers))],
+        weight_bytes_per_s=[
+            *speeds.weight_bytes_per_s,
+            *[speeds.weight_bytes_per_s[0]] * (count - len(speeds.weight_bytes_per_s)),
+        ],
+    )
+
+
+def _longest_prompt(setting: Setting) -> int | None:
+    """The most prompt tokens that fit, if there are enough to be of use."""
+    low, high = _FEWEST_TOKENS - 1, setting.prompt_tokens
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if _fits(replace(setting, prompt_tokens=middle)) else (low, middle)
+    return low if low >= _FEWEST_TOKENS else None
+
+
+def _fits(setting: Setting) -> bool:
+    """Whether it fits surely, without planning its chunks."""
+    if setting.config.chunk_size == "auto":
+        setting = replace(setting, config=replace(setting.config, chunk_size=_LONGEST_CHUNK))
+    try:
+        return overfull(memory_of_ranks(setting, lay_out(setting)), setting.hosts, setting.limits) is None
+    except UserError:
+        return False
+
+
+def _strategies_of(setting: Setting) -> Iterator[Setting]:
+    """Every strategy where "auto" stands."""
+    config = setting.config
+    prefills = registry.choices("prefill") if config.prefill == "auto" else [config.prefill]
+    decodes = registry.choices("decode") if config.decode == "auto" else [config.decode]
+    for prefill in prefills:
+        for decode in decodes:
+            yield replace(setting, config=replace(config, prefill=prefill, decode=decode))
+
+
+def _all_strategies(setting: Setting) -> list[Setting]:
+    """Every other pair, those with the same prefill first; the sync has to follow."""
+    free = replace(setting.config, prefill="auto", decode="auto", sync_strategy="auto")
+    own = (setting.config.prefill, setting.config.decode)
+    found = [
+        one for one in _strategies_of(replace(setting, config=free)) if (one.config.prefill, one.config.decode) != own
+    ]
+    return sorted(found, key=lambda one: one.config.prefill != own[0])
+
+
+def _meshes(mesh: Mesh) -> Iterator[Mesh]:
+    """Other ways to see the ranks of a replica as stages and shards."""
+    size = mesh.replica_size
+    for tp in range(1, size + 1):
+        if size % tp == 0 and tp != mesh.tp:
+            yield Mesh(mesh.dp, size // tp, tp)
+
+
+def _name(setting: Setting) -> str:
+    return f"--prefill {setting.config.prefill} --decode {setting.config.decode}"
+
+
+def _excess(what: Forecast) -> float:
+    """How far a setting is from fitting."""
+    host, need = what.lacking or ("", 0)
+    return need / what.setting.limits.get(host, 1)
+
+
+def _reason(best: Forecast, seconds: dict[str, float], too_large: int) -> str:
+    """One line: what was taken, and what it is compared with."""
+    setting, others = best.setting, list(seconds.items())[1:]
+    lengths = f"for {setting.prompt_tokens} + {setting.new_tokens} tokens"
+    told = f"{best.name}: {best.request_s:.3g} s predicted {lengths}"
+    if others:
+        told += f", next {others[0][0]} with {others[0][1]:.3g} s"
+    if too_large:
+        told += f"; {too_large} did not fit into --max-memory"
+    return told

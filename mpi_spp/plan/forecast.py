@@ -1,0 +1,107 @@
+"""Everything that is known of a run before it: one value, as plain data too."""
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mpi_spp.plan.memory import RankMemory, host_bytes, memory_of_ranks, overfull
+from mpi_spp.plan.setting import Layout, Setting, lay_out
+from mpi_spp.plan.times import Times, times_of
+from mpi_spp.plan.traffic import Traffic, decode_traffic, prefill_traffic, sync_traffic
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Of one setting: memory and traffic by rank of a replica, and times."""
+
+    setting: Setting
+    layout: Layout
+    memory: list[RankMemory]
+    prefill: list[Traffic]
+    sync: list[Traffic]
+    decode: list[Traffic]
+    times: Times
+
+    @property
+    def name(self) -> str:
+        """Of the strategies."""
+        config = self.setting.config
+        return f"--prefill {config.prefill} --decode {config.decode}"
+
+    @property
+    def request_s(self) -> float:
+        """Seconds of the whole request."""
+        return self.times.request(self.setting.new_tokens)
+
+    @property
+    def lacking(self) -> tuple[str, int] | None:
+        """The first host whose limit is too low, and the bytes that it would need; None: it fits."""
+        return overfull(self.memory, self.setting.hosts, self.setting.limits)
+
+
+def forecast(setting: Setting) -> Forecast:
+    """Raises UserError where the run would refuse its options; whether it fits is `lacking`."""
+    layout = lay_out(setting)
+    ranks = range(layout.num_ranks)
+    return Forecast(
+        setting,
+        layout,
+        memory_of_ranks(setting, layout),
+        [prefill_traffic(setting, layout, rank) for rank in ranks],
+        [sync_traffic(setting, layout, rank) for rank in ranks],
+        [decode_traffic(setting, layout, rank) for rank in ranks],
+        times_of(setting, layout),
+    )
+
+
+def as_data(what: Forecast) -> dict[str, Any]:
+    """Plain values for JSON: bytes, seconds, layers and heads as [first, behind the last]."""
+    setting, config = what.setting, what.setting.config
+    return {
+        "prefill": config.prefill,
+        "decode": config.decode,
+        "sync_strategy": what.layout.strategies.sync_name,
+        "mesh": str(setting.mesh),
+        "dtype": str(setting.dtype).removeprefix("torch."),
+        "kernels": setting.kernels,
+        "prompt_tokens": setting.prompt_tokens,
+        "new_tokens": setting.new_tokens,
+        "chunks": [len(chunk) for chunk in what.layout.chunks],
+        "seconds": asdict(what.times) | {"request": what.request_s},
+        "tokens_per_s": {
+            "prefill": setting.prompt_tokens / (what.times.prefill + what.times.sync),
+            "decode": 1 / what.times.token,
+        },
+        "speeds": speeds_as_data(setting),
+        "ranks": [_rank(what, rank) for rank in range(what.layout.num_ranks)],
+        "hosts": host_bytes(what.memory, setting.hosts),
+        "limits": dict(setting.limits),
+        "fits": what.lacking is None,
+    }
+
+
+def speeds_as_data(setting: Setting) -> dict[str, Any]:
+    """The figures behind the times, and where they come from."""
+    speeds = setting.speeds
+    return {
+        "link": asdict(speeds.link),
+        "weight_bytes_per_s": list(speeds.weight_bytes_per_s),
+        "layer_s_of_512_tokens": [cost.seconds(0, 512) for cost in speeds.layers],
+        "origins": speeds.origins,
+    }
+
+
+def _rank(what: Forecast, rank: int) -> dict[str, Any]:
+    memory, phases = what.memory[rank], {"prefill": what.layout.plan.prefill, "decode": what.layout.plan.decode}
+    parts = {
+        f"{name}_{part}": [span.start, span.stop]
+        for name, phase in phases.items()
+        for part, span in (("layers", phase.spans[rank]), ("kv_heads", phase.regions[rank].heads))
+    }
+    sizes = {f"{name}_bytes": value for name, value in asdict(memory).items()} | {"total_bytes": memory.total}
+    traffic = {"prefill": what.prefill[rank], "sync": what.sync[rank], "decode_per_token": what.decode[rank]}
+    return (
+        {"rank": rank, "host": what.setting.hosts[rank]}
+        | parts
+        | sizes
+        | {"traffic": {name: asdict(value) for name, value in traffic.items()}}
+    )

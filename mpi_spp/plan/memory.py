@@ -1,0 +1,116 @@
+"""The memory of each rank: weights, cache, buffers and the program itself."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from mpi_spp.errors import UserError
+from mpi_spp.partition import split_evenly
+from mpi_spp.phase import needed
+from mpi_spp.plan.setting import Layout, Setting, cache_of
+from mpi_spp.plan.sync import round_bytes
+
+# What the back ends' libraries take once they have run: code, thread pools, packed forms for several counts of rows.
+_LIBRARY_BYTES = {"plain": 16 << 20, "native": 14 << 20, "packed": 36 << 20}
+_FAULT_BYTES = 64 << 10  # that Linux maps of a file at once
+_UNDER_WAY = 2  # rounds of the sync at the same time, and hidden states: computed, arriving and sent
+
+
+@dataclass(frozen=True)
+class RankMemory:
+    """Bytes. `mapped`: of the model's file, shared by the ranks of a host; the system takes it back when it wants."""
+
+    weights: int
+    cache: int
+    buffers: int
+    program: int
+    mapped: int
+
+    @property
+    def total(self) -> int:
+        """What must be there."""
+        return self.weights + self.cache + self.buffers + self.program
+
+
+def memory_of_ranks(setting: Setting, layout: Layout) -> list[RankMemory]:
+    """For each rank of a replica."""
+    sizes = setting.sizes()
+    of_shares = sizes.of_shares(len(layout.plan.shares))
+    vocabulary = split_evenly(setting.model.vocab_size, layout.num_ranks)
+    ranks = []
+    for rank in range(layout.num_ranks):
+        held = needed((layout.plan.prefill, layout.plan.decode), rank)
+        weights = sum(of_shares[share] for shares in held.values() for share in shares)
+        ranks.append(
+            RankMemory(
+                weights + sizes.of_head(vocabulary[rank]),
+                cache_bytes(setting, layout, rank),
+                buffer_bytes(setting, layout, rank),
+                setting.program_bytes,
+                _mapped_bytes(setting, layout, rank),
+            )
+        )
+    return ranks
+
+
+def cache_bytes(setting: Setting, layout: Layout, rank: int) -> int:
+    """Of the decode's region, and of the prefill's too where it is not a part of that."""
+    plan = layout.plan
+    target = cache_of(setting, plan.decode, rank, setting.positions)
+    if plan.prefill.regions[rank].is_within(plan.decode.regions[rank]):
+        return target.nbytes
+    return target.nbytes + cache_of(setting, plan.prefill, rank, setting.prompt_tokens).nbytes
+
+
+def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
+    """The most that is there at once besides: an estimate, and what the libraries keep."""
+    model, itemsize = setting.model, setting.dtype.itemsize
+    tokens, shards = max(map(len, layout.chunks)), layout.plan.prefill.places[rank].num_shards
+    hidden = (1 + _UNDER_WAY) * tokens * model.hidden_size * 4
+    heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
+    inner = tokens * itemsize * (2 * model.hidden_size + max(heads, 3 * model.intermediate_size) // shards)
+    sync = _UNDER_WAY * max((sum(part) for part in round_bytes(setting, layout, rank)), default=0)
+    return hidden + inner + _visible_bytes(setting, tokens) + sync + _LIBRARY_BYTES.get(setting.kernels, 16 << 20)
+
+
+def _visible_bytes(setting: Setting, tokens: int) -> int:
+    """Scores of a key/value head's queries; and a layer's cache in numbers, where it is kept in codes. Torch only."""
+    model, itemsize = setting.model, setting.dtype.itemsize
+    if setting.kernels == "native":
+        return 0
+    scores = 2 * tokens * model.query_groups * setting.prompt_tokens * itemsize
+    numbers = 2 * model.num_key_value_heads * model.head_dim * setting.positions * (4 + itemsize)
+    repacked = model.hidden_size * 2 * model.intermediate_size * itemsize  # for many rows, while a product runs
+    return scores + repacked + (numbers if setting.config.kv_cache_dtype == "int8" else 0)
+
+
+def _mapped_bytes(setting: Setting, layout: Layout, rank: int) -> int:
+    """Pages of the embedding that become resident as tokens are looked up anywhere in it, each with its neighbours."""
+    prefills = layout.plan.prefill.places[rank].stage == 0
+    decodes = layout.plan.decode.places[rank].stage == 0
+    tokens = setting.prompt_tokens * prefills + setting.new_tokens * decodes
+    whole = setting.model.vocab_size * setting.model.hidden_size * (setting.model.dtype or setting.dtype).itemsize
+    return int(whole * -math.expm1(-tokens * _FAULT_BYTES / whole))
+
+
+def host_bytes(ranks: Sequence[RankMemory], hosts: Sequence[str]) -> dict[str, int]:
+    """What the ranks of each host need together."""
+    totals: dict[str, int] = {}
+    for rank, host in zip(ranks, hosts, strict=True):
+        totals[host] = totals.get(host, 0) + rank.total
+    return totals
+
+
+def overfull(ranks: Sequence[RankMemory], hosts: Sequence[str], limits: Mapping[str, int]) -> tuple[str, int] | None:
+    """The first host that has not enough memory, and what it would need; None: all have."""
+    found = ((host, need) for host, need in host_bytes(ranks, hosts).items() if need > limits.get(host, need))
+    return next(found, None)
+
+
+def require_positions(setting: Setting) -> None:
+    """Raise UserError when prompt and answer are longer than the model can see."""
+    if setting.positions > setting.model.max_positions:
+        raise UserError(
+            f"--prompt-tokens: {setting.prompt_tokens} with --new-tokens {setting.new_tokens} is more than the"
+            f" {setting.model.max_positions} positions of {setting.config.model}; give fewer"
+        )

@@ -1,0 +1,99 @@
+"""What a forecast is made of: a run that nobody has started yet."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from mpi_spp.config import RunConfig
+from mpi_spp.kv.cache import KVCache
+from mpi_spp.mesh import Mesh
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.sizes import WeightSizes, sizes_of
+from mpi_spp.partition import split_chunks
+from mpi_spp.phase import Phase
+from mpi_spp.plan.speeds import Speeds
+from mpi_spp.schedule import Cost, plan_chunks
+from mpi_spp.strategies import Plan, Strategies, load_strategies, plan_phases
+
+PROGRAM_BYTES = 270_000_000  # Python, torch and MPI, measured: 250 MB; on the rank that has the tokenizer up to 400 MB
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A model, its ranks by host, one request's lengths in tokens, and what is known of speeds and limits.
+
+    `hosts` names the host of every rank of one replica; `limits` is bytes by host, where there are limits;
+    `program_bytes` is what a rank takes before it reads the model.
+    """
+
+    config: RunConfig
+    model: ModelConfig
+    mesh: Mesh
+    hosts: Sequence[str]
+    dtype: torch.dtype
+    kernels: str
+    prompt_tokens: int
+    new_tokens: int
+    speeds: Speeds
+    limits: Mapping[str, int] = field(default_factory=dict)
+    program_bytes: int = PROGRAM_BYTES
+
+    @property
+    def positions(self) -> int:
+        """The tokens of prompt and answer."""
+        return self.prompt_tokens + self.new_tokens
+
+    def sizes(self) -> WeightSizes:
+        """Of the weights in this form."""
+        return sizes_of(self.model, self.dtype, self.kernels, self.config.quantize, self.config.quantize_group_size)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The chosen strategies with their phases and the prompt's chunks."""
+
+    strategies: Strategies
+    plan: Plan
+    chunks: list[range]
+
+    @property
+    def num_ranks(self) -> int:
+        """Of a replica."""
+        return len(self.plan.prefill.places)
+
+
+def lay_out(setting: Setting) -> Layout:
+    """Who would compute what. Raises UserError where the run itself would refuse."""
+    costs = setting.speeds.layers
+    strategies = load_strategies(setting.config, setting.mesh)
+    plan = plan_phases(strategies, setting.config, setting.model, lambda: costs)
+    return Layout(strategies, plan, cut(setting.prompt_tokens, setting.config.chunk_size, plan.prefill, costs))
+
+
+def cut(num_tokens: int, chunk_size: int | str, prefill: Phase, costs: Sequence[Cost]) -> list[range]:
+    """The prompt's chunks. `costs`: of a whole layer on each rank, looked at only where the size is "auto"."""
+    if isinstance(chunk_size, int):
+        return split_chunks(num_tokens, chunk_size)
+    return plan_chunks(num_tokens, tuple(stage_costs(prefill, costs)))
+
+
+def stage_costs(prefill: Phase, costs: Sequence[Cost]) -> list[Cost]:
+    """What a chunk costs in each stage: its slowest rank counts."""
+    slowest: dict[int, Cost] = {}
+    for cost, place, span in zip(costs, prefill.places, prefill.spans, strict=True):
+        whole = cost.times(len(span) / place.num_shards)
+        known = slowest.setdefault(place.stage, whole)
+        slowest[place.stage] = max(known, whole, key=lambda one: one.seconds(0, one.longest) / one.longest)
+    return [slowest[stage] for stage in sorted(slowest)]
+
+
+def cache_dtype(setting: Setting) -> torch.dtype:
+    """Of keys and values."""
+    return torch.int8 if setting.config.kv_cache_dtype == "int8" else setting.dtype
+
+
+def cache_of(setting: Setting, phase: Phase, rank: int, capacity: int) -> KVCache:
+    """The cache that a rank would keep in a phase; it has a shape and no memory."""
+    region, meta = phase.regions[rank], torch.device("meta")
+    return KVCache(region.layers, region.heads, capacity, setting.model.head_dim, cache_dtype(setting), meta)

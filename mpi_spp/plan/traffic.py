@@ -1,0 +1,65 @@
+"""Messages and bytes of each rank, in each phase."""
+
+from dataclasses import dataclass
+
+from mpi_spp.phase import Phase
+from mpi_spp.plan.setting import Layout, Setting
+from mpi_spp.plan.sync import round_bytes
+
+_CANDIDATE_BYTES = 8  # a logit and its token
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What one rank takes part in: messages (a collective is one), and bytes that it sends and receives."""
+
+    messages: int = 0
+    sent: int = 0
+    received: int = 0
+
+    def __add__(self, other: "Traffic") -> "Traffic":
+        return Traffic(self.messages + other.messages, self.sent + other.sent, self.received + other.received)
+
+    def times(self, count: int) -> "Traffic":
+        """So many of it."""
+        return Traffic(self.messages * count, self.sent * count, self.received * count)
+
+
+def prefill_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
+    """Of the whole prompt: hidden states between stages, sums inside them, the last state to all."""
+    phase, row = layout.plan.prefill, 4 * setting.model.hidden_size
+    per_chunk = [_passed_on(phase, rank, len(chunk) * row) for chunk in layout.chunks]
+    return sum(per_chunk, Traffic()) + _from_last(phase, rank, row)
+
+
+def sync_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
+    """Of the whole prompt's cache."""
+    moved = [part for part in round_bytes(setting, layout, rank) if any(part)]
+    return Traffic(len(moved), sum(sent for sent, _ in moved), sum(got for _, got in moved))
+
+
+def decode_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
+    """Of one new token, its choice included."""
+    phase, row = layout.plan.decode, 4 * setting.model.hidden_size
+    others = layout.num_ranks - 1
+    choice = Traffic(1, _CANDIDATE_BYTES * others, _CANDIDATE_BYTES * others) if others else Traffic()
+    return _passed_on(phase, rank, row) + _from_last(phase, rank, row) + choice
+
+
+def _passed_on(phase: Phase, rank: int, nbytes: int) -> Traffic:
+    """Hidden states of so many bytes on their way through this rank's layers."""
+    place = phase.places[rank]
+    hops = Traffic(1, 0, nbytes) if place.stage else Traffic()
+    if place.stage + 1 < place.num_stages:
+        hops += Traffic(1, nbytes, 0)
+    if place.num_shards == 1:
+        return hops
+    part = 2 * nbytes * (place.num_shards - 1) // place.num_shards
+    return hops + Traffic(1, part, part).times(2 * len(phase.spans[rank]))
+
+
+def _from_last(phase: Phase, rank: int, nbytes: int) -> Traffic:
+    """A broadcast from the last stage, where there are several."""
+    if phase.places[0].num_stages == 1:
+        return Traffic()
+    return Traffic(1, nbytes * (len(phase.places) - 1), 0) if rank == phase.last else Traffic(1, 0, nbytes)

@@ -1,0 +1,76 @@
+"""Forecasts against engines: the bytes are the same; and "auto" is the same choice on all ranks."""
+
+from pathlib import Path
+
+import pytest
+import reference_models
+
+from mpi_spp.comm.world import World, the_world
+from mpi_spp.config import RunConfig
+from mpi_spp.engine import Engine
+from mpi_spp.errors import UserError
+from mpi_spp.mesh import mesh_of
+from mpi_spp.model.config import read_config
+from mpi_spp.plan.forecast import forecast
+from mpi_spp.plan.setting import Setting
+from mpi_spp.plan.speeds import assumed
+from mpi_spp.report.timings import Clock
+
+PROMPT_TOKENS, NEW_TOKENS = 37, 5
+CASES = [
+    ("pipeline", "replicated", "pairwise", {}),
+    ("pipeline", "tensor", "auto", {"kv_cache_dtype": "int8"}),
+    ("pipeline", "pipeline", "auto", {"dtype": "bfloat16"}),
+    ("tensor", "pipeline", "auto", {"quantize": "int8", "dtype": "bfloat16"}),
+    ("tensor", "tensor", "auto", {"dtype": "bfloat16", "quantize": "int4"}),
+]
+
+
+@pytest.fixture(scope="session")
+def world() -> World:
+    return the_world()
+
+
+@pytest.fixture(scope="session")
+def model(world: World) -> Path:
+    return world.on_rank_0(reference_models.build_reference_models) / "llama_tied"
+
+
+def open_engine(model: Path, world: World, **options: object) -> Engine:
+    settings = {"model": str(model), "dtype": "float32", "device": "cpu", "threads": 1, "chunk_size": 8} | options
+    shape = world.on_rank_0(lambda: read_config(model))
+    return Engine(RunConfig(**settings), shape, model, world, Clock(), PROMPT_TOKENS)
+
+
+@pytest.mark.parametrize("prefill, decode, sync, options", CASES)
+def test_bytes_are_those_of_the_engine(
+    prefill: str, decode: str, sync: str, options: dict[str, str], model: Path, world: World
+) -> None:
+    engine = open_engine(model, world, prefill=prefill, decode=decode, sync_strategy=sync, **options)
+    ids = reference_models.prompt_of("llama_tied", PROMPT_TOKENS)
+    assert len(list(engine.generate(ids, frozenset(), NEW_TOKENS))) == NEW_TOKENS
+    hosts, facts = world.gather(world.host), engine.facts()
+    mesh, dtype = mesh_of(None, world.size), engine.stage.dtype
+    setting = Setting(
+        engine.config, engine.model, mesh, hosts, dtype, facts["kernels"], PROMPT_TOKENS, NEW_TOKENS,
+        assumed(engine.model, hosts),
+    )  # fmt: skip
+    found = forecast(setting)
+    memory = found.memory[world.rank]
+    assert (memory.weights, memory.cache) == (facts["weights_bytes"], facts["cache_bytes"])
+    assert found.sync[world.rank].sent == facts["kv_bytes_sent"]
+
+
+def test_auto_is_the_same_on_all_ranks(model: Path, world: World) -> None:
+    engine = open_engine(model, world, prefill="auto", decode="auto")
+    chosen = world.gather((engine.config.prefill, engine.config.decode, engine.choice))
+    assert chosen == chosen[:1] * world.size
+    assert "auto" not in chosen[0][:2] and engine.choice["reason"]
+    ids = reference_models.prompt_of("llama_tied", PROMPT_TOKENS)
+    tokens = list(engine.generate(ids, frozenset(), NEW_TOKENS))
+    assert world.gather(tokens) == [tokens] * world.size
+
+
+def test_what_does_not_fit_is_refused_on_all_ranks(model: Path, world: World) -> None:
+    with pytest.raises(UserError, match="--max-memory"):
+        open_engine(model, world, decode="auto", max_memory=1 << 20)

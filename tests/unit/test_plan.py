@@ -1,0 +1,224 @@
+"""Forecasts of memory, traffic and times, and the choice by them: pure functions, of models that need not be there."""
+
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from mpi_spp.cli.plan import command
+from mpi_spp.config import QUANTIZE, RunConfig
+from mpi_spp.errors import UserError
+from mpi_spp.kernels.quantized import BITS, quantize
+from mpi_spp.launch.hostfile import parse_hosts, read_hostfile
+from mpi_spp.mesh import Mesh
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.sizes import _quantized, sizes_of
+from mpi_spp.partition import split_evenly
+from mpi_spp.plan import choice
+from mpi_spp.plan.forecast import forecast
+from mpi_spp.plan.setting import Setting
+from mpi_spp.plan.speeds import assumed
+from mpi_spp.plan.sync import joints
+from mpi_spp.units import parse_bytes, show_bytes
+
+PAIRS = list(itertools.product(("pipeline", "tensor"), ("pipeline", "replicated", "tensor")))
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """config.json alone."""
+    from transformers import LlamaConfig
+
+    path = tmp_path_factory.mktemp("model")
+    LlamaConfig(
+        hidden_size=256, intermediate_size=1000, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4,
+        vocab_size=3001, max_position_embeddings=1 << 20, dtype="float32",
+    ).save_pretrained(path)  # fmt: skip
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(directory: Path) -> ModelConfig:
+    from mpi_spp.model.config import read_config
+
+    return read_config(directory)
+
+
+def setting_of(model: ModelConfig, num_ranks: int, prefill: str, decode: str, **options: object) -> Setting:
+    config = RunConfig(model="some", prefill=prefill, decode=decode, chunk_size=128, **options)
+    hosts = ["here"] * num_ranks
+    speeds = assumed(model, hosts)
+    mesh = Mesh(pp=num_ranks)
+    return Setting(config, model, mesh, hosts, torch.float32, "plain", 1024, 128, speeds, program_bytes=0)
+
+
+def limited(setting: Setting, limit: int) -> Setting:
+    return replace(setting, limits=dict.fromkeys(setting.hosts, limit))
+
+
+@pytest.mark.parametrize("num_ranks", (1, 2, 3, 5))
+@pytest.mark.parametrize("scheme", (None, *QUANTIZE))
+@pytest.mark.parametrize("kernels", ("plain", "native"))
+def test_shares_and_slices_add_up(model: ModelConfig, num_ranks: int, scheme: str | None, kernels: str) -> None:
+    """To the whole, but for panels that are cut and what is no group of its own."""
+    sizes = sizes_of(model, torch.bfloat16, kernels, scheme, 32)
+    exact = scheme is None and kernels == "plain" and num_ranks <= model.num_key_value_heads  # else heads repeat
+    tolerance = 0 if exact else 0.6
+    assert sum(sizes.of_shares(num_ranks)) == pytest.approx(sizes.of_shares(1)[0], rel=tolerance)
+    head = [sizes.of_head(rows) for rows in split_evenly(model.vocab_size, num_ranks)]
+    assert sum(head) == pytest.approx(sizes.of_head(range(model.vocab_size)), rel=0 if exact else 0.1)
+    if exact:
+        assert sizes.of_shares(1)[0] == 2 * model.layer_parameters
+
+
+@pytest.mark.parametrize("scheme", QUANTIZE)
+def test_shapes_of_quantised_weights(scheme: str) -> None:
+    shape = (70, 100)
+    assert _quantized(shape, BITS[scheme], 32).data.shape == quantize(torch.randn(shape), BITS[scheme], 32).data.shape
+
+
+@pytest.mark.parametrize("prefill, decode", PAIRS)
+def test_weights_are_there_once_a_share(model: ModelConfig, prefill: str, decode: str) -> None:
+    whole = forecast(setting_of(model, 1, prefill, decode)).memory[0]
+    parts = forecast(setting_of(model, 4, prefill, decode)).memory
+    total = sum(rank.weights for rank in parts)
+    if prefill == decode:
+        assert total == whole.weights
+        assert sum(rank.cache for rank in parts) == whole.cache
+    assert whole.weights <= total <= 4 * whole.weights
+
+
+def test_more_ranks_never_need_more_memory_each(model: ModelConfig) -> None:
+    totals = [
+        max(rank.total for rank in forecast(setting_of(model, count, "tensor", "tensor")).memory)
+        for count in range(1, 9)
+    ]
+    assert totals == sorted(totals, reverse=True)
+
+
+@pytest.mark.parametrize("prefill, decode", PAIRS)
+def test_what_is_sent_is_received(model: ModelConfig, prefill: str, decode: str) -> None:
+    found = forecast(setting_of(model, 4, prefill, decode))
+    for traffic in (found.prefill, found.sync, found.decode):
+        assert sum(rank.sent for rank in traffic) == sum(rank.received for rank in traffic)
+
+
+def test_what_a_sync_moves(model: ModelConfig) -> None:
+    """(P-1)/P of the cache to each rank; of a cache whose heads stay split (P-1)/P**2."""
+    whole = forecast(setting_of(model, 4, "pipeline", "replicated"))
+    cache = whole.memory[0].cache * 1024 // (1024 + 128)
+    assert [rank.received for rank in whole.sync] == [cache * 3 // 4] * 4
+    resharded = forecast(setting_of(model, 4, "pipeline", "tensor"))
+    assert [rank.received for rank in resharded.sync] == [cache * 3 // 16] * 4
+
+
+def test_a_tensor_decode_sums_twice_a_layer(model: ModelConfig) -> None:
+    one = forecast(setting_of(model, 2, "tensor", "tensor")).decode[0]
+    assert one.messages == 2 * model.num_hidden_layers + 1
+    assert one.sent == 2 * model.num_hidden_layers * 4 * model.hidden_size + 8
+
+
+def test_every_pair_is_joined() -> None:
+    found = joints(Mesh(pp=3))
+    assert {(joint.prefill, joint.decode) for joint in found} >= set(PAIRS)
+    assert all(joint.chosen in joint.syncs for joint in found)
+
+
+@pytest.mark.parametrize("percent", (90, 75, 60))
+def test_what_is_named_instead_fits(model: ModelConfig, percent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = setting_of(model, 2, "pipeline", "replicated")
+    need = sum(rank.total for rank in forecast(setting).memory)
+    tight = limited(setting, need * percent // 100)
+    named = []
+    monkeypatch.setattr(choice, "_fits", lambda tried, fits=choice._fits: fits(tried) and not named.append(tried))
+    with pytest.raises(UserError, match="would fit"):
+        choice.require_room(forecast(tight))
+    assert forecast(named[-1]).lacking is None
+
+
+def test_auto_takes_the_fastest_that_fits(model: ModelConfig) -> None:
+    setting = setting_of(model, 2, "auto", "auto")
+    free = choice.choose(setting)
+    assert free.best.request_s == min(free.seconds.values())
+    assert len(free.seconds) == len(PAIRS)
+    need = sum(rank.total for rank in forecast(setting_of(model, 2, "pipeline", "replicated")).memory)
+    tight = choice.choose(limited(setting, need - 1))
+    assert tight.best.lacking is None and "did not fit" in tight.reason
+    with pytest.raises(UserError, match="--max-memory"):
+        choice.choose(limited(setting, 1000))
+
+
+@pytest.mark.parametrize("text, count", [("8GiB", 8 << 30), ("500MB", 500_000_000), ("2g", 2 << 30), ("512", 512)])
+def test_amounts_of_memory(text: str, count: int) -> None:
+    assert parse_bytes(text, "--max-memory") == count
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1", "0", "1XB", "1e9"])
+def test_what_is_no_amount(text: str) -> None:
+    with pytest.raises(UserError, match="--max-memory"):
+        parse_bytes(text, "--max-memory")
+
+
+def test_shown_amounts() -> None:
+    assert [show_bytes(count) for count in (512, 1 << 20, 3 << 29)] == ["512 B", "1 MiB", "1.5 GiB"]
+
+
+def test_memory_of_hosts(tmp_path: Path) -> None:
+    path = tmp_path / "hosts"
+    path.write_text("node1 slots=2 max-memory=8GiB\nnode2:3\nnode1 slots=1\n")
+    assert [(host.slots, host.max_memory) for host in read_hostfile(path)] == [(3, 8 << 30), (3, None)]
+    assert [(host.name, host.slots) for host in parse_hosts("a:2,b")] == [("a", 2), ("b", 1)]
+
+
+def plan(directory: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(command, ["--model", str(directory), "--kernels", "plain", *arguments])
+
+
+def test_the_command_shows_tables(directory: Path) -> None:
+    shown = plan(directory, "--num-ranks", "3", "--decode", "tensor", "--chunk-size", "128")
+    assert shown.exit_code == 0, shown.output
+    for word in ("KV heads", "bytes received", "exposed sync", "reshard", "assumed", "auto takes"):
+        assert word in shown.output, word
+
+
+def test_the_command_writes_json(directory: Path, tmp_path: Path) -> None:
+    import json
+
+    path = tmp_path / "plan.json"
+    arguments = ("--hosts", "a:2,b:1", "--decode", "auto", "--link-gbit", "1", "--json", str(path))
+    assert plan(directory, *arguments).exit_code == 0
+    told = json.loads(path.read_text())
+    assert [rank["host"] for rank in told["ranks"]] == ["a", "a", "b"]
+    assert told["speeds"]["link"]["bytes_per_s"] == 1e9 / 8
+    assert told["choice"]["decode"] == told["decode"] and len(told["joints"]) >= len(PAIRS)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (("--num-ranks", "2", "--max-memory", "1MB"), "--max-memory: "),
+        (("--num-ranks", "2", "--hosts", "a:2"), "leave one of them out"),
+        (("--num-ranks", "2", "--mesh", "pp=3"), "is for 3 ranks"),
+        (("--num-ranks", "2", "--prompt-tokens", "2000000"), "positions"),
+        (("--num-ranks", "2", "--link-gbit", "0"), "--link-gbit"),
+        (("--num-ranks", "9"), "8 layers"),
+    ],
+)
+def test_what_the_command_refuses(directory: Path, arguments: tuple[str, ...], says: str) -> None:
+    refused = plan(directory, *arguments)
+    assert isinstance(refused.exception, UserError) and says in str(refused.exception)
+
+
+def test_a_plan_loads_no_mpi_library(directory: Path) -> None:
+    import subprocess
+    import sys
+
+    program = (
+        "import sys; from mpi_spp.cli.plan import command;"
+        f"command(['--model', {str(directory)!r}, '--num-ranks', '2', '--json', '-'], standalone_mode=False);"
+        "assert 'mpi4py.MPI' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, stdout=subprocess.DEVNULL)
