@@ -22,6 +22,7 @@ from mpi_spp.kv.exchange import Exchange, Move
 from mpi_spp.kv.rounds import plan_rounds
 from mpi_spp.loading import Loader
 from mpi_spp.mesh import mesh_of
+from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Shard
 from mpi_spp.partition import split_chunks
@@ -33,6 +34,8 @@ from mpi_spp.schedule import Cost, plan_chunks
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 
 log = logging.getLogger(__name__)
+
+_CHUNK_ALONE = 256  # tokens: more do not make the products faster
 
 
 @dataclass(frozen=True)
@@ -47,13 +50,22 @@ class Request:
 class Engine:
     """A model spread over the ranks of a job. Making one is collective: it loads, or raises on all ranks."""
 
-    def __init__(self, config: RunConfig, model: ModelConfig, directory: Path, world: World, clock: Clock) -> None:
-        self.model, self.world = model, world
+    def __init__(
+        self,
+        config: RunConfig,
+        model: ModelConfig,
+        directory: Path,
+        world: World,
+        clock: Clock,
+        alone: bool = False,
+    ) -> None:
+        """`alone`: after a prefill by all, each rank decodes sequences of its own, with the whole vocabulary."""
+        self.model, self.world, self._alone = model, world, alone
         self._program_bytes, self._cache_bytes = _peak_memory(), 0
         self.threads = config.threads or world.default_threads()
         torch.set_num_threads(self.threads)
         self.mesh = mesh_of(config.mesh, world.size)
-        load_strategies(config, self.mesh)  # refuses what does not fit before any file is read
+        load_strategies(config, self.mesh, alone)  # refuses what does not fit before any file is read
         self._loader = Loader(config, model, directory, world, self.threads)
         self._connect(config)
         self._held: Any = None
@@ -61,15 +73,16 @@ class Engine:
 
     def configure(self, config: RunConfig, clock: Clock) -> None:
         """Take the strategies, schedule and granularity of another run of the same model, and its clock. Collective."""
-        self._strategies: Strategies = load_strategies(config, self.mesh)
+        self._strategies: Strategies = load_strategies(config, self.mesh, self._alone)
         self.config, self.clock = with_seed(config, self.world), clock
         self._selection = selection_of(self.config)
         plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
         self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
+        slices, mine = self._selecting.size, self._selecting.rank
         if held != self._held:
             self.__dict__.pop("stage", None)  # what it holds should not be in memory beside the next one
-            self.stage = self._loader.stage(held[1], self.comm.size, self.comm.rank, plan.shares)
+            self.stage = self._loader.stage(held[1], slices, mine, plan.shares)
             self._held = held
         self._prefill_shard, self._decode_shard = map(self._shard, (plan.prefill, plan.decode))
 
@@ -89,15 +102,18 @@ class Engine:
         yield from self.decode(requests, caches, hidden)
 
     def decode(
-        self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor
+        self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor, first_number: int = 0
     ) -> Iterator[tuple[int, int]]:
-        """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size]."""
-        pairs = zip(requests, caches, strict=True)
-        growing = [Growing(number, cache, len(one.prompt_ids)) for number, (one, cache) in enumerate(pairs)]
+        """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size].
+
+        The requests are numbered from `first_number` on, also for the draws.
+        """
+        pairs = enumerate(zip(requests, caches, strict=True), first_number)
+        growing = [Growing(number, cache, len(one.prompt_ids)) for number, (one, cache) in pairs]
         for sequences, tokens in self._strategies.decode.decode(self._decode_job(), growing, hidden):
             self.clock.mark("decode_end" if sequences[0].taken else "first_token")
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
-                request = requests[sequence.number]
+                request = requests[sequence.number - first_number]
                 sequence.taken += 1
                 sequence.finished = token in request.stop_ids or sequence.taken == request.max_new_tokens
                 yield sequence.number, token
@@ -129,6 +145,16 @@ class Engine:
         if phase.places[0].num_stages > 1:
             self.comm.broadcast(hidden, root=phase.last)
         return hidden
+
+    def prefill_alone(self, prompt_ids: list[int], known: int, cache: KVCache) -> torch.Tensor:
+        """As `prefill`, behind `known` positions of a whole cache, at least one token, and without other ranks."""
+        job, tokens, hidden = self._decode_job(), torch.tensor(prompt_ids[known:]), None
+        for chunk in split_chunks(len(tokens), _CHUNK_ALONE):
+            positions = range(known + chunk.start, known + chunk.stop)
+            hidden = self.stage.embed(tokens[chunk.start : chunk.stop])
+            self.stage.forward(hidden, one_span(positions, cache, len(prompt_ids)), job.layers, job.shard)
+        assert hidden is not None
+        return hidden[-1:]
 
     def facts(self) -> dict[str, Any]:
         """What this rank is and did, as plain values."""
@@ -219,7 +245,7 @@ class Engine:
 
     def _select(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
         numbers, steps = [one.number for one in sequences], [one.taken for one in sequences]
-        return self._selection.select(self.stage, hidden, self.comm, numbers, steps)
+        return self._selection.select(self.stage, hidden, self._selecting, numbers, steps)
 
     def _shard(self, phase: Phase) -> Shard:
         """What this rank computes of each layer, and with whom. Collective when the group is a new one."""
@@ -242,6 +268,7 @@ class Engine:
         everyone = Communicator(world.mpi_comm, choose_staging(device, aware), shares_core)
         self.comm = everyone.split(world.rank // self.mesh.replica_size, world.rank)
         self.kv_comm = self.comm.duplicate()
+        self._selecting = self.comm.alone() if self._alone else self.comm  # who shares the vocabulary
         self._groups: dict[Any, Communicator] = {}
         log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, self.threads, world.cores)
 

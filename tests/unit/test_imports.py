@@ -25,7 +25,7 @@ LEVELS = [
     {"prefill", "sync", "decode", "sampling", "costs", "strategies"},
     {"loading"},
     {"engine", "launch"},
-    {"benchmark"},
+    {"benchmark", "fan_out"},
     {"cli"},
     {"__main__"},
 ]
