@@ -39,8 +39,9 @@ def command(**options: Any) -> None:
     """Answer many questions about one document, which is read once.
 
     All ranks prefill what the prompts share; then each answers questions of its own and waits for no other rank. Every
-    prompt is the document, a blank line and the question, and gets the answer that `generate` would give it. Answers go
-    to standard output in order, each below a line `--- 2 of 8: QUESTION`; everything else goes to standard error.
+    prompt is the document, a blank line and the question, and gets the tokens that `generate` would give it; with a
+    temperature every question has draws of its own. Answers go to standard output in order, each below a line
+    `--- 2 of 8: QUESTION`; everything else goes to standard error.
     """
     from mpi_spp.report.timings import Clock
 
