@@ -26,6 +26,8 @@ class RunConfig:
     prompt: str | None = None
     prompt_file: str | None = None
     prompt_ids: str | None = None
+    document: str | None = None
+    questions: str | None = None
     chat: bool | None = None  # None: a chat when the model has a chat template
     system: str | None = None
     max_new_tokens: int = 100
@@ -34,6 +36,7 @@ class RunConfig:
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     seed: int | None = None  # None: one is drawn when it is needed
+    num_return_sequences: int = 1
     chunk_size: int | Literal["auto"] = "auto"
     layer_split: tuple[int, ...] | Literal["auto", "even"] = "auto"  # numbers: layers of each rank
     mesh: str | None = None  # None: all ranks are the stages of one replica
@@ -55,7 +58,7 @@ class RunConfig:
     json: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "chunk_size", "threads", "max_memory"):
+        for name in ("max_new_tokens", "num_return_sequences", "chunk_size", "threads", "max_memory"):
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UserError(f"{option_name(name)}: {value} is too small; give 1 or more")
@@ -127,6 +130,11 @@ class RunConfig:
             raise UserError(f"--top-p: {self.top_p} is no share above 0 and up to 1; give 0.95, or 1 for all tokens")
         if self.seed is not None and not 0 <= self.seed < 2**64:
             raise UserError(f"--seed: {self.seed} does not fit 64 bits; give a number from 0 up, below 2**64")
+        if self.num_return_sequences > 1 and not self.temperature:
+            raise UserError(
+                f"--num-return-sequences: {self.num_return_sequences} greedy answers would all be the same; give"
+                " --temperature above 0 too"
+            )
         given = [name for name in ("top_k", "top_p", "seed") if getattr(self, name) != default_of(name)]
         if given and not self.temperature:
             names = " and ".join(map(option_name, given))

@@ -23,6 +23,7 @@ from mpi_spp.kv.exchange import Exchange, Move
 from mpi_spp.kv.rounds import plan_rounds
 from mpi_spp.loading import Loader
 from mpi_spp.mesh import mesh_of
+from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Shard
 from mpi_spp.model.store import cache_directory
@@ -38,6 +39,8 @@ from mpi_spp.schedule import Cost
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 
 log = logging.getLogger(__name__)
+
+_CHUNK_ALONE = 256  # tokens: more do not make the products faster
 
 
 @dataclass(frozen=True)
@@ -65,15 +68,19 @@ class Engine:
         world: World,
         clock: Clock,
         prompt_tokens: int = 1024,
+        alone: bool = False,
     ) -> None:
-        """`prompt_tokens`: the prompts to expect, by which strategies are chosen where they are "auto"."""
-        self.model, self.world, self._prompt_tokens = model, world, prompt_tokens
+        """`prompt_tokens`: the prompts to expect, by which strategies are chosen where they are "auto".
+
+        `alone`: after a prefill by all, each rank decodes sequences of its own, with the whole vocabulary.
+        """
+        self.model, self.world, self._prompt_tokens, self._alone = model, world, prompt_tokens, alone
         self._program_bytes, self._cache_bytes = resident_bytes(), 0
         self.threads = config.threads or world.default_threads()
         torch.set_num_threads(self.threads)
         self.mesh = mesh_of(config.mesh, world.size)
         if not config.is_open:
-            load_strategies(config, self.mesh)  # refuses what does not fit before any file is read
+            load_strategies(config, self.mesh, alone)  # refuses what does not fit before any file is read
         self._loader = Loader(config, model, directory, world, self.threads)
         self._connect(config)
         self._held: Any = None
@@ -82,7 +89,7 @@ class Engine:
     def configure(self, config: RunConfig, clock: Clock) -> None:
         """Take the strategies, schedule and granularity of another run of the same model, and its clock. Collective."""
         config, self.choice = self._settle(config)
-        self._strategies: Strategies = load_strategies(config, self.mesh)
+        self._strategies: Strategies = load_strategies(config, self.mesh, self._alone)
         if self._strategies.shares_memory and self._loader.device.type != "cpu":
             raise UserError("--sync-strategy: shared is for caches in the memory of hosts; choose another one for GPUs")
         self.config, self.clock = with_seed(config, self.world), clock
@@ -92,9 +99,10 @@ class Engine:
             _ = self._costs  # measured, if need be, before the stage is loaded: on layers of their own
         self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
+        slices, mine = self._selecting.size, self._selecting.rank
         if held != self._held:
             self.__dict__.pop("stage", None)  # what it holds should not be in memory beside the next one
-            self.stage = self._loader.stage(held[1], self.comm.size, self.comm.rank, plan.shares)
+            self.stage = self._loader.stage(held[1], slices, mine, plan.shares)
             self._held = held
         self._prefill_shard, self._decode_shard = map(self._shard, (plan.prefill, plan.decode))
 
@@ -124,15 +132,18 @@ class Engine:
         self._shared.free()
 
     def decode(
-        self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor
+        self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor, first_number: int = 0
     ) -> Iterator[tuple[int, int]]:
-        """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size]."""
-        pairs = zip(requests, caches, strict=True)
-        growing = [Growing(number, one.stream, cache, len(one.prompt_ids)) for number, (one, cache) in enumerate(pairs)]
+        """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size].
+
+        The requests are numbered from `first_number` on.
+        """
+        pairs = enumerate(zip(requests, caches, strict=True), first_number)
+        growing = [Growing(number, one.stream, cache, len(one.prompt_ids)) for number, (one, cache) in pairs]
         for sequences, tokens in self._strategies.decode.decode(self._decode_job(), growing, hidden):
             self.clock.mark("decode_end" if sequences[0].taken else "first_token")
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
-                request = requests[sequence.number]
+                request = requests[sequence.number - first_number]
                 sequence.taken += 1
                 sequence.finished = request.ends_with(token, sequence.taken)
                 yield sequence.number, token
@@ -165,6 +176,16 @@ class Engine:
         if phase.places[0].num_stages > 1:
             self.comm.broadcast(hidden, root=phase.last)
         return hidden
+
+    def prefill_alone(self, prompt_ids: list[int], known: int, cache: KVCache) -> torch.Tensor:
+        """As `prefill`, behind `known` positions of a whole cache, at least one token, and without other ranks."""
+        job, tokens, hidden = self._decode_job(), torch.tensor(prompt_ids[known:]), None
+        for chunk in split_chunks(len(tokens), _CHUNK_ALONE):
+            positions = range(known + chunk.start, known + chunk.stop)
+            hidden = self.stage.embed(tokens[chunk.start : chunk.stop])
+            self.stage.forward(hidden, one_span(positions, cache, len(prompt_ids)), job.layers, job.shard)
+        assert hidden is not None
+        return hidden[-1:]
 
     def facts(self) -> dict[str, Any]:
         """What this rank is and did, as plain values."""
@@ -273,7 +294,7 @@ class Engine:
 
     def _select(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
-        return self._selection.select(self.stage, hidden, self.comm, streams, steps)
+        return self._selection.select(self.stage, hidden, self._selecting, streams, steps)
 
     def _shard(self, phase: Phase) -> Shard:
         """What this rank computes of each layer, and with whom. Collective when the group is a new one."""
@@ -296,6 +317,7 @@ class Engine:
         everyone = Communicator(world.mpi_comm, choose_staging(device, aware), shares_core)
         self.comm = everyone.split(world.rank // self.mesh.replica_size, world.rank)
         self.kv_comm = self.comm.duplicate()
+        self._selecting = self.comm.alone() if self._alone else self.comm  # who shares the vocabulary
         self._groups: dict[Any, Communicator] = {}
         self._hosts = self.comm.hosts(world.host)
         self._shared = SharedTensors(self._hosts, "--sync-strategy: shared")

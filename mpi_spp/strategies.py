@@ -35,12 +35,20 @@ class Strategies:
         return getattr(self.sync, "SHARES_MEMORY", False)
 
 
-def load_strategies(config: RunConfig, mesh: Mesh) -> Strategies:
-    """The modules of the chosen strategies. Raises UserError unless the sync joins the two others."""
+def load_strategies(config: RunConfig, mesh: Mesh, alone: bool = False) -> Strategies:
+    """The modules of the chosen strategies. Raises UserError unless the sync joins the two others.
+
+    `alone`: each rank decodes sequences of its own, for which it needs the whole cache.
+    """
     prefill, decode = registry.load("prefill", config.prefill), registry.load("decode", config.decode)
     ranks = range(mesh.replica_size)
     places = [[module.place(mesh, rank) for rank in ranks] for module in (prefill, decode)]
     source, target = (layout_of(of_ranks[0]) for of_ranks in places)
+    if alone and target != WHOLE:
+        raise UserError(
+            f"--decode: {config.decode} splits the cache over the ranks, but of several answers each is made by one"
+            " rank alone; choose replicated"
+        )
     sync_name = config.sync_strategy
     if sync_name == "auto":
         sync_name = sync_that_joins(source, target, len(ranks))

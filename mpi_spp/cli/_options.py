@@ -110,6 +110,14 @@ def schedule_options(multiple: bool = False) -> Decorator:
     )
 
 
+# What is made of a prompt.
+answer_options = together(
+    run_option("--chat/--no-chat", "Use the model's chat template.  [default: when it has one]"),
+    run_option("--system", "The system message of the chat."),
+    run_option("--max-new-tokens", "The longest answer, in tokens.", type=int),
+    run_option("--ignore-eos", "Go on after the stop token.", is_flag=True),
+)
+
 # How a token is chosen.
 sampling_options = together(
     run_option("--temperature", "0: the likeliest token; above: draw from softmax(logits / temperature).", type=float),

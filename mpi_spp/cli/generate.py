@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpi_spp.cli._options import json_option, model_options, run_option, sampling_options, schedule_options
+from mpi_spp.cli._answers import answer_all
+from mpi_spp.cli._options import (
+    answer_options,
+    json_option,
+    model_options,
+    run_option,
+    sampling_options,
+    schedule_options,
+)
 from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._start import find_model, read_model, show_choice
 from mpi_spp.config import RunConfig
@@ -23,18 +31,17 @@ if TYPE_CHECKING:
 @run_option("--prompt", "The prompt.")
 @run_option("--prompt-file", "A UTF-8 file that holds the prompt.", type=click.Path())
 @run_option("--prompt-ids", "A JSON file: a list of token ids, used as they are.", type=click.Path())
-@run_option("--chat/--no-chat", "Use the model's chat template.  [default: when it has one]")
-@run_option("--system", "The system message of the chat.")
-@run_option("--max-new-tokens", "The longest answer, in tokens.", type=int)
-@run_option("--ignore-eos", "Go on after the stop token.", is_flag=True)
+@answer_options
 @sampling_options
+@run_option("--num-return-sequences", "So many drawn answers; each is made by one rank alone.", type=int)
 @schedule_options()
 @model_options
 @json_option("Write the answer and all measurements to this file;")
 def command(**options: Any) -> None:
     """Answer one prompt on all ranks: prefill, KV sync, decode.
 
-    The answer goes to standard output as it is made, everything else to standard error.
+    The answer goes to standard output as it is made, everything else to standard error. Of several answers each stands
+    below a line `--- 2 of 3`.
     """
     from mpi_spp.report.timings import Clock
 
@@ -50,15 +57,19 @@ def command(**options: Any) -> None:
 def run(config: RunConfig, world: "World", clock: Any) -> None:
     """Prepare on rank 0, load on all, stream the answer, report. Collective."""
     directory = find_model(config, world)
-    from mpi_spp.engine import Engine  # imports torch: what is wrong above is said a second sooner
+    from mpi_spp.engine import Engine, Request  # imports torch: what is wrong above is said a second sooner
     from mpi_spp.mesh import mesh_of, require_one_replica
     from mpi_spp.strategies import load_strategies
 
-    mesh = mesh_of(config.mesh, world.size)
+    mesh, count = mesh_of(config.mesh, world.size), config.num_return_sequences
     require_one_replica(mesh)
     if not config.is_open:
-        load_strategies(config, mesh)
+        load_strategies(config, mesh, alone=count > 1)
     request, stream = _prepare(config, world, directory)
+    if count > 1:
+        same = [Request(request["prompt_ids"], request["stop_ids"], request["max_new_tokens"])] * count
+        answer_all(config, world, clock, directory, request["model"], same, [{}] * count, stream)
+        return
     lengths = replace(config, max_new_tokens=request["max_new_tokens"])
     engine = Engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
     show_choice(engine)

@@ -55,6 +55,10 @@ class Communicator:
         copy._idle = self._idle
         return copy
 
+    def alone(self) -> "Communicator":
+        """This rank by itself: the same methods, without a message. Needs no other rank."""
+        return Communicator(MPI.COMM_SELF, self._staging)
+
     def isend(self, tensor: torch.Tensor, dest: int, tag: int = 0) -> Request:
         """Start sending a contiguous tensor; it must not change before the request is complete."""
         buffer = self._staging.outgoing(tensor)

@@ -29,11 +29,18 @@ def prompt_token_ids(config: RunConfig, tokenizer: Any | None, directory: Path, 
     """The token ids of what the user gave, with the chat template or the special tokens that the model expects."""
     if config.prompt_ids is not None:
         return _read_ids(config.prompt_ids, vocab_size)
-    option, text = _read_text(config)
+    option, text = _read_prompt(config)
     if not text.strip():
         raise UserError(f"{option}: the prompt is empty; give some text")
     if tokenizer is None:
         raise UserError(f"{directory}: has no tokenizer; give token ids with --prompt-ids")
+    return text_token_ids(config, tokenizer, directory, vocab_size, option, text)
+
+
+def text_token_ids(
+    config: RunConfig, tokenizer: Any, directory: Path, vocab_size: int, option: str, text: str
+) -> list[int]:
+    """The same for a text that an option gave."""
     ids = _chat_ids(config, tokenizer, text) if is_chat(config, tokenizer, directory) else tokenizer(text)["input_ids"]
     if not ids:
         raise UserError(f"{option}: the tokenizer makes no tokens of it; give other text")
@@ -87,6 +94,10 @@ class TextStream:
         self._held: list[int] = []  # the tokens after them, which are not shown yet
         self._shown = ""
 
+    def fresh(self) -> "TextStream":
+        """A stream for another answer."""
+        return TextStream(self._tokenizer)
+
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is not whole."""
         if token_id in self._hidden:
@@ -109,17 +120,22 @@ class TextStream:
         return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _read_text(config: RunConfig) -> tuple[str, str]:
+def read_text(option: str, path: str) -> str:
+    """The UTF-8 text of the file that an option names."""
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{option}: {path} is not UTF-8 (byte {error.start}); convert it") from None
+    except OSError as error:
+        raise UserError(f"{option}: {path} cannot be read ({error.strerror})") from None
+
+
+def _read_prompt(config: RunConfig) -> tuple[str, str]:
     """The option that gave the prompt, and the prompt."""
     if config.prompt is not None:
         return "--prompt", _checked(config.prompt)
     assert config.prompt_file is not None
-    try:
-        return f"--prompt-file {config.prompt_file}", Path(config.prompt_file).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"--prompt-file: {config.prompt_file} is not UTF-8 (byte {error.start}); convert it") from None
-    except OSError as error:
-        raise UserError(f"--prompt-file: {config.prompt_file} cannot be read ({error.strerror})") from None
+    return f"--prompt-file {config.prompt_file}", read_text("--prompt-file", config.prompt_file)
 
 
 def _checked(prompt: str) -> str:

@@ -46,13 +46,17 @@ def summarize(
 def print_tables(summary: dict[str, Any], console: Console) -> None:
     """The timeline of the run, and one row a rank."""
     console.print(_timeline(summary))
+    print_ranks(summary, console)
+
+
+def print_ranks(summary: dict[str, Any], console: Console) -> None:
+    """One row a rank, and what repeats a sampled answer."""
     console.print(_ranks(summary["ranks"]))
     if summary["configuration"].get("temperature"):
         console.print(_how_drawn(summary["configuration"]), highlight=False)
 
 
 def _how_drawn(configuration: dict[str, Any]) -> str:
-    """The options that repeat a sampled answer."""
     names = ("temperature", "top_k", "top_p", "seed")
     return " ".join(["drawn with", *(f"--{name.replace('_', '-')} {configuration[name]}" for name in names)])
 

@@ -43,6 +43,8 @@ def make(**options: Any) -> RunConfig:
         ({"temperature": 1.0, "top_p": float("nan")}, "--top-p: nan"),
         ({"temperature": 1.0, "seed": -1}, "--seed: -1"),
         ({"temperature": 1.0, "seed": 2**64}, "--seed: 18446744073709551616"),
+        ({"num_return_sequences": 0, "temperature": 1.0}, "--num-return-sequences: 0 is too small"),
+        ({"num_return_sequences": 3}, "--num-return-sequences: 3 greedy answers would all be the same; give --temp"),
         ({"top_k": 5}, "--top-k: no meaning without sampling; give --temperature above 0"),
         ({"top_p": 0.5, "seed": 0}, "--top-p and --seed: no meaning without sampling"),
     ],
@@ -120,9 +122,11 @@ def test_a_configuration_does_not_change() -> None:
 
 
 def test_option_names_are_the_command_lines() -> None:
-    from mpi_spp.cli.generate import command
+    """Those of the two commands that answer."""
+    from mpi_spp.cli import ask, generate
 
-    spelled = {spelling for parameter in command.params for spelling in parameter.opts}
+    parameters = [*generate.command.params, *ask.command.params]
+    spelled = {spelling for parameter in parameters for spelling in parameter.opts}
     fields = {option_name(field.name) for field in dataclasses.fields(RunConfig)}
     assert fields <= spelled
 

@@ -26,7 +26,7 @@ LEVELS = [
     {"plan"},
     {"loading"},
     {"engine", "launch"},
-    {"benchmark", "batch"},
+    {"benchmark", "batch", "fan_out"},
     {"cli"},
     {"__main__"},
 ]

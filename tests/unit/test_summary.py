@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from mpi_spp.report.fan_out import print_fan_out, summarize_fan_out
 from mpi_spp.report.summary import print_tables, summarize
 
 MOMENTS = [  # of rank 0 and of the last rank, whose clocks began at different times
@@ -124,3 +125,23 @@ def test_a_rank_without_vocabulary() -> None:
     summary = make()
     summary["ranks"][1]["vocabulary"] = [131, 131]
     assert "none" in table_text(summary)
+
+
+def test_several_answers() -> None:
+    """Prefill and sync by the last rank's clock; the fan-out lasts as long as that of the slowest rank."""
+    moments = [
+        {"prefill_start": 1.0, "prefill_end": 2.0, "sync_end": 3.0, "fan_out_end": 7.0},
+        {"prefill_start": 2.0, "prefill_end": 3.5, "sync_end": 4.0, "fan_out_end": 6.0},
+    ]
+    ranks = [rank_facts(rank, of_rank) for rank, of_rank in enumerate(moments)]
+    answers = [{"token_ids": [1, 2, 3]}, {"token_ids": [4]}]
+    told = summarize_fan_out(ranks, {"answers": answers, "shared_tokens": 30}, {"temperature": 0.0}, total_s=9.0)
+    expected = {"load_s": 1.0, "prefill_s": 1.5, "sync_exposed_s": 0.5, "fan_out_s": 4.0, "total_s": 9.0}
+    assert told["timings"] == expected
+    assert (told["new_tokens"], told["prefill_tokens_per_s"], told["fan_out_tokens_per_s"]) == (4, 20.0, 1.0)
+    assert told["tokens_per_s"] == 4 / 6.0
+    json.dumps(told)
+    console = Console(file=io.StringIO(), width=200)
+    print_fan_out(told, console)
+    text = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "2 answers, 4 new tokens, 1.0 tokens/s" in text and "30 shared tokens" in text

@@ -1,0 +1,123 @@
+"""Several answers of one run: made by ranks alone, shown in order, reported together."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mpi_spp.cli._output import write_json
+from mpi_spp.config import RunConfig
+
+if TYPE_CHECKING:
+    from mpi_spp.comm.world import World
+    from mpi_spp.engine import Request
+    from mpi_spp.model.config import ModelConfig
+    from mpi_spp.model.prompt import TextStream
+    from mpi_spp.report.timings import Clock
+
+
+class Printer:
+    """Writes answers in order, each below a line `--- 2 of 3` and its title; ids where there is no tokenizer."""
+
+    def __init__(self, titles: Sequence[str], stream: "TextStream | None") -> None:
+        self._titles, self._stream = titles, stream
+        self._number, self._token_ids = -1, list[int]()
+
+    def push(self, number: int, token: int) -> None:
+        """Show the next token; every answer has at least one."""
+        if number != self._number:
+            self.end()
+            self._begin(number)
+        self._token_ids.append(token)
+        _write(self._stream.push(token) if self._stream else f"{token} ")
+
+    def end(self) -> None:
+        """Finish the answer that was shown last."""
+        if self._token_ids:
+            _write((self._stream.rest(self._token_ids) if self._stream else "") + "\n")
+
+    def _begin(self, number: int) -> None:
+        self._number, self._token_ids = number, []
+        self._stream = self._stream and self._stream.fresh()
+        title = self._titles[number]
+        _write(f"--- {number + 1} of {len(self._titles)}{title and ': '}{title}\n")
+
+
+def answer_all(
+    config: RunConfig,
+    world: "World",
+    clock: "Clock",
+    directory: Path,
+    model: "ModelConfig",
+    requests: Sequence["Request"],
+    labels: Sequence[dict[str, Any]],
+    stream: "TextStream | None",
+) -> None:
+    """Load, answer all requests, show and report. `labels`: what the JSON tells of each besides its answer. Collective.
+
+    Rank 0 shows its own answers, the first ones, while they are made, and the others when all ranks are done.
+    """
+    from mpi_spp.engine import Engine
+    from mpi_spp.fan_out import fan_out
+
+    engine = Engine(config, model, directory, world, clock, alone=True)
+    printer = Printer([label.get("question", "") for label in labels], stream)
+    shows, shown = world.rank == 0 and config.json != "-", -1
+
+    def show(number: int, token: int) -> None:
+        nonlocal shown
+        if shows:
+            shown = number
+            printer.push(number, token)
+
+    answers = fan_out(engine, requests, show)
+    for number in range(shown + 1, len(answers)):
+        for token in answers[number]:
+            show(number, token)
+    printer.end()
+    clock.mark("total")
+    ranks = world.gather(engine.facts())
+    if world.rank == 0:
+        told = _told(requests, labels, answers, stream, world.size) | engine.schedule()
+        _report(engine.config, told, ranks, clock.moments["total"])
+
+
+def _told(
+    requests: Sequence["Request"],
+    labels: Sequence[dict[str, Any]],
+    answers: list[list[int]],
+    stream: "TextStream | None",
+    num_ranks: int,
+) -> dict[str, Any]:
+    from mpi_spp.fan_out import numbers_of, shared_length
+
+    rank_of = {number: rank for rank in range(num_ranks) for number in numbers_of(rank, num_ranks, len(requests))}
+    told = [
+        label
+        | {
+            "text": stream.text(token_ids) if stream else None,
+            "token_ids": token_ids,
+            "prompt_tokens": len(request.prompt_ids),
+            "finish_reason": "stop" if token_ids[-1] in request.stop_ids else "length",
+            "rank": rank_of[number],
+        }
+        for number, (request, label, token_ids) in enumerate(zip(requests, labels, answers, strict=True))
+    ]
+    return {"answers": told, "shared_tokens": shared_length([one.prompt_ids for one in requests])}
+
+
+def _report(config: RunConfig, told: dict[str, Any], ranks: list[dict[str, Any]], total_s: float) -> None:
+    from rich.console import Console
+
+    from mpi_spp.report.fan_out import print_fan_out, summarize_fan_out
+
+    summary = summarize_fan_out(ranks, told, asdict(config), total_s)
+    print_fan_out(summary, Console(stderr=True))
+    write_json(config.json, summary)
+
+
+def _write(text: str) -> None:
+    if text:
+        sys.stdout.write(text)
+        sys.stdout.flush()

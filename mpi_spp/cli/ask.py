@@ -1,0 +1,82 @@
+"""`mpi-spp ask`: answer many questions about one document, which is read once."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mpi_spp.cli._answers import answer_all
+from mpi_spp.cli._options import (
+    answer_options,
+    json_option,
+    model_options,
+    run_option,
+    sampling_options,
+    schedule_options,
+)
+from mpi_spp.cli._output import check_writable
+from mpi_spp.cli._start import find_model, read_model
+from mpi_spp.config import RunConfig
+
+if TYPE_CHECKING:
+    from mpi_spp.comm.world import World
+    from mpi_spp.engine import Request
+    from mpi_spp.model.config import ModelConfig
+    from mpi_spp.model.prompt import TextStream
+
+_Prepared = tuple["ModelConfig", list["Request"], list[dict[str, Any]]]
+
+
+@click.command("ask")
+@run_option("--document", "A UTF-8 file: what the questions are about.", type=click.Path(), required=True)
+@run_option("--questions", "A UTF-8 file: one question a line, blank lines skipped.", type=click.Path(), required=True)
+@answer_options
+@sampling_options
+@schedule_options()
+@model_options
+@json_option("Write all answers and measurements to this file;")
+def command(**options: Any) -> None:
+    """Answer many questions about one document, which is read once.
+
+    All ranks prefill what the prompts share; then each answers questions of its own and waits for no other rank. Every
+    prompt is the document, a blank line and the question, and gets the tokens that `generate` would give it; with a
+    temperature every question has draws of its own. Answers go to standard output in order, each below a line
+    `--- 2 of 8: QUESTION`; everything else goes to standard error.
+    """
+    from mpi_spp.report.timings import Clock
+
+    clock = Clock()
+    config = RunConfig(**options)
+    from mpi_spp.comm.world import the_world
+
+    world = the_world()
+    directory = find_model(config, world)
+    from mpi_spp.mesh import mesh_of
+    from mpi_spp.strategies import load_strategies
+
+    load_strategies(config, mesh_of(config.mesh, world.size), alone=True)
+    (model, requests, labels), stream = _prepare(config, world, directory)
+    answer_all(config, world, clock, directory, model, requests, labels, stream)
+
+
+def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepared, "TextStream | None"]:
+    """What rank 0 reads for all: the model's shape, requests, questions; and its own text stream. Collective."""
+    stream = None
+
+    def read() -> _Prepared:
+        nonlocal stream
+        from mpi_spp.engine import Request
+        from mpi_spp.model.prompt import TextStream, load_tokenizer, stop_token_ids
+        from mpi_spp.model.questions import read_questions
+
+        check_writable(config.json)
+        model = read_model(directory)
+        tokenizer = load_tokenizer(directory)
+        questions = read_questions(config, tokenizer, directory, model)
+        stream = TextStream(tokenizer)
+        stop_ids = frozenset() if config.ignore_eos else stop_token_ids(directory, tokenizer)
+        longest = [min(config.max_new_tokens, model.max_positions - len(one.prompt_ids)) for one in questions]
+        requests = [Request(one.prompt_ids, stop_ids, most) for one, most in zip(questions, longest, strict=True)]
+        return model, requests, [{"question": one.text, "line": one.line} for one in questions]
+
+    return world.on_rank_0(read), stream

@@ -1,0 +1,84 @@
+"""`mpi-spp ask` and several answers of `generate`, as a user runs them."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reciting_model
+from mpirun import Ended, mpi_spp, mpirun, run
+from reciting_model import TEXT
+
+POSITIONS = 300
+DOCUMENT = "The sea is blue.\n\nThe lamp burns.\n"
+QUESTIONS = ["Where?", "Who är it?", "Where?", "Where? And when?"]
+NEW_TOKENS = 8
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with the document, and the questions with blank lines between them."""
+    directory = tmp_path_factory.mktemp("files")
+    (directory / "document").write_text(DOCUMENT, encoding="utf-8")
+    (directory / "questions").write_text("\n" + "\r\n \n".join(QUESTIONS), encoding="utf-8")
+    return directory
+
+
+@pytest.fixture(scope="module")
+def reciting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("models") / "reciting"
+    return reciting_model.build(directory, max_position_embeddings=POSITIONS)
+
+
+def told(ended: Ended) -> dict[str, Any]:
+    assert ended.status == 0, ended.stderr
+    return json.loads(ended.stdout)
+
+
+def ask(model: Path, files: Path, *arguments: str) -> list[str]:
+    named = ["--document", str(files / "document"), "--questions", str(files / "questions")]
+    return mpi_spp("ask", "--model", str(model), *named, *arguments)
+
+
+def test_answers_stand_below_their_questions(reciting: Path, files: Path) -> None:
+    """More ranks than questions: rank 4 has none."""
+    ended = run(mpirun(5, ask(reciting, files, "--json", str(files / "out.json"))))
+    assert ended.status == 0, ended.stderr
+    shown = [f"--- {number} of 4: {question}\n{TEXT}\n" for number, question in enumerate(QUESTIONS, 1)]
+    assert ended.stdout == "".join(shown)
+    assert "4 answers" in ended.stderr
+    result = json.loads((files / "out.json").read_text())
+    assert result["shared_tokens"] == len(f"<user\n{DOCUMENT.rstrip()}\n\nWh".encode())  # a token for each byte
+    answers = result["answers"]
+    assert [(one["question"], one["line"]) for one in answers] == list(zip(QUESTIONS, (2, 4, 6, 8), strict=True))
+    assert [one["rank"] for one in answers] == [0, 1, 2, 3]
+    assert {(one["text"], one["finish_reason"]) for one in answers} == {(TEXT, "stop")}
+    assert result["new_tokens"] == sum(len(one["token_ids"]) for one in answers)
+    assert all(result["timings"][name] > 0 for name in ("load_s", "prefill_s", "fan_out_s", "total_s"))
+    assert result["fan_out_tokens_per_s"] > result["tokens_per_s"] > 0
+
+
+def test_several_draws_are_the_same_on_any_number_of_ranks(reciting: Path) -> None:
+    settings = ["--temperature", "1", "--seed", "5", "--max-new-tokens", str(NEW_TOKENS), "--num-return-sequences", "4"]
+    command = mpi_spp("generate", "--model", str(reciting), "--prompt", "hi", *settings, "--json", "-")
+    drawn = [told(run(ranks))["answers"] for ranks in (command, mpirun(3, command))]
+    tokens = [[one["token_ids"] for one in answers] for answers in drawn]
+    assert tokens[0] == tokens[1]
+    assert len({tuple(one) for one in tokens[0]}) == 4
+    assert [one["rank"] for one in drawn[1]] == [0, 0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--max-new-tokens", "9"], "--questions: line 3: with the document the prompt has"),
+        (["--decode", "tensor"], "--decode: tensor splits the cache"),
+    ],
+)
+def test_bad_input(arguments: list[str], says: str, reciting: Path, tmp_path: Path) -> None:
+    """One line from one rank; tests/unit/test_questions.py has the other cases."""
+    (tmp_path / "document").write_text("text")
+    (tmp_path / "questions").write_text("Why?\n\n" + "x" * POSITIONS)
+    ended = run(mpirun(2, ask(reciting, tmp_path, *arguments)))
+    assert (ended.status, len(ended.error_lines), ended.stdout) == (2, 1, ""), ended.stderr
+    assert ended.error_lines[0].startswith("mpi-spp: error: ") and says in ended.error_lines[0]
