@@ -2,20 +2,16 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from mpi_spp.comm.buffers import choose_staging
-from mpi_spp.comm.communicator import Communicator
-from mpi_spp.comm.cuda import is_cuda_aware
-from mpi_spp.comm.shared import SharedTensors
-from mpi_spp.comm.total import SumOverRanks
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
+from mpi_spp.connections import Connections
 from mpi_spp.decode._job import DecodeJob, Growing
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
@@ -25,8 +21,8 @@ from mpi_spp.loading import Loader
 from mpi_spp.mesh import mesh_of
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.decoder import Shard
 from mpi_spp.model.store import cache_directory
+from mpi_spp.partition import split_chunks
 from mpi_spp.phase import Phase, needed
 from mpi_spp.plan.setting import Setting, cut
 from mpi_spp.plan.settle import limits_of, measured_speeds, needs_settling, settle
@@ -34,6 +30,7 @@ from mpi_spp.plan.speeds import Speeds
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.memory import peak_bytes, resident_bytes
 from mpi_spp.report.timings import Clock
+from mpi_spp.request import Request
 from mpi_spp.sampling.selection import selection_of, with_seed
 from mpi_spp.schedule import Cost
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
@@ -41,20 +38,6 @@ from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 log = logging.getLogger(__name__)
 
 _CHUNK_ALONE = 256  # tokens: more do not make the products faster
-
-
-@dataclass(frozen=True)
-class Request:
-    """A prompt, and where its answer ends. `stream` tells its draws from those of other requests with the same seed."""
-
-    prompt_ids: list[int]
-    stop_ids: frozenset[int]
-    max_new_tokens: int
-    stream: int = 0
-
-    def ends_with(self, token: int, taken: int) -> bool:
-        """Whether this token, so many with it, is the answer's last one."""
-        return token in self.stop_ids or taken == self.max_new_tokens
 
 
 class Engine:
@@ -82,12 +65,16 @@ class Engine:
         if not config.is_open:
             load_strategies(config, self.mesh, alone)  # refuses what does not fit before any file is read
         self._loader = Loader(config, model, directory, world, self.threads)
-        self._connect(config)
+        device = self._loader.device
+        self._links = Connections(world, self.mesh, device, config.cuda_aware, self.threads, alone)
+        self.comm, self.kv_comm = self._links.replica, self._links.kv
         self._held: Any = None
         self.configure(config, clock)
 
     def configure(self, config: RunConfig, clock: Clock) -> None:
         """Take the strategies, schedule and granularity of another run of the same model, and its clock. Collective."""
+        if self._alone and config.decode == "auto":
+            config = replace(config, decode="replicated")
         config, self.choice = self._settle(config)
         self._strategies: Strategies = load_strategies(config, self.mesh, self._alone)
         if self._strategies.shares_memory and self._loader.device.type != "cpu":
@@ -99,12 +86,12 @@ class Engine:
             _ = self._costs  # measured, if need be, before the stage is loaded: on layers of their own
         self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
-        slices, mine = self._selecting.size, self._selecting.rank
+        selecting = self._links.selecting
         if held != self._held:
             self.__dict__.pop("stage", None)  # what it holds should not be in memory beside the next one
-            self.stage = self._loader.stage(held[1], slices, mine, plan.shares)
+            self.stage = self._loader.stage(held[1], selecting.size, selecting.rank, plan.shares)
             self._held = held
-        self._prefill_shard, self._decode_shard = map(self._shard, (plan.prefill, plan.decode))
+        self._prefill_shard, self._decode_shard = map(self._links.shard, (plan.prefill, plan.decode))
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache for `capacity` positions of what this rank needs in the decode."""
@@ -129,21 +116,18 @@ class Engine:
             between()
         yield from self.decode(requests, caches, torch.cat(hidden))
         caches.clear()
-        self._shared.free()
+        self._links.shared.free()
 
     def decode(
-        self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor, first_number: int = 0
+        self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor
     ) -> Iterator[tuple[int, int]]:
-        """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size].
-
-        The requests are numbered from `first_number` on.
-        """
-        pairs = enumerate(zip(requests, caches, strict=True), first_number)
+        """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size]."""
+        pairs = enumerate(zip(requests, caches, strict=True))
         growing = [Growing(number, one.stream, cache, len(one.prompt_ids)) for number, (one, cache) in pairs]
         for sequences, tokens in self._strategies.decode.decode(self._decode_job(), growing, hidden):
             self.clock.mark("decode_end" if sequences[0].taken else "first_token")
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
-                request = requests[sequence.number - first_number]
+                request = requests[sequence.number]
                 sequence.taken += 1
                 sequence.finished = request.ends_with(token, sequence.taken)
                 yield sequence.number, token
@@ -207,7 +191,7 @@ class Engine:
             "weights_bytes": self.stage.weights.nbytes,
             "cache_bytes": self._cache_bytes,
             "peak_gpu_memory_bytes": self._peak_gpu_memory(),
-            "bytes_sent": self.comm.bytes_sent + self.kv_comm.bytes_sent + sum(of.bytes_sent for of in self._sums()),
+            "bytes_sent": self._links.bytes_sent,
             "kv_bytes_sent": self.kv_comm.bytes_sent,
             "moments": self.clock.moments,
         }
@@ -267,7 +251,7 @@ class Engine:
 
     def _new_cache(self, phase: Phase, capacity: int) -> KVCache:
         dtype, region = torch.int8 if self.config.kv_cache_dtype == "int8" else None, phase.regions[self.comm.rank]
-        empty = self._shared if self._strategies.shares_memory else torch.empty
+        empty = self._links.shared if self._strategies.shares_memory else torch.empty
         cache = self.stage.new_cache(region.layers, capacity, dtype, region.heads, empty)
         self._cache_bytes = max(self._cache_bytes, cache.nbytes)
         return cache
@@ -278,7 +262,7 @@ class Engine:
         rounds = plan_rounds(self.config.sync_granularity, phase.regions, stages, self.chunks)
         if phase.regions == self._decode_phase.regions:
             rounds = []
-        move = Move(source, target, self._decode_phase.regions, self._hosts)
+        move = Move(source, target, self._decode_phase.regions, self._links.hosts)
         return Exchange(self.kv_comm, sync.MOVES, sync.exchange, move, rounds)
 
     def _decode_job(self) -> DecodeJob:
@@ -294,34 +278,7 @@ class Engine:
 
     def _select(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
-        return self._selection.select(self.stage, hidden, self._selecting, streams, steps)
-
-    def _shard(self, phase: Phase) -> Shard:
-        """What this rank computes of each layer, and with whom. Collective when the group is a new one."""
-        rank, place = self.comm.rank, phase.places[self.comm.rank]
-        if place.num_shards == 1:
-            return Shard(phase.shares[rank])
-        key = tuple((place.stage, place.shard) for place in phase.places)
-        if key not in self._groups:
-            self._groups[key] = self.comm.split(place.stage, place.shard)
-        return Shard(phase.shares[rank], SumOverRanks(self._groups[key]))
-
-    def _sums(self) -> list[Communicator]:
-        return list(self._groups.values())
-
-    def _connect(self, config: RunConfig) -> None:
-        """Two conversations that never mix: hidden states and tokens, and the KV sync."""
-        device, world = self._loader.device, self.world
-        aware = device.type == "cuda" and is_cuda_aware(config.cuda_aware, world.mpi_comm)
-        shares_core = world.shares_core(self.threads)
-        everyone = Communicator(world.mpi_comm, choose_staging(device, aware), shares_core)
-        self.comm = everyone.split(world.rank // self.mesh.replica_size, world.rank)
-        self.kv_comm = self.comm.duplicate()
-        self._selecting = self.comm.alone() if self._alone else self.comm  # who shares the vocabulary
-        self._groups: dict[Any, Communicator] = {}
-        self._hosts = self.comm.hosts(world.host)
-        self._shared = SharedTensors(self._hosts, "--sync-strategy: shared")
-        log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, self.threads, world.cores)
+        return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
 
     def _mark_done(self, name: str) -> None:
         if self.stage.device.type == "cuda":

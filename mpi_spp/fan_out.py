@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import torch
 
-from mpi_spp.engine import Engine, Request
+from mpi_spp.engine import Engine
+from mpi_spp.request import Request
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.partition import split_evenly
 
@@ -47,13 +48,14 @@ def decode_alone(
 ) -> Iterator[tuple[int, int]]:
     """Yield the number of a request with its next token, one request after another, on this rank alone.
 
-    The draws depend on the number, so tokens are the same on whatever rank. The engine must be made for it.
+    Each draws from a stream of its own, so tokens are the same on whatever rank. The engine must be made for it.
     """
     for number in numbers:
         request, hidden = requests[number], prefix.hidden
         if len(request.prompt_ids) > prefix.length:
             hidden = engine.prefill_alone(request.prompt_ids, prefix.length, prefix.cache)
-        yield from engine.decode([request], [prefix.cache], hidden, first_number=number)
+        for _, token in engine.decode([request], [prefix.cache], hidden):
+            yield number, token
 
 
 def fan_out(engine: Engine, requests: Sequence[Request], show: Callable[[int, int], None]) -> list[list[int]]:

@@ -52,6 +52,11 @@ def load_strategies(config: RunConfig, mesh: Mesh, alone: bool = False) -> Strat
     sync_name = config.sync_strategy
     if sync_name == "auto":
         sync_name = sync_that_joins(source, target, len(ranks))
+    if alone and sync_name == "shared":
+        raise UserError(
+            "--sync-strategy: shared keeps one cache for the ranks of a host, but each goes on with answers of its own;"
+            " choose pairwise, ring or auto"
+        )
     sync, fitting = registry.load("sync", sync_name), sync_that_joins(source, target, len(ranks))
     if not sync.joins(source, target):
         raise UserError(

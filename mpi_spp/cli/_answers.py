@@ -11,7 +11,7 @@ from mpi_spp.config import RunConfig
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
-    from mpi_spp.engine import Request
+    from mpi_spp.request import Request
     from mpi_spp.model.config import ModelConfig
     from mpi_spp.model.prompt import TextStream
     from mpi_spp.report.timings import Clock
@@ -61,7 +61,8 @@ def answer_all(
     from mpi_spp.engine import Engine
     from mpi_spp.fan_out import fan_out
 
-    engine = Engine(config, model, directory, world, clock, alone=True)
+    longest = max(len(one.prompt_ids) for one in requests)
+    engine = Engine(config, model, directory, world, clock, longest, alone=True)
     printer = Printer([label.get("question", "") for label in labels], stream)
     shows, shown = world.rank == 0 and config.json != "-", -1
 

@@ -20,7 +20,7 @@ from mpi_spp.config import RunConfig
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
-    from mpi_spp.engine import Request
+    from mpi_spp.request import Request
     from mpi_spp.model.config import ModelConfig
     from mpi_spp.model.prompt import TextStream
 
@@ -54,7 +54,9 @@ def command(**options: Any) -> None:
     from mpi_spp.mesh import mesh_of
     from mpi_spp.strategies import load_strategies
 
-    load_strategies(config, mesh_of(config.mesh, world.size), alone=True)
+    mesh = mesh_of(config.mesh, world.size)
+    if not config.is_open:
+        load_strategies(config, mesh, alone=True)
     (model, requests, labels), stream = _prepare(config, world, directory)
     answer_all(config, world, clock, directory, model, requests, labels, stream)
 
@@ -65,7 +67,7 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepa
 
     def read() -> _Prepared:
         nonlocal stream
-        from mpi_spp.engine import Request
+        from mpi_spp.request import Request
         from mpi_spp.model.prompt import TextStream, load_tokenizer, stop_token_ids
         from mpi_spp.model.questions import read_questions
 
@@ -76,7 +78,8 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepa
         stream = TextStream(tokenizer)
         stop_ids = frozenset() if config.ignore_eos else stop_token_ids(directory, tokenizer)
         longest = [min(config.max_new_tokens, model.max_positions - len(one.prompt_ids)) for one in questions]
-        requests = [Request(one.prompt_ids, stop_ids, most) for one, most in zip(questions, longest, strict=True)]
+        pairs = enumerate(zip(questions, longest, strict=True))
+        requests = [Request(one.prompt_ids, stop_ids, most, stream=number) for number, (one, most) in pairs]
         return model, requests, [{"question": one.text, "line": one.line} for one in questions]
 
     return world.on_rank_0(read), stream

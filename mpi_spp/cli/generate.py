@@ -57,7 +57,8 @@ def command(**options: Any) -> None:
 def run(config: RunConfig, world: "World", clock: Any) -> None:
     """Prepare on rank 0, load on all, stream the answer, report. Collective."""
     directory = find_model(config, world)
-    from mpi_spp.engine import Engine, Request  # imports torch: what is wrong above is said a second sooner
+    from mpi_spp.engine import Engine  # imports torch: what is wrong above is said a second sooner
+    from mpi_spp.request import Request
     from mpi_spp.mesh import mesh_of, require_one_replica
     from mpi_spp.strategies import load_strategies
 
@@ -67,7 +68,8 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
         load_strategies(config, mesh, alone=count > 1)
     request, stream = _prepare(config, world, directory)
     if count > 1:
-        same = [Request(request["prompt_ids"], request["stop_ids"], request["max_new_tokens"])] * count
+        prompt = (request["prompt_ids"], request["stop_ids"], request["max_new_tokens"])
+        same = [Request(*prompt, stream=number) for number in range(count)]
         answer_all(config, world, clock, directory, request["model"], same, [{}] * count, stream)
         return
     lengths = replace(config, max_new_tokens=request["max_new_tokens"])

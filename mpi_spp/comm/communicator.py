@@ -55,7 +55,7 @@ class Communicator:
         copy._idle = self._idle
         return copy
 
-    def alone(self) -> "Communicator":
+    def alone(self) -> Communicator:
         """This rank by itself: the same methods, without a message. Needs no other rank."""
         return Communicator(MPI.COMM_SELF, self._staging)
 

@@ -11,7 +11,8 @@ from reference_models import NEW_TOKENS
 from mpi_spp import registry
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import GRANULARITIES, RunConfig
-from mpi_spp.engine import Engine, Request
+from mpi_spp.engine import Engine
+from mpi_spp.request import Request
 from mpi_spp.errors import UserError
 from mpi_spp.fan_out import decode_alone, fan_out, numbers_of, prefill_prefix
 from mpi_spp.model.config import read_config
@@ -53,7 +54,7 @@ def prompts_of(name: str) -> dict[str, list[list[int]]]:
 
 def requests_of(prompts: Sequence[list[int]], stop_ids: frozenset[int] = frozenset()) -> list[Request]:
     """The answers end at different lengths."""
-    return [Request(prompt, stop_ids, NEW_TOKENS - number % 3) for number, prompt in enumerate(prompts)]
+    return [Request(prompt, stop_ids, NEW_TOKENS - number % 3, number) for number, prompt in enumerate(prompts)]
 
 
 def each_alone(engine: Engine, requests: Sequence[Request]) -> list[list[int]]:
@@ -129,7 +130,7 @@ def test_ranks_need_no_message_of_one_another(kv_cache_dtype: str, models: Path,
 def test_draws_do_not_depend_on_the_ranks(way: dict[str, object], models: Path, world: World) -> None:
     """Every rank makes all continuations; shared out over the ranks they are the same. The first is the usual draw."""
     prompt, count = reference_models.prompt_of("qwen2", DOCUMENT_TOKENS), 5
-    requests = [Request(prompt, frozenset(), NEW_TOKENS)] * count
+    requests = [Request(prompt, frozenset(), NEW_TOKENS, number) for number in range(count)]
     draws = {"temperature": 1.5, "seed": 3, **way}
     engine = engine_of(models / "qwen2", world, **draws)
     expected = [list[int]() for _ in requests]

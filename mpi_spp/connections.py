@@ -1,0 +1,55 @@
+"""The communicators of a rank: conversations that never mix, and memory in common."""
+
+import logging
+from typing import Any
+
+import torch
+
+from mpi_spp.comm.buffers import choose_staging
+from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.cuda import is_cuda_aware
+from mpi_spp.comm.shared import SharedTensors
+from mpi_spp.comm.total import SumOverRanks
+from mpi_spp.comm.world import World
+from mpi_spp.mesh import Mesh
+from mpi_spp.model.decoder import Shard
+from mpi_spp.phase import Phase
+
+log = logging.getLogger(__name__)
+
+
+class Connections:
+    """Of the ranks of one replica. Making one is collective over the job.
+
+    `replica`: hidden states and tokens; `kv`: the KV sync; `selecting`: who shares the vocabulary.
+    """
+
+    def __init__(
+        self, world: World, mesh: Mesh, device: torch.device, cuda_aware: str, threads: int, alone: bool
+    ) -> None:
+        """`alone`: each rank selects tokens by itself. `cuda_aware`: auto, yes or no."""
+        aware = device.type == "cuda" and is_cuda_aware(cuda_aware, world.mpi_comm)
+        everyone = Communicator(world.mpi_comm, choose_staging(device, aware), world.shares_core(threads))
+        self.replica = everyone.split(world.rank // mesh.replica_size, world.rank)
+        self.kv = self.replica.duplicate()
+        self.selecting = self.replica.alone() if alone else self.replica
+        self.hosts = self.replica.hosts(world.host)
+        self.shared = SharedTensors(self.hosts, "--sync-strategy: shared")
+        self._groups: dict[Any, Communicator] = {}
+        log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, threads, world.cores)
+
+    def shard(self, phase: Phase) -> Shard:
+        """What this rank computes of each layer, and with whom it adds up. Collective when the group is a new one."""
+        rank = self.replica.rank
+        place = phase.places[rank]
+        if place.num_shards == 1:
+            return Shard(phase.shares[rank])
+        key = tuple((place.stage, place.shard) for place in phase.places)
+        if key not in self._groups:
+            self._groups[key] = self.replica.split(place.stage, place.shard)
+        return Shard(phase.shares[rank], SumOverRanks(self._groups[key]))
+
+    @property
+    def bytes_sent(self) -> int:
+        """Of all conversations."""
+        return sum(comm.bytes_sent for comm in (self.replica, self.kv, *self._groups.values()))
