@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from mpi_spp.launch.line import mpirun_line, request_here  # noqa: E402
 
 PARTS = ("lint", "unit", "ranks", "e2e")
 NUM_RANKS = (1, 2, 3, 4, 5)
-SECONDS = {"lint": 180, "unit": 420, "ranks": 300, "e2e": 900}  # all together less than the 90 minutes of CI
+NUM_RANKS_ALSO = (2, 3)  # with a second MPI, whose part in what is tested is small
+SECONDS = {"lint": 60, "unit": 600, "ranks": 480, "e2e": 1200}  # all together less than the 90 minutes of CI
 FULL_FACTOR = 6
 
 
@@ -63,7 +64,8 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(prog="bin/test", description=__doc__, epilog=epilog, allow_abbrev=False)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
     parser.add_argument("--full", action="store_true", help="the longer matrices too")
-    parser.add_argument("--also-ranks-with", metavar="PYTHON", help="run the rank tests with this Python's MPI too")
+    also = "run the rank tests on 2 and 3 ranks with the MPI of this Python too"
+    parser.add_argument("--also-ranks-with", metavar="PYTHON", help=also)
     options, pytest_arguments = parser.parse_known_args()
     options.parts = options.parts.split(",")
     unknown = set(options.parts) - set(PARTS)
@@ -84,8 +86,9 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
             continue
         arguments = [*rest, *(own_paths or [f"tests/{kind}"])]
         if kind == "ranks":
-            for python in filter(None, (sys.executable, options.also_ranks_with)):
-                yield from rank_parts(python, arguments)
+            yield from rank_parts(sys.executable, NUM_RANKS, arguments)
+            if options.also_ranks_with:
+                yield from rank_parts(options.also_ranks_with, NUM_RANKS_ALSO, arguments)
         else:
             yield Part(kind, kind, [sys.executable, "-m", "pytest", *arguments])
 
@@ -101,10 +104,10 @@ def lint_parts() -> Iterator[Part]:
         yield Part(" ".join(arguments), "lint", [sys.executable, "-m", *arguments])
 
 
-def rank_parts(python: str, arguments: list[str]) -> Iterator[Part]:
-    """The rank tests on every number of ranks, with the MPI of this Python's environment, or else the machine's."""
+def rank_parts(python: str, numbers: Sequence[int], arguments: list[str]) -> Iterator[Part]:
+    """The rank tests on these numbers of ranks, with the MPI of this Python's environment, or else the machine's."""
     launcher = find_launcher(prefix=str(Path(python).parent.parent))
-    for num_ranks in NUM_RANKS:
+    for num_ranks in numbers:
         program = (python, "-m", "mpi4py", "-m", "pytest", "-p", "no:cacheprovider", *arguments)
         command, environment = mpirun_line(request_here(program, num_ranks, threads=1), launcher)
         yield Part(f"ranks -np {num_ranks} {launcher.vendor}", "ranks", command, environment)
