@@ -76,18 +76,17 @@ def measure_weight_rate(products: Products) -> float:
 
 
 def link_between(comm: "Communicator", world: "World", hidden_size: int, directory: Path) -> tuple[Link, str]:
-    """The link of these ranks, the same on all, and its origin. Collective."""
+    """The link of these ranks, the same on all, and its origin. Collective.
+
+    It is measured every time, in a tenth of a second: who else is on the way changes. What is kept is for plans.
+    """
     if comm.size == 1:
         return assumed_inside(), "not needed"
     memory, hosts = directory / "links.json", world.gather(world.host)
-    key = f"{link_key(hosts[: comm.size], hidden_size)}, {world.library}"
-    known = world.on_rank_0(lambda: recall(memory))
-    kept = _link(known.get(key))
-    if kept is not None:
-        return kept, "remembered"
     values = world.gather(measure_link(comm, hidden_size))[0]
     if world.rank == 0:
-        remember(memory, known | {key: list(values)})
+        key = f"{link_key(hosts[: comm.size], hidden_size)}, {world.library}"
+        remember(memory, recall(memory) | {key: list(values)})
     return Link(*values), "measured"
 
 

@@ -25,7 +25,7 @@ def part_of(directory: Path, source: str, num_ranks: int) -> runner.Part:
     shutil.copy(TESTS / "ranks" / "conftest.py", directory / "ranks")
     (directory / "ranks" / "test_it.py").write_text("import os, time, pytest\n" + source)
     arguments = ["-c", str(TESTS.parent / "pyproject.toml"), "--rootdir", str(directory), str(directory / "ranks")]
-    return list(runner.rank_parts(sys.executable, arguments))[num_ranks - 1]
+    return list(runner.rank_parts(sys.executable, runner.NUM_RANKS, arguments))[num_ranks - 1]
 
 
 FINE = "def test_fine(comm):\n    assert comm.allreduce(1) == 3\n"

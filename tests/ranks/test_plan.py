@@ -31,6 +31,15 @@ def world() -> World:
     return the_world()
 
 
+@pytest.fixture(autouse=True)
+def kept_elsewhere(
+    world: World, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Figures of tiny models, measured beside other tests, are nothing to remember."""
+    directory = world.on_rank_0(lambda: tmp_path_factory.mktemp("kept"))
+    monkeypatch.setattr("mpi_spp.engine.cache_directory", lambda: directory)
+
+
 @pytest.fixture(scope="session")
 def model(world: World) -> Path:
     return world.on_rank_0(reference_models.build_reference_models) / "llama_tied"
