@@ -34,6 +34,7 @@ _PEERS = environment.names()
 @click.option("--peer", "peers", type=click.Choice(_PEERS), multiple=True, help="May be repeated.  [default: all]")
 @click.option("--arrangement", "arrangements", multiple=True, default=("2x1", "1x2"), show_default=True, help=ours.HELP)
 @click.option("--weights", "kinds", multiple=True, help="Only these, as the table names them; may be repeated.")
+@click.option("--variant", "variants", multiple=True, help="Of peers only these; may be repeated.")
 @click.option("--prompt-tokens", type=click.IntRange(min=16), default=1024, show_default=True)
 @click.option("--new-tokens", type=click.IntRange(min=2), default=65, show_default=True)
 @click.option("--threads", type=click.IntRange(min=1), default=2, show_default=True, help="Of every peer, in all.")
@@ -46,6 +47,7 @@ def main(
     peers: Sequence[str],
     arrangements: Sequence[str],
     kinds: Sequence[str],
+    variants: Sequence[str],
     rounds: int,
     json: str | None,
     **lengths: int,
@@ -55,6 +57,7 @@ def main(
     for model in models or _MODELS:
         entries = [*ours.entries(arrangements), *_entries_of(peers or _PEERS)]
         entries = [entry for entry in entries if not kinds or entry.weights in kinds]
+        entries = [entry for entry in entries if not variants or entry.peer == ours.NAME or entry.variant in variants]
         _measure(entries, _job(model, lengths), rounds)
         rows = summary_of(entries, ours.NAME)
         Console(width=150).print(_table(f"{model}, {lengths}, {rounds} rounds", rows))
