@@ -32,9 +32,7 @@ def world() -> World:
 
 
 @pytest.fixture(autouse=True)
-def kept_elsewhere(
-    world: World, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def kept_elsewhere(world: World, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of tiny models, measured beside other tests, are nothing to remember."""
     directory = world.on_rank_0(lambda: tmp_path_factory.mktemp("kept"))
     monkeypatch.setattr("mpi_spp.engine.cache_directory", lambda: directory)

@@ -10,7 +10,7 @@ import torch
 from mpi_spp.kernels.attention import Heads, Rotation
 from mpi_spp.kernels.attention import attention as attend
 from mpi_spp.kernels.cache import LayerCache, quantize_heads
-from mpi_spp.kernels.layer import Layer
+from mpi_spp.kernels.layer import HeadsPart, Layer, MLPPart
 from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.norm import RMSNorm
@@ -163,13 +163,37 @@ def test_a_layer_in_one_call_is_its_operations(native: Native, quantized: bool, 
     layer, size, hidden, start = random_layer(native), 16, torch.randn(tokens, 32), 5
     cache = random_cache(native, 2, size, start, start + tokens, torch.int8 if quantized else torch.bfloat16)
     copy, rotation, apart = copy_of(cache), random_rotation(tokens, size), hidden.clone()
-    layer.output.add_to(apart, layer.attention(layer.qkv(layer.input_norm(apart)), rotation, cache, start, None))
-    layer.down.add_to(apart, layer.gate_up(layer.mlp_norm(apart)))
-    fused = native.fused(layer)
-    assert fused is not None
+    heads, mlp, fused = layer.heads, layer.mlp, native.fused(layer)
+    assert heads is not None and mlp is not None and fused is not None
+    heads.output.add_to(apart, heads.attention(heads.qkv(layer.input_norm(apart)), rotation, cache, start, None))
+    mlp.down.add_to(apart, mlp.gate_up(layer.mlp_norm(apart)))
     fused(hidden, rotation, copy, start, None)
     assert torch.equal(hidden, apart) and not hidden.isnan().any()
     assert equal(copy, cache, start + tokens)
+
+
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_halves_of_a_layer_make_up_the_whole(native: Native, tokens: int) -> None:
+    """With what they add brought by another rank, as it does in tensor parallelism."""
+    torch.manual_seed(1)
+    fused, size, hidden, start = native.fused(random_layer(native)), 16, torch.randn(tokens, 32), 5
+    assert fused is not None
+    cache, rotation = (
+        random_cache(native, 2, size, start, start + tokens, torch.bfloat16),
+        random_rotation(tokens, size),
+    )
+    inputs = (rotation, cache, start, None)
+    kept, brought = hidden.clone(), hidden.clone()
+    fused.attend(kept, *inputs, True)
+    fused.attend(brought, *inputs, False)
+    torch.testing.assert_close(hidden + brought, kept)
+    together = kept.clone()
+    brought = kept.clone()
+    fused.transform(kept, True)
+    fused.transform(brought, False)
+    torch.testing.assert_close(together + brought, kept)
+    fused(hidden, *inputs)
+    assert torch.equal(hidden, kept)
 
 
 def random_layer(backend: Plain) -> Layer:
@@ -180,12 +204,17 @@ def random_layer(backend: Plain) -> Layer:
 
     return Layer(
         backend.norm(torch.rand(32).bfloat16(), 1e-6),
-        backend.linear(product(8 * 16, 32), None),
-        backend.attention(Heads(4, 2, 16, 0.25), None, None),
-        backend.linear(product(32, 64), None),
+        HeadsPart(
+            backend.linear(product(8 * 16, 32), None),
+            backend.attention(Heads(4, 2, 16, 0.25), None, None),
+            backend.linear(product(32, 64), None),
+            range(2),
+        ),
         backend.norm(torch.rand(32).bfloat16(), 1e-6),
-        backend.gated(product(2 * 48, 32), None, torch.nn.functional.silu, 48),
-        backend.linear(product(32, 48), None),
+        MLPPart(
+            backend.gated(product(2 * 48, 32), None, torch.nn.functional.silu, 48),
+            backend.linear(product(32, 48), None),
+        ),
     )
 
 
