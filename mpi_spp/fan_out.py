@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 
 from mpi_spp.engine import Engine
-from mpi_spp.request import Request
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.partition import split_evenly
+from mpi_spp.request import Request
 
 
 @dataclass(frozen=True)

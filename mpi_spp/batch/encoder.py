@@ -5,10 +5,10 @@ from typing import Any
 
 from mpi_spp.batch.lines import Line, Message
 from mpi_spp.config import RunConfig
-from mpi_spp.request import Request
 from mpi_spp.errors import UserError
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.prompt import TextStream, chat_token_ids, is_chat, load_tokenizer, stop_token_ids
+from mpi_spp.request import Request
 
 
 class Encoder:

@@ -11,10 +11,10 @@ from mpi_spp.config import RunConfig
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
-    from mpi_spp.request import Request
     from mpi_spp.model.config import ModelConfig
     from mpi_spp.model.prompt import TextStream
     from mpi_spp.report.timings import Clock
+    from mpi_spp.request import Request
 
 
 class Printer:

@@ -20,9 +20,9 @@ from mpi_spp.config import RunConfig
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
-    from mpi_spp.request import Request
     from mpi_spp.model.config import ModelConfig
     from mpi_spp.model.prompt import TextStream
+    from mpi_spp.request import Request
 
 _Prepared = tuple["ModelConfig", list["Request"], list[dict[str, Any]]]
 
@@ -67,9 +67,9 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepa
 
     def read() -> _Prepared:
         nonlocal stream
-        from mpi_spp.request import Request
         from mpi_spp.model.prompt import TextStream, load_tokenizer, stop_token_ids
         from mpi_spp.model.questions import read_questions
+        from mpi_spp.request import Request
 
         check_writable(config.json)
         model = read_model(directory)

@@ -58,8 +58,8 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     """Prepare on rank 0, load on all, stream the answer, report. Collective."""
     directory = find_model(config, world)
     from mpi_spp.engine import Engine  # imports torch: what is wrong above is said a second sooner
-    from mpi_spp.request import Request
     from mpi_spp.mesh import mesh_of, require_one_replica
+    from mpi_spp.request import Request
     from mpi_spp.strategies import load_strategies
 
     mesh, count = mesh_of(config.mesh, world.size), config.num_return_sequences

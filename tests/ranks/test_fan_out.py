@@ -12,11 +12,11 @@ from mpi_spp import registry
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.engine import Engine
-from mpi_spp.request import Request
 from mpi_spp.errors import UserError
 from mpi_spp.fan_out import decode_alone, fan_out, numbers_of, prefill_prefix
 from mpi_spp.model.config import read_config
 from mpi_spp.report.timings import Clock
+from mpi_spp.request import Request
 
 MODELS = ("mistral_window", "qwen2_yarn_rope")  # of the families they differ most in how they see positions
 DOCUMENT_TOKENS = 37

@@ -19,12 +19,12 @@ from mpi_spp.comm import shared
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
 from mpi_spp.engine import Engine
-from mpi_spp.request import Request
 from mpi_spp.errors import UserError
 from mpi_spp.kernels.quantized import BITS
 from mpi_spp.mesh import Mesh, mesh_of
 from mpi_spp.model.config import read_config
 from mpi_spp.report.timings import Clock
+from mpi_spp.request import Request
 from mpi_spp.strategies import load_strategies
 
 CHUNK_SIZES = (7, 128, 1)

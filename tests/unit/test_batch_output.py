@@ -15,8 +15,8 @@ from mpi_spp.batch.output import Output
 from mpi_spp.batch.work import Work, groups_of
 from mpi_spp.cli.batch import Files, _require_different
 from mpi_spp.config import RunConfig
-from mpi_spp.request import Request
 from mpi_spp.errors import UserError
+from mpi_spp.request import Request
 
 MADE = {"--input": "sha256 1", "--model": "m"}
 NUMBERS = [1, 2, 4]
