@@ -146,7 +146,7 @@ def test_a_bfloat16_model_draws_as_on_one_rank(
     sampler, tokens = Sampler(*SAMPLERS[way], seed=11), []
     for comm in (ranks, alone):
         vocabulary = split_evenly(config.vocab_size, comm.size)[comm.rank]
-        settings = (range(0), vocabulary, torch.bfloat16, torch.device("cpu"), backend)
+        settings = ({}, vocabulary, torch.bfloat16, torch.device("cpu"), backend)
         stage = load_stage(checkpoint, config, *settings)
         tokens.append(sampler.select(stage, hidden, comm, [0] * len(hidden), range(len(hidden))))
     different = (tokens[0] != tokens[1]).nonzero()[:, 0].tolist()
