@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 import torch
 
 from mpi_spp.config import RunConfig
+from mpi_spp.kernels.cache import COLUMNS
+from mpi_spp.kernels.native.cache import PanelShape
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.mesh import Mesh
 from mpi_spp.model.config import ModelConfig
@@ -96,4 +98,5 @@ def cache_dtype(setting: Setting) -> torch.dtype:
 def cache_of(setting: Setting, phase: Phase, rank: int, capacity: int) -> KVCache:
     """The cache that a rank would keep in a phase; it has a shape and no memory."""
     region, meta = phase.regions[rank], torch.device("meta")
-    return KVCache(region.layers, region.heads, capacity, setting.model.head_dim, cache_dtype(setting), meta)
+    layout = PanelShape() if setting.kernels == "native" else COLUMNS
+    return KVCache(region.layers, region.heads, capacity, setting.model.head_dim, cache_dtype(setting), meta, layout)

@@ -24,14 +24,18 @@ def pointers_to(cache: LayerCache) -> Cache:
     return Cache(*(None if part is None else part.data_ptr() for part in parts), cache.values.shape[1])
 
 
-class KeyPanels(KeyLayout):
-    """Keys [..., panels of PANEL positions, size / 2, PANEL, 2]: one row's scores read them from end to end."""
-
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._take, self._put = library.take_keys, library.put_keys
+class PanelShape(KeyLayout):
+    """Keys [..., panels of PANEL positions, size / 2, PANEL, 2], for who counts their bytes only."""
 
     def shape(self, size: int, capacity: int) -> tuple[int, ...]:
         return (-(-capacity // PANEL), size // 2, PANEL, 2)
+
+
+class KeyPanels(PanelShape):
+    """Keys in panels: one row's scores read them from end to end."""
+
+    def __init__(self, library: ctypes.CDLL) -> None:
+        self._take, self._put = library.take_keys, library.put_keys
 
     def read(self, keys: torch.Tensor, start: int, stop: int) -> torch.Tensor:
         columns = keys.new_empty((*keys.shape[:-4], 2 * keys.shape[-3], stop - start))
