@@ -30,8 +30,8 @@ _NEXT_TO_NOTHING = 1.03
 _DISTURBED = 0.9  # where less than this part of a time is explained, another program ran
 _SECONDS = 0.5  # unless the fewest rounds take longer
 _PRODUCT = (64, 256)  # rows and weights of a product that is compared between ranks: it stays in a core's own cache
-_SPELLS, _SPELL_SECONDS = 7, 0.02
-_FAR_BEHIND = 1.3
+_SPELLS, _SPELL_SECONDS = 11, 0.03
+_FAR_BEHIND = 1.5
 
 Times = dict[tuple[int, int], float]  # seconds for (tokens, prefix)
 
