@@ -3,15 +3,36 @@
 import os
 import sys
 import time
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from mpi4py import MPI
+
+if TYPE_CHECKING:
+    from mpi_spp.comm.world import World
 
 
 @pytest.fixture(scope="session")
 def comm() -> MPI.Intracomm:
     """All ranks of the job."""
     return MPI.COMM_WORLD
+
+
+@pytest.fixture(scope="session")
+def world() -> "World":
+    """The job, as the program sees it."""
+    from mpi_spp.comm.world import the_world  # leaves MPI to be started by it, but here it has been
+
+    return the_world()
+
+
+@pytest.fixture(scope="session")
+def models(world: "World") -> Path:
+    """The directory of the reference models."""
+    import reference_models
+
+    return world.on_rank_0(reference_models.build_reference_models)
 
 
 @pytest.hookimpl(trylast=True)

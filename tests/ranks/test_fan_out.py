@@ -9,7 +9,7 @@ import reference_models
 from reference_models import NEW_TOKENS
 
 from mpi_spp import registry
-from mpi_spp.comm.world import World, the_world
+from mpi_spp.comm.world import World
 from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.engine import Engine
 from mpi_spp.errors import UserError
@@ -20,16 +20,6 @@ from mpi_spp.request import Request
 
 MODELS = ("mistral_window", "qwen2_yarn_rope")  # of the families they differ most in how they see positions
 DOCUMENT_TOKENS = 37
-
-
-@pytest.fixture(scope="session")
-def world() -> World:
-    return the_world()
-
-
-@pytest.fixture(scope="session")
-def models(world: World) -> Path:
-    return world.on_rank_0(reference_models.build_reference_models)
 
 
 def engine_of(directory: Path, world: World, alone: bool = True, **options: object) -> Engine:

@@ -43,16 +43,6 @@ SYNCS = list(itertools.product(filter(joins, registry.choices("sync")), GRANULAR
 FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 
 
-@pytest.fixture(scope="session")
-def world() -> World:
-    return the_world()
-
-
-@pytest.fixture(scope="session")
-def models(world: World) -> Path:
-    return world.on_rank_0(reference_models.build_reference_models)
-
-
 def run_config(directory: Path, **options: object) -> RunConfig:
     settings = {"prompt": "unused", "dtype": "float32", "threads": 1, "device": "cpu"} | options
     return RunConfig(model=str(directory), **settings)

@@ -1,17 +1,10 @@
 """Messages beside the computation: in order, from any rank to any, without waiting."""
 
-import pytest
-
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.mailbox import Mailbox, share
-from mpi_spp.comm.world import World, the_world
+from mpi_spp.comm.world import World
 
 LARGE = 200_000  # numbers: more than any library sends ahead
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return the_world()
 
 
 def test_messages_of_a_rank_arrive_whole_and_in_order(world: World) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import reference_models
 
-from mpi_spp.comm.world import World, the_world
+from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.engine import Engine
 from mpi_spp.errors import UserError
@@ -24,11 +24,6 @@ CASES = [
     ("tensor", "pipeline", "auto", {"quantize": "int8", "dtype": "bfloat16"}),
     ("tensor", "tensor", "auto", {"dtype": "bfloat16", "quantize": "int4"}),
 ]
-
-
-@pytest.fixture(scope="session")
-def world() -> World:
-    return the_world()
 
 
 @pytest.fixture(autouse=True)

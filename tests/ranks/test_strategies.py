@@ -45,16 +45,6 @@ def joined(mesh: Mesh) -> Iterator[dict[str, str]]:
         yield options
 
 
-@pytest.fixture(scope="session")
-def world() -> World:
-    return the_world()
-
-
-@pytest.fixture(scope="session")
-def models(world: World) -> Path:
-    return world.on_rank_0(reference_models.build_reference_models)
-
-
 def settings_of(number: int, directory: Path, mesh: str | None, **options: str) -> RunConfig:
     """Chunk sizes and granularities take turns."""
     return RunConfig(

@@ -5,13 +5,8 @@ from typing import Any
 import pytest
 
 from mpi_spp.comm import world as world_module
-from mpi_spp.comm.world import World, the_world
+from mpi_spp.comm.world import World
 from mpi_spp.errors import UserError
-
-
-@pytest.fixture
-def world() -> World:
-    return the_world()
 
 
 def agreed_error(world: World, failing: set[int]) -> UserError:
