@@ -24,10 +24,11 @@ LONG = 50_000  # tokens: minutes of work
 FAILING_STEP = """
 from mpi_spp.comm.environment import launched_rank
 
-def step(stage, cache, token_ids, position, healthy=step):
-    if launched_rank() == 1 and position == 40:
-        raise RuntimeError("rank 1 lost its mind")
-    return healthy(stage, cache, token_ids, position)
+def decode(job, sequences, hidden, healthy=decode):
+    for number, step in enumerate(healthy(job, sequences, hidden)):
+        if launched_rank() == 1 and number == 40:
+            raise RuntimeError("rank 1 lost its mind")
+        yield step
 """
 FAILING_SYNC = """
 def exchange(comm, shared, healthy=exchange):
