@@ -93,6 +93,7 @@ def _rate(tokens: int, per_second: float | None, kind: str) -> str:
 
 def _ranks(ranks: list[dict[str, Any]]) -> Table:
     table = Table("rank", "host", "device", "threads", "prefill", "decode", "vocabulary", "MB sent", "peak MB")
+    table.caption = "prefill, decode: layers, key/value heads of each"
     for rank in ranks:
         vocabulary = rank["vocabulary"]
         table.add_row(
@@ -100,10 +101,7 @@ def _ranks(ranks: list[dict[str, Any]]) -> Table:
             rank["host"],
             rank["device"],
             str(rank["threads"]),
-            *(
-                f"layers {_span(rank[f'{verb}_layers'])}, KV heads {_span(rank[f'{verb}_kv_heads'])}"
-                for verb in _PHASES
-            ),
+            *(f"{_span(rank[f'{verb}_layers'])}, {_span(rank[f'{verb}_kv_heads'])}" for verb in _PHASES),
             _span(vocabulary),
             f"{rank['bytes_sent'] / 1e6:.2f}",
             f"{rank['peak_memory_bytes'] / 1e6:.0f}",
