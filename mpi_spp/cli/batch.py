@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from mpi_spp.cli._options import json_option, model_options, run_option, sampling_options, schedule_options
 from mpi_spp.cli._output import check_writable, write_json
-from mpi_spp.cli._start import find_model, read_model
+from mpi_spp.cli._start import find_model, read_model, show_choice
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 
@@ -72,7 +72,8 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> None
     from mpi_spp.strategies import load_strategies
 
     mesh, progress = mesh_of(config.mesh, world.size), _Progress(files.input)
-    load_strategies(config, mesh)
+    if not config.is_open:
+        load_strategies(config, mesh)
     work: Work | None = None
 
     def prepare() -> "tuple[ModelConfig, int]":
@@ -85,6 +86,7 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> None
     clock.mark("load")
     if num_waiting:
         engine = Engine(config, model, directory, world, clock)
+        show_choice(engine)
         part = part_of(engine, work)
         clock.mark("load")
         progress.start(work)

@@ -26,16 +26,6 @@ class Hosts:
         first = self.local.bcast(comm.rank, root=0)
         self.first_of: Sequence[int] = comm.allgather(first)  # by rank: the first rank of its host
 
-    @property
-    def is_one(self) -> bool:
-        """Whether all ranks are on the same host."""
-        return len(set(self.first_of)) == 1
-
-    def receiver(self, sender: int, host_of: int) -> int:
-        """The rank on the host of rank `host_of` that gets what `sender` has for all of that host: they take turns."""
-        there = [rank for rank, first in enumerate(self.first_of) if first == self.first_of[host_of]]
-        return there[sender % len(there)]
-
     def memory(self, nbytes: int, option: str) -> SharedMemory:
         """So many bytes, the same on all ranks of this host. Collective.
 

@@ -82,15 +82,20 @@ class HostParcels(Parcels):
 
     def __init__(self, round_: Round, move: Move, rank: int, tag: int) -> None:
         assert move.hosts is not None
-        self.first_of, hosts = move.hosts.first_of, move.hosts
-
-        def goes(sender: int, receiver: int) -> bool:
-            return hosts.first_of[sender] != hosts.first_of[receiver] and hosts.receiver(sender, receiver) == receiver
-
+        self.first_of = hosts = move.hosts.first_of
         ranks = range(len(move.regions))
-        self._mine = [round_.blocks[rank] if goes(rank, other) else _NOTHING for other in ranks]
-        self._coming = [round_.blocks[other] if goes(other, rank) else _NOTHING for other in ranks]
+        self._mine = [round_.blocks[rank] if takes_for_host(hosts, rank, other) else _NOTHING for other in ranks]
+        self._coming = [round_.blocks[other] if takes_for_host(hosts, other, rank) else _NOTHING for other in ranks]
         self._prepare(move, tag)
+
+
+def takes_for_host(hosts: Sequence[object], sender: int, receiver: int) -> bool:
+    """Whether this receiver takes what the sender has for its host: the ranks of a host take turns.
+
+    `hosts`: by rank, equal for those of one host.
+    """
+    there = [rank for rank, host in enumerate(hosts) if host == hosts[receiver]]
+    return hosts[sender] != hosts[receiver] and there[sender % len(there)] == receiver
 
 
 _NOTHING = Block(range(0), range(0), range(0))

@@ -1,9 +1,10 @@
 """What a sync moves, by rank: the rounds of kv/rounds.py, counted and not run."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mpi_spp import registry
-from mpi_spp.kv.exchange import Shared
+from mpi_spp.kv.exchange import HostParcels, Shared, takes_for_host
 from mpi_spp.kv.layout import KVLayout
 from mpi_spp.kv.rounds import Round, plan_rounds
 from mpi_spp.mesh import Mesh
@@ -23,16 +24,26 @@ def rounds_of(setting: Setting, layout: Layout) -> list[Round]:
 
 def round_bytes(setting: Setting, layout: Layout, rank: int) -> list[tuple[int, int]]:
     """Bytes sent and received by a rank in each round, a part times the ranks that must get it."""
-    row = cache_of(setting, layout.plan.decode, rank, 1).position_bytes
-    is_shared = layout.strategies.sync.MOVES is Shared
-    count = _shared if is_shared else _parcels
-    return [(row * sent, row * got) for sent, got in (count(one, layout, rank) for one in rounds_of(setting, layout))]
+    row, moves = cache_of(setting, layout.plan.decode, rank, 1).position_bytes, layout.strategies.sync.MOVES
+    if moves is HostParcels:
+        counts = [_between_hosts(one, setting.hosts, rank) for one in rounds_of(setting, layout)]
+    else:
+        count = _shared if moves is Shared else _parcels
+        counts = [count(one, layout, rank) for one in rounds_of(setting, layout)]
+    return [(row * sent, row * got) for sent, got in counts]
 
 
 def _shared(round_: Round, layout: Layout, rank: int) -> tuple[int, int]:
     """Every block goes to all."""
     mine = len(round_.blocks[rank])
     return mine * (layout.num_ranks - 1), sum(map(len, round_.blocks)) - mine
+
+
+def _between_hosts(round_: Round, hosts: Sequence[str], rank: int) -> tuple[int, int]:
+    """Every block goes to each other host once."""
+    ranks = range(len(hosts))
+    sent = len(round_.blocks[rank]) * sum(takes_for_host(hosts, rank, other) for other in ranks)
+    return sent, sum(len(round_.blocks[other]) for other in ranks if takes_for_host(hosts, other, rank))
 
 
 def _parcels(round_: Round, layout: Layout, rank: int) -> tuple[int, int]:

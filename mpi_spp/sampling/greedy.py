@@ -6,8 +6,7 @@ import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.model.decoder import Stage
-
-_NO_TOKEN = 2**31 - 1  # loses every tie: the id of a rank that has no candidate
+from mpi_spp.sampling.shard import NO_TOKEN
 
 
 class Greedy:
@@ -33,7 +32,7 @@ def select(stage: Stage, hidden: torch.Tensor, comm: Communicator) -> torch.Tens
     """
     if not len(stage.vocabulary):
         rows = len(hidden)
-        return comm.largest(torch.full((rows,), float("-inf")), torch.full((rows,), _NO_TOKEN))
+        return comm.largest(torch.full((rows,), float("-inf")), torch.full((rows,), NO_TOKEN))
     values, ids = zip(*(best_of_slice(stage, row) for row in hidden.split(1)), strict=True)
     return comm.largest(torch.stack(values), torch.stack(ids))
 

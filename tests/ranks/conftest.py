@@ -10,6 +10,7 @@ import pytest
 from mpi4py import MPI
 
 if TYPE_CHECKING:
+    from mpi_spp.comm.communicator import Communicator
     from mpi_spp.comm.world import World
 
 
@@ -33,6 +34,16 @@ def models(world: "World") -> Path:
     import reference_models
 
     return world.on_rank_0(reference_models.build_reference_models)
+
+
+@pytest.fixture(scope="module", params=["direct", "staged"])
+def ranks(request: pytest.FixtureRequest, world: "World") -> "Communicator":
+    """All ranks of the job, straight from memory and as for a GPU; tests run with more ranks than cores."""
+    from mpi_spp.comm.buffers import Direct, ThroughHost
+    from mpi_spp.comm.communicator import Communicator
+
+    staging = Direct() if request.param == "direct" else ThroughHost(pin_memory=False)
+    return Communicator(world.mpi_comm.Dup(), staging, shares_core=True)
 
 
 @pytest.hookimpl(trylast=True)

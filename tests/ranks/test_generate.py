@@ -259,12 +259,14 @@ def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(
     assert tokens == [tokens[0]] * len(CHUNK_SIZES)
 
 
+@pytest.mark.parametrize("decode", ["replicated", "tensor"])
+@pytest.mark.parametrize("name", ["qwen3", "llama_biases"])
 @pytest.mark.parametrize("scheme", QUANTIZE)
 def test_quantised_weights_give_the_tokens_of_transformers_with_the_same_weights(
-    scheme: str, models: Path, world: World, tmp_path: Path
+    scheme: str, name: str, decode: str, models: Path, world: World, tmp_path: Path
 ) -> None:
-    name = "qwen3"
-    engine = make_engine(models / name, world, quantize=scheme)
+    """Shares of a layer are parts of the same codes."""
+    engine = make_engine(models / name, world, quantize=scheme, decode=decode)
     prompt_ids = reference_models.prompt_of(name, 37)
 
     def expected() -> list[int]:
@@ -273,7 +275,7 @@ def test_quantised_weights_give_the_tokens_of_transformers_with_the_same_weights
         assert gap > reference_models.SMALLEST_GAP, "two logits are too near to test for equal tokens"
         return tokens
 
-    options = {"quantize": scheme, "chunk_size": 7}
+    options = {"quantize": scheme, "decode": decode, "chunk_size": 7}
     assert answer(engine, prompt_ids, reference_models.NEW_TOKENS, **options) == world.on_rank_0(expected)
 
 

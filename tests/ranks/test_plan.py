@@ -19,6 +19,7 @@ from mpi_spp.report.timings import Clock
 PROMPT_TOKENS, NEW_TOKENS = 37, 5
 CASES = [
     ("pipeline", "replicated", "pairwise", {}),
+    ("pipeline", "replicated", "shared", {}),
     ("pipeline", "tensor", "auto", {"kv_cache_dtype": "int8"}),
     ("pipeline", "pipeline", "auto", {"dtype": "bfloat16"}),
     ("tensor", "pipeline", "auto", {"quantize": "int8", "dtype": "bfloat16"}),

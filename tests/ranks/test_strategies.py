@@ -17,10 +17,9 @@ import smollm2
 from mpi_spp import registry
 from mpi_spp.comm import shared
 from mpi_spp.comm.world import World, the_world
-from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
+from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.engine import Engine
 from mpi_spp.errors import UserError
-from mpi_spp.kernels.quantized import BITS
 from mpi_spp.mesh import Mesh, mesh_of
 from mpi_spp.model.config import read_config
 from mpi_spp.report.timings import Clock
@@ -136,23 +135,6 @@ def test_shared_memory_that_is_not_there_is_refused(
     monkeypatch.setattr(shared, "_free", lambda: 10)
     with pytest.raises(UserError, match=r"--sync-strategy: shared needs .* MB of shared memory"):
         engine.new_cache(100)
-
-
-@pytest.mark.parametrize("scheme", QUANTIZE)
-@pytest.mark.parametrize("name", ["qwen3", "llama_biases"])
-def test_shares_of_quantised_weights(name: str, scheme: str, models: Path, world: World, tmp_path: Path) -> None:
-    """They are parts of the whole ones: the tokens of transformers with the same weights."""
-    prompt_ids = reference_models.prompt_of(name, 37)
-
-    def expected() -> list[int]:
-        reference_models.save_quantized(models / name, tmp_path, BITS[scheme])
-        tokens, gap = reference_models.greedy(tmp_path, prompt_ids, reference_models.NEW_TOKENS)
-        assert gap > reference_models.SMALLEST_GAP, "two logits are too near to test for equal tokens"
-        return tokens
-
-    config = settings_of(0, models / name, None, quantize=scheme, decode="tensor")
-    engine = engine_of(models / name, world, config)
-    assert answers(engine, [prompt_ids], reference_models.NEW_TOKENS) == [world.on_rank_0(expected)]
 
 
 @pytest.mark.parametrize("decode", registry.choices("decode"))

@@ -1,11 +1,11 @@
 """Meshes, and what each rank computes, holds and gives in a phase."""
 
 import itertools
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layer_shape import LayerShape
 
 from mpi_spp import registry
 from mpi_spp.config import RunConfig
@@ -43,13 +43,7 @@ def test_a_mesh_of_other_ranks_is_refused() -> None:
 
 def phase_of(verb: str, name: str, mesh: Mesh, num_shares: int, num_heads: int) -> Phase:
     places = [registry.load(verb, name).place(mesh, rank) for rank in range(mesh.replica_size)]
-    shape = SimpleNamespace(
-        hidden_size=8,
-        intermediate_size=700,
-        num_attention_heads=2 * num_heads,
-        num_key_value_heads=num_heads,
-        head_dim=2,
-    )
+    shape = LayerShape(8, 700, 2 * num_heads, num_heads, 2)
     return plan_phase(places, split_evenly(LAYERS, places[0].num_stages), split_layer(shape, num_shares))
 
 

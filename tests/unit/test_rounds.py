@@ -3,10 +3,10 @@
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
+from layer_shape import LayerShape
 
 from mpi_spp.config import GRANULARITIES
 from mpi_spp.kv.rounds import ALL_LAYERS, Round, plan_rounds
@@ -45,13 +45,7 @@ class Case:
 def cases(draw: st.DrawFn) -> Case:
     num_layers, num_heads = draw(st.integers(1, 12)), draw(st.integers(1, 4))
     mesh = Mesh(pp=draw(st.integers(1, num_layers)), tp=draw(st.integers(1, 7)))
-    shape = SimpleNamespace(
-        hidden_size=8,
-        intermediate_size=11,
-        num_attention_heads=3 * num_heads,
-        num_key_value_heads=num_heads,
-        head_dim=2,
-    )
+    shape = LayerShape(8, 11, 3 * num_heads, num_heads, 2)
     places = [stages(mesh, rank) for rank in range(mesh.size)]
     phase = plan_phase(places, split_evenly(num_layers, mesh.pp), split_layer(shape, mesh.tp))
     length = draw(st.integers(1, 40))

@@ -1,44 +1,34 @@
 """Shares of a layer: every head and column in one of them, about equally heavy, for any count."""
 
-from dataclasses import dataclass
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from layer_shape import LayerShape
 
 from mpi_spp.shares import Share, kv_heads_of, split_balanced, split_layer
 
-
-@dataclass(frozen=True)
-class Shape:
-    """What of a model counts here."""
-
-    hidden_size: int
-    intermediate_size: int
-    num_attention_heads: int
-    num_key_value_heads: int
-    head_dim: int
-
-
-SMOLLM2 = Shape(576, 1536, 9, 3, 64)
-QWEN3 = Shape(1024, 3072, 16, 8, 128)
+SMOLLM2 = LayerShape(576, 1536, 9, 3, 64)
+QWEN3 = LayerShape(1024, 3072, 16, 8, 128)
 
 
 @st.composite
-def shapes(draw: st.DrawFn) -> Shape:
+def shapes(draw: st.DrawFn) -> LayerShape:
     heads = draw(st.integers(1, 9))
     queries = heads * draw(st.integers(1, 5))
-    return Shape(draw(st.integers(1, 600)), draw(st.integers(1, 2000)), queries, heads, 2 * draw(st.integers(1, 64)))
+    return LayerShape(
+        draw(st.integers(1, 600)), draw(st.integers(1, 2000)), queries, heads, 2 * draw(st.integers(1, 64))
+    )
 
 
-def weight_of(share: Share, shape: Shape) -> int:
+def weight_of(share: Share, shape: LayerShape) -> int:
     heads = 2 * (len(share.query_heads) + len(share.kv_heads)) * shape.head_dim
     return shape.hidden_size * (heads + 3 * len(share.mlp))
 
 
 @given(shapes(), st.integers(1, 20))
-def test_everything_is_in_one_share(shape: Shape, count: int) -> None:
+def test_everything_is_in_one_share(shape: LayerShape, count: int) -> None:
     shares = split_layer(shape, count)
     assert len(shares) == count
     assert [head for share in shares for head in share.query_heads] == list(range(shape.num_attention_heads))
@@ -47,7 +37,7 @@ def test_everything_is_in_one_share(shape: Shape, count: int) -> None:
 
 
 @given(shapes(), st.integers(1, 20))
-def test_query_heads_are_with_their_keys_and_equally_many_with_each(shape: Shape, count: int) -> None:
+def test_query_heads_are_with_their_keys_and_equally_many_with_each(shape: LayerShape, count: int) -> None:
     size = shape.num_attention_heads // shape.num_key_value_heads
     for share in split_layer(shape, count):
         assert {head // size for head in share.query_heads} == set(share.kv_heads)
@@ -56,7 +46,7 @@ def test_query_heads_are_with_their_keys_and_equally_many_with_each(shape: Shape
 
 
 @given(shapes(), st.integers(1, 20), st.data())
-def test_heads_of_consecutive_shares_are_consecutive(shape: Shape, count: int, data: st.DataObject) -> None:
+def test_heads_of_consecutive_shares_are_consecutive(shape: LayerShape, count: int, data: st.DataObject) -> None:
     shares = split_layer(shape, count)
     first = data.draw(st.integers(0, count - 1))
     some = shares[first : data.draw(st.integers(first + 1, count))]
@@ -64,14 +54,14 @@ def test_heads_of_consecutive_shares_are_consecutive(shape: Shape, count: int, d
 
 
 @given(shapes(), st.integers(1, 20))
-def test_shares_begin_at_whole_units_where_there_are_enough(shape: Shape, count: int) -> None:
+def test_shares_begin_at_whole_units_where_there_are_enough(shape: LayerShape, count: int) -> None:
     if shape.intermediate_size >= 64 * count:
         assert all(share.mlp.start % 32 == 0 for share in split_layer(shape, count) if share.mlp)
 
 
 @pytest.mark.parametrize("shape", (SMOLLM2, QWEN3), ids=("smollm2", "qwen3"))
 @pytest.mark.parametrize("count", range(1, 9))
-def test_shares_of_real_models_are_about_equally_heavy(shape: Shape, count: int) -> None:
+def test_shares_of_real_models_are_about_equally_heavy(shape: LayerShape, count: int) -> None:
     weights = [weight_of(share, shape) for share in split_layer(shape, count)]
     unit = 3 * 32 * shape.hidden_size
     assert max(weights) - min(weights) <= unit
