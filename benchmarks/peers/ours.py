@@ -18,7 +18,7 @@ from mpi_spp import registry
 from mpi_spp.config import QUANTIZE
 
 NAME = "mpi-spp"
-HELP = "Ranks x threads of each rank of mpi-spp, and the decode if not replicated: 2x1:tensor. May be repeated."
+HELP = "Ranks x threads of each rank of mpi-spp, and strategies if not the defaults: 2x1:pipeline,tensor. May be repeated."
 
 
 def entries(arrangements: Sequence[str]) -> list[Entry]:
@@ -44,10 +44,12 @@ def measure(job: Job) -> dict[str, Any]:
 
 
 def _settings(arrangement: str) -> dict[str, Any]:
-    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?::(\w+))?", arrangement)
-    if not found or found[3] not in (None, *registry.choices("decode")):
-        raise click.BadParameter(f"{arrangement!r} is not RANKSxTHREADS[:DECODE], as 2x1", param_hint="--arrangement")
-    return {"ranks": int(found[1]), "threads": int(found[2]), "decode": found[3] or "replicated"}
+    found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)(?::(\w+),(\w+))?", arrangement)
+    prefill, decode = found.group(3, 4) if found and found[3] else ("pipeline", "replicated")
+    if not found or prefill not in registry.choices("prefill") or decode not in registry.choices("decode"):
+        what = f"{arrangement!r} is not RANKSxTHREADS[:PREFILL,DECODE], as 2x1"
+        raise click.BadParameter(what, param_hint="--arrangement")
+    return {"ranks": int(found[1]), "threads": int(found[2]), "prefill": prefill, "decode": decode}
 
 
 def _command(job: Job, path: Path) -> list[str]:
@@ -60,7 +62,7 @@ def _command(job: Job, path: Path) -> list[str]:
     }
     launch = [sys.executable, "-m", "mpi_spp", "launch", "-np", ranks, "--threads", threads, "--"]
     bench = ["bench", "decode", "--model", job.model, "--dtype", "bfloat16", "--json", str(path)]
-    bench += ["--decode", job.variant["decode"]]
+    bench += ["--prefill", job.variant["prefill"], "--decode", job.variant["decode"]]
     if job.variant["weights"] in QUANTIZE:
         bench += ["--quantize", job.variant["weights"]]
     return [*launch, *bench, *(str(word) for option in lengths.items() for word in option)]
