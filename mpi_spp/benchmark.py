@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from mpi_spp.config import RunConfig
 from mpi_spp.engine import Engine
 from mpi_spp.kernels.memory import cpu_name
+from mpi_spp.report.progress import track
 from mpi_spp.report.samples import describe
 from mpi_spp.report.summary import timings_of
 from mpi_spp.report.timings import Clock
@@ -68,9 +68,8 @@ def machine(engine: Engine) -> dict[str, Any]:
 
 
 def _rounds(workload: Workload, shows: bool) -> Iterator[bool]:
-    """False for a warm-up round, True for a measured one; a bar on rank 0's terminal."""
-    total = workload.warmup + workload.repetitions
-    for number in tqdm(range(total), desc="rounds", disable=None if shows else True):
+    """False for a warm-up round, True for a measured one."""
+    for number in track(range(workload.warmup + workload.repetitions), "measuring", "round", shows):
         yield number >= workload.warmup
 
 

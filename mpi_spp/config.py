@@ -54,6 +54,7 @@ class RunConfig:
     cuda_aware: str = "auto"
     kernels: str = "auto"
     threads: int | None = None  # None: the cores of this rank, shared with the ranks bound to the same ones
+    timeout: int = 60  # seconds after which a wait in vain ends the job; 0: no limit
     log_dir: str | None = None
     json: str | None = None
 
@@ -62,6 +63,8 @@ class RunConfig:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UserError(f"{option_name(name)}: {value} is too small; give 1 or more")
+        if self.timeout < 0:
+            raise UserError(f"--timeout: {self.timeout} is too small; give 1 or more, or 0 for no limit")
         if not isinstance(self.chunk_size, int):
             self._check_choice("chunk_size", ("auto",))
         if not isinstance(self.layer_split, tuple):

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mpi_spp.comm.life import works
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.connections import Connections
@@ -29,6 +30,7 @@ from mpi_spp.plan.settle import limits_of, measured_speeds, needs_settling, sett
 from mpi_spp.plan.speeds import Speeds
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.memory import peak_bytes, resident_bytes
+from mpi_spp.report.progress import Progress
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 from mpi_spp.sampling.selection import selection_of, with_seed
@@ -151,6 +153,7 @@ class Engine:
             self.chunks,
             source,
             exchange,
+            Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
         )
         hidden = self._strategies.prefill.prefill(job)
         self._mark_done("prefill_end")
@@ -167,7 +170,8 @@ class Engine:
         for chunk in split_chunks(len(tokens), _CHUNK_ALONE):
             positions = range(known + chunk.start, known + chunk.stop)
             hidden = self.stage.embed(tokens[chunk.start : chunk.stop])
-            self.stage.forward(hidden, one_span(positions, cache, len(prompt_ids)), job.layers, job.shard)
+            batch = one_span(positions, cache, len(prompt_ids))
+            self.stage.forward(hidden, batch, job.layers, job.shard, lambda layer: works())
         assert hidden is not None
         return hidden[-1:]
 

@@ -145,6 +145,7 @@ model_options = together(
         callback=parse_memory,
         metavar="BYTES",
     ),
+    run_option("--timeout", "Seconds after which ranks that wait in vain end the job; 0: no limit.", type=int),
     run_option("--log-dir", "Write rankR.log for every rank into this directory.", type=click.Path()),
 )
 

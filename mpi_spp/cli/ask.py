@@ -15,7 +15,7 @@ from mpi_spp.cli._options import (
     schedule_options,
 )
 from mpi_spp.cli._output import check_writable
-from mpi_spp.cli._start import find_model, read_model
+from mpi_spp.cli._start import find_model, join, read_model
 from mpi_spp.config import RunConfig
 
 if TYPE_CHECKING:
@@ -47,9 +47,7 @@ def command(**options: Any) -> None:
 
     clock = Clock()
     config = RunConfig(**options)
-    from mpi_spp.comm.world import the_world
-
-    world = the_world()
+    world = join(config)
     directory = find_model(config, world)
     from mpi_spp.mesh import mesh_of
     from mpi_spp.strategies import load_strategies

@@ -84,15 +84,15 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
     configs = _cases(options)
 
     from mpi_spp.benchmark import Workload, machine, measure
-    from mpi_spp.cli._start import open_engine, show_choice
-    from mpi_spp.comm.world import the_world
+    from mpi_spp.cli._start import join, open_engine, show_choice
     from mpi_spp.mesh import mesh_of, require_one_replica
     from mpi_spp.report.timings import Clock
 
-    world, clock = the_world(), Clock()
+    first = next(iter(configs.values()))
+    world, clock = join(first), Clock()
     require_one_replica(mesh_of(options["mesh"], world.size))
     workload = Workload(**workload_options)
-    engine = open_engine(next(iter(configs.values())), world, clock, workload.prompt_tokens)
+    engine = open_engine(first, world, clock, workload.prompt_tokens)
     show_choice(engine)
     result = {
         "benchmark": kind,
