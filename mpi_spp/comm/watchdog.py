@@ -34,7 +34,7 @@ class Watchdog:
 
     Time counts while nothing moves (see Life): a rank that works keeps all waits alive, and one that waits keeps none.
     The limit is `timeout` seconds, and as long as the operation's bytes take on a slow link. A wait that others keep
-    alive is told of, every `timeout` seconds.
+    alive is told of, every `timeout` seconds, by the first of those that wait.
     """
 
     def __init__(self, life: Life, timeout: float) -> None:
@@ -71,8 +71,9 @@ class Watchdog:
         if self._waited < (self._told + 1) * self._timeout:
             return None
         self._told += 1
-        if self._life.rank > 0 and not set(self._silent()).issuperset(operation.others):
-            return None  # rank 0 tells of what takes long, the others only of a rank that they have lost
+        has_lost = set(self._silent()).issuperset(operation.others)
+        if self._another_speaks() and not has_lost:
+            return None
         return Finding(f"mpi-spp: {self._describe(operation)}; {self._news()}still waiting", False)
 
     def _watch(self) -> NoReturn:
@@ -91,7 +92,7 @@ class Watchdog:
                     os._exit(1)  # launchers end all ranks when one leaves before MPI is finalised
 
     def _another_speaks(self) -> bool:
-        """Whether a rank of a lower number has told that it waits too."""
+        """Whether a rank of a lower number has told that it waits too: one line is enough."""
         return any(rank < self._life.rank for rank in self._heard(works=False))
 
     def _heard(self, works: bool) -> list[int]:

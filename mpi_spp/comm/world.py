@@ -127,8 +127,11 @@ class World:
         return result
 
     def on_rank_0(self, work: Callable[[], T]) -> T:
-        """Do the work on rank 0 and give all ranks its (pickled) result; its UserError is raised on all. Collective."""
-        result = self.together(lambda: work() if self.rank == 0 else None)
+        """Do the work on rank 0 and give all ranks its (pickled) result; its UserError is raised on all. Collective.
+
+        The work may take long: see `while_alive`.
+        """
+        result = self.together(lambda: while_alive(work) if self.rank == 0 else None)
         with waiting(self._operation("broadcast")):
             return self.mpi_comm.bcast(result, root=0)
 
@@ -174,6 +177,8 @@ def leave() -> None:
 
 def while_alive(work: Callable[[], T]) -> T:
     """Do work that may take long and cannot say how far it is, in another thread, while this one shows life."""
+    if not lives:
+        return work()
     with ThreadPoolExecutor(1) as pool:
         future = pool.submit(work)
         while not wait([future], _SECONDS_BETWEEN_SIGNS).done:
