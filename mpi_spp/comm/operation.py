@@ -1,7 +1,5 @@
 """What a rank does with others: named, so that whoever looks on can say which operation waits for whom."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 
@@ -38,13 +36,18 @@ class Observer(Protocol):
 observers: list[Observer] = []
 
 
-@contextmanager
-def waiting(operation: Operation) -> Iterator[None]:
-    """While MPI itself waits, in a call that returns when others have made it too."""
-    for observer in observers:
-        observer.waits(operation)
-    try:
-        yield
-    finally:
+class waiting:
+    """A context: a call waits that returns when others have made it too. A class, since a generator takes 1 us more."""
+
+    __slots__ = ("_operation",)
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+
+    def __enter__(self) -> None:
+        for observer in observers:
+            observer.waits(self._operation)
+
+    def __exit__(self, *_: object) -> None:
         for observer in observers:
             observer.goes_on()
