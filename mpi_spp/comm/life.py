@@ -33,6 +33,7 @@ class Life:
         self.rank, self.size = comm.rank, comm.size
         self.hosts: Sequence[str] = comm.allgather(host)
         self.waits_for: Operation | None = None
+        self._outer: list[Operation | None] = []  # a wait may lie within another
         self.moves = 0
         self.heard: list[Word | None] = [None] * comm.size
         self.listened_at = self._talks_at = time.monotonic()
@@ -48,11 +49,12 @@ class Life:
 
     def waits(self, operation: Operation) -> None:
         """See Observer."""
+        self._outer.append(self.waits_for)
         self.waits_for = operation
 
     def goes_on(self) -> None:
         """See Observer."""
-        self.waits_for = None
+        self.waits_for = self._outer.pop()
 
     def idles(self, operation: Operation) -> None:
         """This rank still waits, by now for this operation; called a few times a second."""

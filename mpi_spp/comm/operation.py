@@ -53,10 +53,7 @@ observers: list[Observer] = []
 
 
 class waiting:
-    """While MPI itself waits, in a call that returns when others have made it too: `with waiting(operation): ...`.
-
-    A class, since a generator would take a microsecond of every all-reduce.
-    """
+    """A context: a call waits that returns when others have made it too. A class, since a generator takes 1 us more."""
 
     __slots__ = ("_operation",)
 
@@ -67,6 +64,6 @@ class waiting:
         for observer in observers:
             observer.waits(self._operation)
 
-    def __exit__(self, *failure: object) -> None:
+    def __exit__(self, *_: object) -> None:
         for observer in observers:
             observer.goes_on()
