@@ -117,7 +117,7 @@ def _start_host(directory: Path, name: str, address: str, cores: tuple[int, ...]
     except RuntimeError:
         _end(sshd)
         raise
-    return Host(name, address, cores, shares_cores, _namespace(Path(f"/proc/{sshd.pid}")), sshd)
+    return Host(name, address, cores, shares_cores, os.readlink(f"/proc/{sshd.pid}/ns/uts"), sshd)
 
 
 def _start(log: Path, *command: str) -> "subprocess.Popen[bytes]":

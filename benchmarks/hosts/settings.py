@@ -21,7 +21,6 @@ Host *
     IdentitiesOnly yes
     UserKnownHostsFile /etc/ssh/known_hosts
     StrictHostKeyChecking yes
-    LogLevel ERROR
 """
 # Becomes a host: $0 is its name, $1 the directory of settings, $2 sshd. ~/.ssh is covered: ssh would read it first.
 BECOME_HOST = """
