@@ -15,9 +15,11 @@ from mpi_spp.cli._options import (
     run_option,
     sampling_options,
     schedule_options,
+    trace_options,
 )
 from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._start import find_model, read_model, show_choice
+from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
 @run_option("--num-return-sequences", "So many drawn answers; each is made by one rank alone.", type=int)
 @schedule_options()
 @model_options
+@trace_options
 @json_option("Write the answer and all measurements to this file;")
 def command(**options: Any) -> None:
     """Answer one prompt on all ranks: prefill, KV sync, decode.
@@ -51,7 +54,8 @@ def command(**options: Any) -> None:
     from mpi_spp.comm.world import the_world
 
     world = the_world()
-    run(config, world, clock)
+    with traced(config, world):
+        run(config, world, clock)
 
 
 def run(config: RunConfig, world: "World", clock: Any) -> None:

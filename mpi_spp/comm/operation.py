@@ -38,6 +38,13 @@ class Observer(Protocol):
 observers: list[Observer] = []
 
 
+def happened(operation: Operation) -> None:
+    """It was complete as soon as it was begun."""
+    for observer in observers:
+        observer.started(operation)
+        observer.completed(operation)
+
+
 @contextmanager
 def waiting(operation: Operation) -> Iterator[None]:
     """While MPI itself waits, in a call that returns when others have made it too."""
