@@ -28,9 +28,9 @@ class Stopwatch:
     def __init__(
         self, message: Callable[[TimedOperation], object], wait: Callable[[TimedOperation], object] = lambda timed: None
     ) -> None:
-        self._message, self._wait = message, wait
+        self._tell_message, self._tell_wait = message, wait
         self._under_way: dict[int, tuple[Operation, int]] = {}  # by identity: equal ones may be under way together
-        self._waiting: tuple[Operation, int, bool] | None = None
+        self._waiting: list[tuple[Operation, int, bool]] = []  # one within another
 
     def started(self, operation: Operation) -> None:
         """See Observer."""
@@ -40,29 +40,27 @@ class Stopwatch:
         """See Observer."""
         began = self._under_way.pop(id(operation), None)
         if began is not None:
-            self._message((operation, began[1], perf_counter_ns()))
+            self._tell_message((operation, began[1], perf_counter_ns()))
 
     def waits(self, operation: Operation) -> None:
         """See Observer."""
         # A call in which MPI itself waits was never started: it is message and wait in one.
         blocks = id(operation) not in self._under_way and operation.kind not in _BETWEEN_TWO
-        self._waiting = operation, perf_counter_ns(), blocks
+        self._waiting.append((operation, perf_counter_ns(), blocks))
 
     def goes_on(self) -> None:
         """See Observer."""
-        if self._waiting is None:
-            return
-        operation, start, blocks = self._waiting
+        operation, start, blocks = self._waiting.pop()
         timed = operation, start, perf_counter_ns()
-        self._wait(timed)
+        self._tell_wait(timed)
         if blocks:
-            self._message(timed)
+            self._tell_message(timed)
 
     def stop(self) -> None:
         """Hand on what is still under way, as if it ended now: those that follow it must keep their numbers."""
         now = perf_counter_ns()
         for operation, start in self._under_way.values():
-            self._message((operation, start, now))
+            self._tell_message((operation, start, now))
         self._under_way.clear()
 
 

@@ -124,12 +124,11 @@ def _boxes(pieces: Iterable[Piece], view: _View) -> Iterator[_Box]:
 
 
 def _box(piece: Piece) -> _Box:
-    if piece.state != BUSY:
+    if piece.state != BUSY or piece.outer is None:
         return _Box(piece.start, piece.end, piece.state, "")
-    inner = kind_of(piece.inner.name)
-    if inner in _LOOKS or piece.outer is None:
+    inner, outer = kind_of(piece.inner.name), kind_of(piece.outer.name)
+    if inner in _LOOKS:
         return _Box(piece.start, piece.end, inner, "")
-    outer = kind_of(piece.outer.name)
     if outer == "chunk":
         return _Box(piece.start, piece.end, outer, piece.outer.name.removeprefix("chunk "))
     return _Box(piece.start, piece.end, outer if outer in _LOOKS else "other", "")

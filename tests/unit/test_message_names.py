@@ -58,6 +58,13 @@ def test_a_call_that_waits_in_mpi_is_a_message_too(watched: Watched) -> None:
     assert watched.messages == watched.waits == [(total, 0, 1)]
 
 
+def test_waits_may_lie_one_within_another(watched: Watched) -> None:
+    outer, inner = (Operation(kind, "job", (1,)) for kind in ("broadcast", "barrier"))
+    with waiting(outer), waiting(inner):
+        pass
+    assert watched.waits == [(inner, 1, 2), (outer, 0, 3)]
+
+
 def test_waiting_for_whoever_speaks_first_is_no_message(watched: Watched) -> None:
     with waiting(Operation("receive", "mailbox", (1, 2))):
         happened(Operation("receive", "mailbox", (2,)))
