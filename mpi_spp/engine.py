@@ -31,6 +31,7 @@ from mpi_spp.plan.speeds import Speeds
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.memory import peak_bytes, resident_bytes
 from mpi_spp.report.progress import Progress
+from mpi_spp.report.timed import timed
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 from mpi_spp.sampling.selection import selection_of, with_seed
@@ -155,11 +156,13 @@ class Engine:
             exchange,
             Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
         )
-        hidden = self._strategies.prefill.prefill(job)
-        self._mark_done("prefill_end")
-        exchange.finish()
-        self.comm.barrier()
-        self._mark_done("sync_end")
+        with timed("prefill", tokens=len(prompt_ids)):
+            hidden = self._strategies.prefill.prefill(job)
+            self._mark_done("prefill_end")
+        with timed("sync"):
+            exchange.finish()
+            self.comm.barrier()
+            self._mark_done("sync_end")
         if phase.places[0].num_stages > 1:
             self.comm.broadcast(hidden, root=phase.last)
         return hidden
@@ -282,7 +285,8 @@ class Engine:
 
     def _select(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
-        return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
+        with timed("select", sequences=len(sequences)):
+            return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
 
     def _mark_done(self, name: str) -> None:
         if self.stage.device.type == "cuda":

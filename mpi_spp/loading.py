@@ -31,6 +31,7 @@ from mpi_spp.model.weights import (
 from mpi_spp.partition import split_evenly
 from mpi_spp.plan.measured import Products
 from mpi_spp.report import progress
+from mpi_spp.report.timed import timed
 from mpi_spp.schedule import Cost
 from mpi_spp.shares import Share
 
@@ -67,7 +68,8 @@ class Loader:
         """Read some shares of some layers, and one of so many slices of the vocabulary. Collective."""
         log.info("loading %s as %s on %s, kernels: %s", self._directory, self.dtype, self.device, self.kernels)
         rows = split_evenly(self._model.vocab_size, num_vocabularies)[vocabulary]
-        return self._world.together(lambda: self._load(layers, rows, shares))
+        with timed("load"):
+            return self._world.together(lambda: self._load(layers, rows, shares))
 
     def costs(self) -> list[Cost]:
         """What a whole layer costs on every rank of the job. Collective."""

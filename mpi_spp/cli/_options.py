@@ -149,6 +149,12 @@ model_options = together(
     run_option("--log-dir", "Write rankR.log for every rank into this directory.", type=click.Path()),
 )
 
+# What is recorded of a run besides its measurements.
+trace_options = together(
+    run_option("--trace", "Write a timeline of all ranks, for Perfetto and `mpi-spp trace`.", type=click.Path()),
+    run_option("--trace-messages", "Print a line for every message on standard error.", is_flag=True),
+)
+
 
 def json_option(help_text: str) -> Decorator:
     """`--json FILE`, as every command has it."""
