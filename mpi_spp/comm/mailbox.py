@@ -9,6 +9,7 @@ import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.library import MPI
+from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.requests import Idle, Transfer
 from mpi_spp.comm.world import World
 
@@ -23,12 +24,14 @@ class Mailbox:
 
     def __init__(self, world: World) -> None:
         self._comm = world.mpi_comm.Dup()
+        self.others = tuple(rank for rank in range(world.size) if rank != world.rank)
         self._idle = Idle(shares_core=True, nap_seconds=_NAP_SECONDS)
         self._sends: list[Transfer] = []
 
     def post(self, value: Any, dest: int) -> None:
         """Send without waiting."""
-        self._sends.append(Transfer(self._comm.isend(value, dest), value))
+        operation = Operation("send", "mailbox", (dest,))
+        self._sends.append(Transfer(self._comm.isend(value, dest), operation, value))
 
     def take(self) -> tuple[int, Any] | None:
         """The next message that is here, after the rank that sent it; None when there is none."""
@@ -59,6 +62,7 @@ class _Arrival:
 
     def __init__(self, mailbox: Mailbox) -> None:
         self._mailbox = mailbox
+        self.operation = Operation("receive", "mailbox", mailbox.others)
         self.message: tuple[int, Any] | None = None
 
     def test(self) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from mpi_spp.comm.library import MPI
+from mpi_spp.comm.operation import Operation, observers, waiting
 
 _SPIN_SECONDS = 100e-6  # a message between two ready ranks of one machine arrives well within this
 _NAP_SECONDS = 20e-6
@@ -15,6 +16,10 @@ _NAP_SECONDS = 20e-6
 
 class Request(Protocol):
     """An operation under way."""
+
+    @property
+    def operation(self) -> Operation:
+        """What it is; of several, one that is not complete."""
 
     def test(self) -> bool:
         """Whether it is complete; moves it on."""
@@ -39,6 +44,10 @@ class Idle:
         """Return when the request is complete; `meanwhile` moves other work on."""
         if request.test():
             return
+        with waiting(request.operation):
+            self._wait(request, meanwhile)
+
+    def _wait(self, request: Request, meanwhile: Callable[[], object]) -> None:
         nap_after = time.perf_counter() + (_SPIN_SECONDS if self._shares_core else float("inf"))
         while not request.test():
             meanwhile()
@@ -54,11 +63,16 @@ class Transfer:
     `finish` runs once, on completion: it copies a staged message to where it belongs.
     """
 
-    def __init__(self, request: MPI.Request, keep_alive: Any, finish: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, request: MPI.Request, operation: Operation, keep_alive: Any, finish: Callable[[], None] | None = None
+    ) -> None:
         self._request = request
+        self.operation = operation
         self._keep_alive = keep_alive
         self._finish = finish
         self._complete = False
+        for observer in observers:
+            observer.started(operation)
 
     def test(self) -> bool:
         """Whether the transfer is complete; moves it on."""
@@ -67,4 +81,6 @@ class Transfer:
             if self._finish is not None:
                 self._finish()
             self._keep_alive = self._finish = None
+            for observer in observers:
+                observer.completed(self.operation)
         return self._complete

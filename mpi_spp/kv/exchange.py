@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.requests import Request
 from mpi_spp.comm.shared import Hosts
 from mpi_spp.kv.cache import KVCache
@@ -141,6 +142,11 @@ class Exchange:
             self._start(*self._waiting.popleft())
         self.test()
 
+    @property
+    def operation(self) -> Operation:
+        """Of the first round that is under way, what must be complete next."""
+        return self._under_way[0].operation
+
     def test(self) -> bool:
         """Move all rounds on without waiting (MPI moves nothing by itself); whether none is under way."""
         self._under_way = [round_ for round_ in self._under_way if not round_.advance()]
@@ -164,6 +170,12 @@ class _UnderWay:
         self._pending: Request | None = None
         self._complete = False
         self.advance()
+
+    @property
+    def operation(self) -> Operation:
+        """What must be complete before it goes on."""
+        assert self._pending is not None, "a round that is not complete waits for something"
+        return self._pending.operation
 
     def advance(self) -> bool:
         """Go as far as possible without waiting; whether the round is complete (the cache then holds it)."""
