@@ -11,7 +11,7 @@ from mpi_spp.errors import UserError
 
 
 def check_writable(path: str | None, option: str = "--json") -> None:
-    """Raise UserError when the option names a file that cannot be written."""
+    """Raise UserError when an option names a file that cannot be written."""
     if path in (None, "-"):
         return
     file = Path(str(path))

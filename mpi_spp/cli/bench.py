@@ -1,4 +1,4 @@
-"""`mpi-spp bench`: measure prefill, decode or whole requests on the ranks at hand, and compare two results."""
+"""`mpi-spp bench`: measure requests, their phases or communication on the ranks at hand, and compare two results."""
 
 import itertools
 import json as jsons
@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mpi_spp.cli._bench_comm import comm
 from mpi_spp.cli._options import Decorator, json_option, model_options, schedule_options, together, trace_options
 from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._trace import traced
@@ -21,7 +22,10 @@ _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", 
 
 @click.group("bench")
 def command() -> None:
-    """Measure prefill, decode or whole requests, and compare results."""
+    """Measure prefill, decode, whole requests or communication, and compare results."""
+
+
+command.add_command(comm)
 
 
 def _measuring(new_tokens: int) -> Decorator:
