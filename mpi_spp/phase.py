@@ -52,8 +52,9 @@ def _block(place: Place, count: int) -> range:
 
 def _made(shares: Sequence[Share], block: range) -> range:
     """The heads of a block that no share before it has: several shares may keep the same one."""
-    mine, before = kv_heads_of(shares[block.start : block.stop]), kv_heads_of(shares[: block.start])
-    return range(max(mine.start, before.stop), mine.stop) if len(mine) else mine
+    mine = kv_heads_of(shares[block.start : block.stop])
+    before = next((shares[at].kv_heads.stop for at in reversed(range(block.start)) if len(shares[at].kv_heads)), 0)
+    return range(max(mine.start, before), mine.stop) if len(mine) else mine
 
 
 def needed(phases: Sequence[Phase], rank: int) -> dict[int, list[int]]:
