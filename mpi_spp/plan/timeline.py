@@ -26,7 +26,11 @@ def timeline_of(setting: Setting, layout: Layout, moved: Moved | None) -> Timeli
     """Of one prompt; `moved`: by the sync."""
     ranks = _ranks_of_stages(layout)
     taken = _taken(setting, layout, ranks)
-    finished = finish_times(taken, _on_the_way(setting, layout, ranks))
+    sending, latency = _hops(setting, layout, ranks)
+    # A link carries one chunk after another, as a stage computes them: so it is one, between two others.
+    between = range(1, len(ranks))
+    in_turn = np.insert(taken, between, sending, axis=0)
+    finished = finish_times(in_turn, np.insert(np.zeros_like(taken), between, latency, axis=0))[::2]
     end = float(finished[-1, -1])
     if moved is None:
         return Timeline(end, 0.0)
@@ -103,17 +107,17 @@ def _crowding(setting: Setting, ranks: Sequence[Sequence[int]], num_chunks: int)
     return result
 
 
-def _on_the_way(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> Array:
-    """Seconds until a chunk's hidden states have come from the stage before, [stages, chunks]."""
+def _hops(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+    """A chunk's hidden states from each stage to the next: seconds on their link, and before that, [links, chunks]."""
     sizes = np.array([len(chunk) for chunk in layout.chunks]) * 4.0 * setting.model.hidden_size
-    rows, links, hosts = [np.zeros(len(sizes))], setting.speeds.links, setting.hosts
-    for before, after in itertools.pairwise(ranks):
+    links, hosts = setting.speeds.links, setting.hosts
+    sending, latency = np.zeros((2, len(ranks) - 1, len(sizes)))
+    for number, (before, after) in enumerate(itertools.pairwise(ranks)):
         leaving = Counter(hosts[a] for a, b in zip(before, after, strict=True) if hosts[a] != hosts[b])
-        inside = links.inside.latency_s + sizes / links.inside.bytes_per_s
-        at_once = max(leaving.values(), default=0)  # the shards of a host share its way out
-        between = links.between.latency_s + at_once * sizes / links.between.bytes_per_s
-        rows.append(between if at_once else inside)
-    return np.array(rows)
+        link = links.of(same_host=not leaving)
+        at_once = max(leaving.values(), default=1)  # the shards of a host share its way out
+        sending[number], latency[number] = at_once * sizes / link.bytes_per_s, link.latency_s
+    return sending, latency
 
 
 def _starts(moved: Moved, finished: Array, taken: Array, layers: Array) -> Array:
