@@ -12,15 +12,14 @@ import itertools
 import json
 import os
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks.launches import result_of
 
 _SMALL, _LARGE = "smollm2-135m-instruct", "qwen3-491m"
 _FILES = ("costs.json", "decode.json", "links.json")
@@ -116,18 +115,13 @@ def _rows(group: Group) -> list[dict[str, Any]]:
 
 def _measure(group: Group) -> list[dict[str, Any]]:
     """The cases of one launch, each rank with one thread."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "result.json"
-        launch = ["launch", "-np", str(group.ranks), "--threads", "1", "--"]
-        bench = ["bench", "e2e", "--model", _where(group.model), "--prompt-tokens", str(group.prompt_tokens)]
-        counts = {"new-tokens": group.new_tokens, "repetitions": group.repetitions, "warmup": 1}
-        options = [f"--{name}={value}" for name, value in counts.items()]
-        options += [f"--prefill={name}" for name in group.prefills] + [f"--decode={name}" for name in group.decodes]
-        options += [f"--chunk-size={size}" for size in group.chunk_sizes] + ["--max-memory=1TiB"]
-        line = [sys.executable, "-m", "mpi_spp", *launch, *bench, *options, "--json", str(path)]
-        subprocess.run(line, check=True, stdout=subprocess.DEVNULL, timeout=400)
-        cases: list[dict[str, Any]] = json.loads(path.read_text())["cases"]
-        return cases
+    bench = ["bench", "e2e", "--model", _where(group.model), "--prompt-tokens", str(group.prompt_tokens)]
+    counts = {"new-tokens": group.new_tokens, "repetitions": group.repetitions, "warmup": 1}
+    bench += [f"--{name}={value}" for name, value in counts.items()]
+    bench += [f"--prefill={name}" for name in group.prefills] + [f"--decode={name}" for name in group.decodes]
+    bench += [f"--chunk-size={size}" for size in group.chunk_sizes] + ["--max-memory=1TiB"]
+    cases: list[dict[str, Any]] = result_of(bench, group.ranks)["cases"]
+    return cases
 
 
 def _predict(group: Group, prefill: str, decode: str, chunk: str) -> Any:
