@@ -59,6 +59,8 @@ def _made(shares: Sequence[Share], block: range) -> range:
 
 def needed(phases: Sequence[Phase], rank: int) -> dict[int, list[int]]:
     """The shares of each layer that a rank must hold for these phases."""
-    pairs = {(layer, share) for phase in phases for layer in phase.spans[rank] for share in phase.shares[rank]}
-    layers = sorted({layer for layer, _ in pairs})
-    return {layer: sorted(share for other, share in pairs if other == layer) for layer in layers}
+    held: dict[int, set[int]] = {}
+    for phase in phases:
+        for layer in phase.spans[rank]:
+            held.setdefault(layer, set()).update(phase.shares[rank])
+    return {layer: sorted(held[layer]) for layer in sorted(held)}

@@ -136,17 +136,19 @@ def _remembered_steps(
 def _remembered_links(kept: dict[str, Any], hosts: Sequence[str], hidden_size: int) -> tuple[Links, str]:
     """Those of the same hosts; else of ranks on one host, with nearly as many; else what is assumed."""
     entries = {key: links for key, value in kept.items() if (links := _read_links(value)) is not None}
-    key = f"{_links_key(hosts, hidden_size)}, "
+    key, most = f"{_links_key(hosts, hidden_size)}, ", max(Counter(hosts).values())
     same = next((links for name, links in entries.items() if name.startswith(key)), None)
     if same is not None:
         return same, "remembered"
-    most = max(Counter(hosts).values())
-    near = [links for links in entries.values() if links.sums is not None and links.sums.group.hosts == 1]
-    inside = min(near, key=lambda links: abs(links.sums.group.ranks - most) if links.sums else 0, default=None)
-    origins = ["remembered" if inside else "assumed"] * (most > 1) + ["assumed"] * (len(set(hosts)) > 1)
-    where = [name for name, has in (("inside a host", most > 1), ("between hosts", len(set(hosts)) > 1)) if has]
-    told = " and ".join(f"{origin} {place}" for origin, place in zip(origins, where, strict=True))
-    return inside or Links(ASSUMED_INSIDE, ASSUMED_BETWEEN), told or "not needed"
+    near = {
+        (f"rows of {hidden_size}," not in name, abs(links.sums.group.ranks - most)): links
+        for name, links in entries.items()
+        if links.sums is not None and links.sums.group.hosts == 1
+    }
+    told = [f"{'remembered' if near else 'assumed'} inside a host"] * (most > 1)
+    told += ["assumed between hosts"] * (len(set(hosts)) > 1)
+    links = near[min(near)] if near else Links(ASSUMED_INSIDE, ASSUMED_BETWEEN)
+    return links, ", ".join(told) or "not needed"
 
 
 def _links_key(hosts: Sequence[str], hidden_size: int) -> str:

@@ -2,13 +2,13 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import pairwise
 from typing import Any
 
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import Mesh, parse_mesh
-from mpi_spp.plan.choice import choose
+from mpi_spp.plan.choice import choose, require_room
 from mpi_spp.plan.forecast import Forecast, forecast
 from mpi_spp.plan.setting import Setting
 
@@ -43,8 +43,15 @@ def mesh_for(text: str | None, num_ranks: int, num_layers: int) -> Mesh:
 
 
 def best_of(setting: Setting) -> Forecast:
-    """With the strategies that were asked for, or the fastest where they are "auto"."""
-    return choose(setting).best if setting.config.is_open else forecast(setting)
+    """With the strategies that were asked for, or the fastest where they are "auto".
+
+    Raises UserError where the run would refuse its options, or needs more than its limits.
+    """
+    if setting.config.is_open:
+        return choose(setting).best
+    found = forecast(setting)
+    require_room(found)
+    return found
 
 
 def simulate(setting_of: Callable[[int], Setting], counts: Sequence[int], alone: Setting, per_host: int) -> list[Row]:
@@ -52,7 +59,7 @@ def simulate(setting_of: Callable[[int], Setting], counts: Sequence[int], alone:
 
     A count on which the run would refuse its options has a row that says why. Raises UserError where all have.
     """
-    alone_s = best_of(alone).request_s
+    alone_s = best_of(replace(alone, limits={})).request_s
     rows, refused = [], []
     for count in counts:
         try:
