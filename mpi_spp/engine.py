@@ -25,8 +25,9 @@ from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.store import cache_directory
 from mpi_spp.partition import split_chunks
 from mpi_spp.phase import Phase, needed
+from mpi_spp.plan.measured import measured_speeds
 from mpi_spp.plan.setting import Setting, cut
-from mpi_spp.plan.settle import limits_of, measured_speeds, needs_settling, settle
+from mpi_spp.plan.settle import limits_of, needs_settling, settle
 from mpi_spp.plan.speeds import Speeds
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.memory import peak_bytes, resident_bytes
@@ -239,7 +240,8 @@ class Engine:
     def _speeds(self) -> Speeds:
         """How fast the ranks of this replica compute and talk. Collective when it is first looked at."""
         directory = cache_directory() / "kernels"
-        return measured_speeds(self._loader.products, self._costs, self.comm, self.world, directory)
+        loader = self._loader
+        return measured_speeds(loader.what, self._costs, loader.first_layers, self.comm, self.world, directory)
 
     @cached_property
     def _costs(self) -> list[Cost]:

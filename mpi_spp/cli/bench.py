@@ -87,7 +87,7 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
         if value < (0 if name == "warmup" else 2 if (name, kind) == ("new_tokens", "decode") else 1):
             raise UserError(f"{option_name(name)}: {value} is too small for a measurement")
     check_writable(json)
-    configs = _cases(options)
+    configs = _cases(options | {"max_new_tokens": workload_options["new_tokens"]})  # by which "auto" chooses
 
     from mpi_spp.benchmark import Workload, machine, measure
     from mpi_spp.cli._start import join, open_engine, show_choice
