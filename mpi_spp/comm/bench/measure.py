@@ -79,7 +79,7 @@ class Meter:
         self._world, self._settings = world, settings
         self._barrier = world.mpi_comm.Dup().Barrier
         # For what is between the measurements: ranks that have no part in one leave the core to those that have.
-        self._quiet = Communicator(world.mpi_comm.Dup(), shares_core=True)
+        self._quiet = Communicator(world.mpi_comm.Dup(), shares_core=True, name="benchmark")
 
     def points(
         self, operation: str, nbytes: int, modes: Sequence[str], transports: Sequence[Transport]
