@@ -152,7 +152,14 @@ model_options = together(
     run_option("--kernels", "Arithmetic of the layers; auto: what is measured as fastest.", type=click.Choice(KERNELS)),
     run_option("--threads", "Threads of each rank.  [default: the rank's share of its cores]", type=int),
     memory_option,
+    run_option("--timeout", "Seconds after which ranks that wait in vain end the job; 0: no limit.", type=int),
     run_option("--log-dir", "Write rankR.log for every rank into this directory.", type=click.Path()),
+)
+
+# What is recorded of a run besides its measurements.
+trace_options = together(
+    run_option("--trace", "Write a timeline of all ranks, for Perfetto and `mpi-spp trace`.", type=click.Path()),
+    run_option("--trace-messages", "Print a line for every message on standard error.", is_flag=True),
 )
 
 

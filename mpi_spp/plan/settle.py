@@ -4,19 +4,14 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpi_spp.config import RunConfig
 from mpi_spp.plan.choice import choose, require_room
 from mpi_spp.plan.forecast import forecast, speeds_as_data
-from mpi_spp.plan.measured import Products, link_between, weight_rates
 from mpi_spp.plan.setting import Setting
-from mpi_spp.plan.speeds import Speeds
-from mpi_spp.schedule import Cost
 
 if TYPE_CHECKING:
-    from mpi_spp.comm.communicator import Communicator
     from mpi_spp.comm.world import World
 
 log = logging.getLogger(__name__)
@@ -25,17 +20,6 @@ log = logging.getLogger(__name__)
 def needs_settling(config: RunConfig) -> bool:
     """Whether anything is left to decide, or to refuse."""
     return config.is_open or config.max_memory is not None
-
-
-def measured_speeds(
-    products: Products, layers: Sequence[Cost], comm: "Communicator", world: "World", directory: Path
-) -> Speeds:
-    """Of the ranks of this replica; `layers`: what a layer costs on each of them. Collective."""
-    rates, rates_from = weight_rates(products, world, directory)
-    link, link_from = link_between(comm, world, products.what.config.hidden_size, directory)
-    first = world.rank - comm.rank
-    origins = {"layers": "measured", "weights": rates_from, "link": link_from}
-    return Speeds(layers, rates[first : first + comm.size], link, origins)
 
 
 def limits_of(config: RunConfig, hosts: Sequence[str], replica: slice) -> dict[str, int]:

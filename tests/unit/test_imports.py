@@ -24,7 +24,7 @@ LEVELS = [
     {"model", "kv", "comm", "phase"},
     {"prefill", "sync", "decode", "sampling", "costs", "strategies"},
     {"plan"},
-    {"loading", "connections"},
+    {"loading", "connections", "tracing"},
     {"engine", "launch"},
     {"benchmark", "batch", "fan_out"},
     {"cli"},

@@ -27,26 +27,6 @@ from mpi_spp.units import parse_bytes, show_bytes
 PAIRS = list(itertools.product(("pipeline", "tensor"), ("pipeline", "replicated", "tensor")))
 
 
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """config.json alone."""
-    from transformers import LlamaConfig
-
-    path = tmp_path_factory.mktemp("model")
-    LlamaConfig(
-        hidden_size=256, intermediate_size=1000, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4,
-        vocab_size=3001, max_position_embeddings=1 << 20, dtype="float32",
-    ).save_pretrained(path)  # fmt: skip
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(directory: Path) -> ModelConfig:
-    from mpi_spp.model.config import read_config
-
-    return read_config(directory)
-
-
 def setting_of(model: ModelConfig, num_ranks: int, prefill: str, decode: str, **options: object) -> Setting:
     config = RunConfig(model="some", prefill=prefill, decode=decode, chunk_size=128, **options)
     hosts = ["here"] * num_ranks
@@ -192,7 +172,7 @@ def test_the_command_writes_json(directory: Path, tmp_path: Path) -> None:
     assert plan(directory, *arguments).exit_code == 0
     told = json.loads(path.read_text())
     assert [rank["host"] for rank in told["ranks"]] == ["a", "a", "b"]
-    assert told["speeds"]["link"]["bytes_per_s"] == 1e9 / 8
+    assert told["speeds"]["links"]["between"]["bytes_per_s"] == 1e9 / 8
     assert told["choice"]["decode"] == told["decode"] and len(told["joints"]) >= len(PAIRS)
 
 
@@ -204,6 +184,7 @@ def test_the_command_writes_json(directory: Path, tmp_path: Path) -> None:
         (("--num-ranks", "2", "--mesh", "pp=3"), "is for 3 ranks"),
         (("--num-ranks", "2", "--prompt-tokens", "2000000"), "positions"),
         (("--num-ranks", "2", "--link-gbit", "0"), "--link-gbit"),
+        (("--num-ranks", "2", "--link", "1gbe"), "all ranks are on one host"),
         (("--num-ranks", "9"), "8 layers"),
     ],
 )
