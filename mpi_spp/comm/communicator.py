@@ -3,6 +3,8 @@
 from __future__ import annotations  # types of MPI are named before it is loaded
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -69,9 +71,9 @@ class Communicator:
 
     def isend(self, tensor: torch.Tensor, dest: int, tag: int = 0) -> Request:
         """Start sending a contiguous tensor; it must not change before the request is complete."""
-        buffer = self._staging.outgoing(tensor)
-        self.bytes_sent += tensor.nbytes
-        operation = Operation("send", self._name, (self.members[dest],), tensor.nbytes, tag)
+        buffer, nbytes = self._staging.outgoing(tensor), tensor.nbytes
+        self.bytes_sent += nbytes
+        operation = Operation("send", self._name, (self.members[dest],), nbytes, tag)
         return Transfer(self._comm.Isend(spec_of(buffer), dest, self._wrap(tag)), operation, buffer)
 
     def irecv(self, tensor: torch.Tensor, source: int, tag: int = 0) -> Request:
@@ -86,13 +88,16 @@ class Communicator:
         `lengths[r]` is the number of rows of rank r; it may be 0.
         """
         buffer, finish = self._staging.incoming(tensor, read_too=True)
-        unit = unit_bytes(buffer)
-        units_per_row = buffer[:1].nbytes // unit
-        counts, offsets = _counts(lengths, units_per_row)
-        self.bytes_sent += counts[self.rank] * unit * (self.size - 1)
-        spec = [memory_of(buffer), (counts, offsets), bytes_type(unit)]
-        operation = self._of_all("allgather", counts[self.rank] * unit)
-        return Transfer(self._comm.Iallgatherv(MPI.IN_PLACE, spec), operation, buffer, finish)
+        row = buffer.nbytes // max(1, buffer.shape[0])
+        nbytes = lengths[self.rank] * row
+        self.bytes_sent += nbytes * (self.size - 1)
+        if min(lengths) == max(lengths):  # on all ranks alike; libraries know more ways for equal parts
+            request = self._comm.Iallgather(MPI.IN_PLACE, spec_of(buffer))
+        else:
+            unit = unit_bytes(buffer)
+            spec = [memory_of(buffer), _counts(tuple(lengths), row // unit), bytes_type(unit)]
+            request = self._comm.Iallgatherv(MPI.IN_PLACE, spec)
+        return Transfer(request, self._of_all("allgather", nbytes), buffer, finish)
 
     def ialltoall(
         self, outgoing: torch.Tensor, out_lengths: Sequence[int], incoming: torch.Tensor, in_lengths: Sequence[int]
@@ -105,10 +110,8 @@ class Communicator:
         buffer, finish = self._staging.incoming(incoming, read_too=False)
         unit = max(unit_bytes(ready), unit_bytes(buffer))
         row = outgoing.shape[-1] * outgoing.element_size()
-        send, receive = (
-            [memory_of(tensor), _counts(lengths, row // unit), bytes_type(unit)]
-            for tensor, lengths in ((ready, out_lengths), (buffer, in_lengths))
-        )
+        send = [memory_of(ready), _counts(tuple(out_lengths), row // unit), bytes_type(unit)]
+        receive = [memory_of(buffer), _counts(tuple(in_lengths), row // unit), bytes_type(unit)]
         others = (sum(out_lengths) - out_lengths[self.rank]) * row
         self.bytes_sent += others
         operation = self._of_all("alltoall", others // max(1, self.size - 1))
@@ -124,7 +127,7 @@ class Communicator:
         if self.size == 1:
             return
         buffer, finish = self._staging.incoming(tensor, read_too=True)
-        spec = [memory_of(buffer), buffer.numel(), MPI.FLOAT]
+        spec = [memory_of(buffer), MPI.FLOAT]
         self.bytes_sent += 2 * tensor.nbytes * (self.size - 1) // self.size
         operation = self._of_all("sum", tensor.nbytes)
         if self._idle.spins:
@@ -151,8 +154,21 @@ class Communicator:
         """The tensors of all ranks, [size, *shape], in the order of ranks; all are of the same shape and dtype."""
         rows = tensor.new_empty((self.size, *tensor.shape))
         rows[self.rank] = tensor
-        self.wait(self.iallgather(rows, [1] * self.size))
+        self.allgather_in_place(rows)
         return rows
+
+    def allgather_in_place(self, rows: torch.Tensor) -> None:
+        """Fill a tensor [size, ...], of which this rank has filled in its own row, with the rows of all."""
+        if not self._idle.spins:
+            self.wait(self.iallgather(rows, [1] * self.size))
+            return
+        buffer, finish = self._staging.incoming(rows, read_too=True)
+        nbytes = buffer.nbytes // self.size
+        self.bytes_sent += nbytes * (self.size - 1)
+        with waiting(self._of_all("allgather", nbytes)):
+            self._comm.Allgather(MPI.IN_PLACE, spec_of(buffer))
+        if finish is not None:
+            finish()
 
     def broadcast(self, tensor: torch.Tensor, root: int) -> None:
         """Give all ranks the root's values, in place."""
@@ -193,7 +209,8 @@ class Communicator:
         return tag % (self._largest_tag + 1)
 
 
-def _counts(lengths: Sequence[int], units: int) -> tuple[list[int], list[int]]:
+@lru_cache(maxsize=256)
+def _counts(lengths: tuple[int, ...], units: int) -> tuple[Sequence[int], Sequence[int]]:
     """Counts and offsets of slices of so many rows, in units of which a row has so many."""
     counts = [length * units for length in lengths]
-    return counts, [sum(counts[:rank]) for rank in range(len(counts))]
+    return counts, [0, *accumulate(counts[:-1])]
