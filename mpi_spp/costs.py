@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mpi_spp.comm.life import works
 from mpi_spp.kernels.memory import cpu_name, recall, remember
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
@@ -127,6 +128,7 @@ def _least_times(stage: Stage, layers: list[int]) -> Times:
             layer = next(turns)
             scratch.layers = range(layer, layer + 1)  # each in its turn has the only place
             least[point] = min(least[point], _seconds(stage, *point, scratch))
+            works()
     return least
 
 

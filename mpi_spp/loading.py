@@ -2,11 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mpi_spp.comm.life import works
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.costs import Measured, layer_costs, weights_name
@@ -20,12 +22,15 @@ from mpi_spp.model.device import choose_device, choose_dtype
 from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import (
+    Track,
     checkpoint_dtype,
     load_stage,
     quantize_model,
     stage_shapes,
 )
 from mpi_spp.partition import split_evenly
+from mpi_spp.report import progress
+from mpi_spp.report.timed import timed
 from mpi_spp.schedule import Cost
 from mpi_spp.shares import Share, split_layer
 
@@ -62,7 +67,8 @@ class Loader:
         """Read some shares of some layers, and one of so many slices of the vocabulary. Collective."""
         log.info("loading %s as %s on %s, kernels: %s", self._directory, self.dtype, self.device, self.kernels)
         rows = split_evenly(self._model.vocab_size, num_vocabularies)[vocabulary]
-        return self._world.together(lambda: self._load(layers, rows, shares))
+        with timed("load"):
+            return self._world.together(lambda: self._load(layers, rows, shares))
 
     def costs(self) -> list[Cost]:
         """What a whole layer costs on every rank of the job. Collective."""
@@ -83,7 +89,16 @@ class Loader:
 
     def _load(self, layers: Mapping[int, Sequence[int]], rows: range, shares: Sequence[Share] | None = None) -> Stage:
         return load_stage(
-            self._checkpoint, self._model, layers, rows, self.dtype, self.device, self._backend, self._store, shares
+            self._checkpoint,
+            self._model,
+            layers,
+            rows,
+            self.dtype,
+            self.device,
+            self._backend,
+            self._store,
+            shares,
+            self._track("loading"),
         )
 
     def _some_layers(self) -> Stage:
@@ -122,6 +137,16 @@ class Loader:
         store = QuantizedStore(
             cache_directory() / "quantized", self._directory, config.quantize, config.quantize_group_size
         )
-        share = slice(world.local_rank, None, world.local_size)
-        world.together(lambda: quantize_model(self._checkpoint, self._model, store, share, shows=world.rank == 0))
+        share, track = slice(world.local_rank, None, world.local_size), self._track("quantising")
+        world.together(lambda: quantize_model(self._checkpoint, self._model, store, share, track))
         return store
+
+    def _track(self, doing: str) -> Track:
+        """Shows on rank 0 how far it is, and to the other ranks that this one works."""
+
+        def track(layers: Sequence[Any]) -> Iterator[Any]:
+            for layer in progress.track(layers, doing, "layer", shows=self._world.rank == 0):
+                yield layer
+                works()
+
+        return track

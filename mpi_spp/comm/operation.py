@@ -1,6 +1,10 @@
 """What a rank does with others: named, so that whoever looks on can say which operation waits for whom."""
 
+from __future__ import annotations  # types of MPI are named before it is loaded
+
 from typing import NamedTuple, Protocol
+
+from mpi_spp.comm.library import MPI
 
 
 class Operation(NamedTuple):
@@ -15,6 +19,18 @@ class Operation(NamedTuple):
     others: tuple[int, ...]
     nbytes: int = 0
     tag: int = 0
+
+
+def ranks_of_the_job(comm: MPI.Comm) -> list[int]:
+    """The number in the job of every rank of a communicator."""
+    group, job = comm.Get_group(), MPI.COMM_WORLD.Get_group()
+    return group.Translate_ranks(None, job)
+
+
+def of_all(kind: str, comm: MPI.Comm, name: str) -> Operation:
+    """A collective call of a communicator, in the conversation of this name."""
+    members = ranks_of_the_job(comm)
+    return Operation(kind, name, tuple(rank for rank in members if rank != members[comm.rank]))
 
 
 class Observer(Protocol):
@@ -34,6 +50,13 @@ class Observer(Protocol):
 
 
 observers: list[Observer] = []
+
+
+def happened(operation: Operation) -> None:
+    """It was complete as soon as it was begun."""
+    for observer in observers:
+        observer.started(operation)
+        observer.completed(operation)
 
 
 class waiting:

@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.life import works
 from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.requests import Request
 from mpi_spp.comm.shared import Hosts
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.layout import Region
 from mpi_spp.kv.rounds import Block, Round
+from mpi_spp.report.timed import timed
 
 
 @dataclass(frozen=True)
@@ -137,10 +139,11 @@ class Exchange:
         self._under_way: list[_UnderWay] = []
 
     def reached(self, tick: int, layers_done: int) -> None:
-        """Start the rounds that are ready now, and move the earlier ones on."""
+        """Start the rounds that are ready now, move the earlier ones on, and show the others that this rank works."""
         while self._waiting and self._waiting[0][1].ready_at <= (tick, layers_done):
             self._start(*self._waiting.popleft())
         self.test()
+        works()
 
     @property
     def operation(self) -> Operation:
@@ -158,8 +161,14 @@ class Exchange:
         self._comm.wait(self)
 
     def _start(self, tag: int, round_: Round) -> None:
-        packed = self._moves(round_, self._move, self._comm.rank, tag)
-        self._under_way.append(_UnderWay(self._strategy(self._comm, packed), packed.unpack))
+        with timed("pack", tag):
+            packed = self._moves(round_, self._move, self._comm.rank, tag)
+
+        def unpack() -> None:
+            with timed("unpack", tag):
+                packed.unpack()
+
+        self._under_way.append(_UnderWay(self._strategy(self._comm, packed), unpack))
 
 
 class _UnderWay:
