@@ -151,7 +151,7 @@ def _check(sizes: tuple[int, ...], json: str | None, plot: str | None, options: 
         raise UserError(f"--sizes: {odd} bytes are no whole number of {options['dtype']} for an allreduce")
     check_writable(json)
     if plot is not None:
-        from mpi_spp.report.comm_plot import require_plots
+        from mpi_spp.report.plots import require_plots
 
         require_plots(plot, "--plot")
         check_writable(plot, "--plot")
