@@ -101,7 +101,7 @@ def collect(comm: Communicator, value: Any) -> list[Any]:
         content = torch.empty(int(length), dtype=torch.uint8)
         for piece in content.split(_PIECE_BYTES):
             comm.wait(comm.irecv(piece, source))
-        values.append(pickle.loads(content.numpy()))
+        values.append(pickle.loads(content.numpy().data))
     return values
 
 

@@ -15,6 +15,7 @@ from mpi_spp.report.timeline import CATEGORIES, Event, Timeline, in_order
 
 _WRITER = "mpi-spp"
 _FIRST_PID = 1  # Perfetto takes process 0 for the idle task of a kernel
+_MARGIN_NS = 1000
 _LANES = {"send": "sends", "receive": "receives"}  # by kind of message; all others are collective
 
 _Entry = dict[str, Any]
@@ -105,12 +106,15 @@ def _arrows(sides: list[_End], numbers: Iterator[int]) -> Iterator[_Entry]:
     for side in sides:
         if side is not first:
             flow = {"cat": "flow", "name": "message", "id": next(numbers)}
-            yield {"ph": "s", **_at(first, first[2].start), **flow}
-            yield {"ph": "f", "bp": "e", **_at(side, max(side[2].start, side[2].end - 1)), **flow}
+            yield {"ph": "s", **_near(first, first[2].start), **flow}
+            yield {"ph": "f", "bp": "e", **_near(side, side[2].end), **flow}
 
 
-def _at(side: _End, ns: int) -> _Entry:
-    return {"pid": side[0], "tid": side[1], "ts": ns / 1000}
+def _near(side: _End, ns: int) -> _Entry:
+    """A little within the slice: readers round its ends, and an arrow beside it would be lost."""
+    pid, tid, event = side
+    margin = min(_MARGIN_NS, (event.end - event.start) // 2)
+    return {"pid": pid, "tid": tid, "ts": min(max(ns, event.start + margin), event.end - margin) / 1000}
 
 
 def _about(timelines: list[Timeline]) -> _Entry:

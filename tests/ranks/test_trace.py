@@ -74,7 +74,7 @@ def test_every_send_has_its_receive(run: tuple[str, list[Timeline], Engine]) -> 
         if "send" in ends:
             send, receive = ends["send"], ends["receive"]
             assert send.start < receive.end
-            assert send.facts["bytes"] == receive.facts["bytes"] > 0
+            assert send.facts["bytes"] == receive.facts["bytes"]
     assert kinds["send"] == kinds["receive"]
     expected = {"ring": {"send"}, "pairwise": {"allgather"}, "tensor": {"sum"}, "pipelined decode": {"send"}}[name]
     assert engine.comm.size == 1 or expected <= kinds.keys()

@@ -152,8 +152,8 @@ def entries(tmp_path: Path, phase: str, written: list[Timeline] | None = None) -
 
 def test_arrows_go_from_the_sender_and_from_who_came_last(tmp_path: Path) -> None:
     starts, ends = entries(tmp_path, "s"), entries(tmp_path, "f")
-    assert [(one["pid"], one["ts"]) for one in starts] == [(1, 40_000), (2, 75_000)]
-    assert [(one["pid"], one["ts"]) for one in ends] == [(2, 44_999.999), (1, 79_999.999)]
+    assert [(one["pid"], one["ts"]) for one in starts] == [(1, 40_001), (2, 75_001)]
+    assert [(one["pid"], one["ts"]) for one in ends] == [(2, 44_999), (1, 79_999)]
     assert [one["id"] for one in starts] == [one["id"] for one in ends]
     assert all(one["bp"] == "e" for one in ends)
 
