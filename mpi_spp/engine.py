@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mpi_spp.comm.life import works
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.connections import Connections
@@ -24,11 +25,13 @@ from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.store import cache_directory
 from mpi_spp.partition import split_chunks
 from mpi_spp.phase import Phase, needed
+from mpi_spp.plan.measured import measured_speeds
 from mpi_spp.plan.setting import Setting, cut
-from mpi_spp.plan.settle import limits_of, measured_speeds, needs_settling, settle
+from mpi_spp.plan.settle import limits_of, needs_settling, settle
 from mpi_spp.plan.speeds import Speeds
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.memory import peak_bytes, resident_bytes
+from mpi_spp.report.progress import Progress
 from mpi_spp.report.timed import timed
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
@@ -152,6 +155,7 @@ class Engine:
             self.chunks,
             source,
             exchange,
+            Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
         )
         with timed("prefill", tokens=len(prompt_ids)):
             hidden = self._strategies.prefill.prefill(job)
@@ -170,7 +174,8 @@ class Engine:
         for chunk in split_chunks(len(tokens), _CHUNK_ALONE):
             positions = range(known + chunk.start, known + chunk.stop)
             hidden = self.stage.embed(tokens[chunk.start : chunk.stop])
-            self.stage.forward(hidden, one_span(positions, cache, len(prompt_ids)), job.layers, job.shard)
+            batch = one_span(positions, cache, len(prompt_ids))
+            self.stage.forward(hidden, batch, job.layers, job.shard, lambda layer: works())
         assert hidden is not None
         return hidden[-1:]
 
@@ -235,7 +240,8 @@ class Engine:
     def _speeds(self) -> Speeds:
         """How fast the ranks of this replica compute and talk. Collective when it is first looked at."""
         directory = cache_directory() / "kernels"
-        return measured_speeds(self._loader.products, self._costs, self.comm, self.world, directory)
+        loader = self._loader
+        return measured_speeds(loader.what, self._costs, loader.first_layers, self.comm, self.world, directory)
 
     @cached_property
     def _costs(self) -> list[Cost]:

@@ -16,7 +16,7 @@ from mpi_spp.cli._options import (
     trace_options,
 )
 from mpi_spp.cli._output import check_writable
-from mpi_spp.cli._start import find_model, read_model
+from mpi_spp.cli._start import find_model, join, read_model
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 
@@ -51,9 +51,7 @@ def command(**options: Any) -> None:
 
     clock = Clock()
     config = RunConfig(**options)
-    from mpi_spp.comm.world import the_world
-
-    world = the_world()
+    world = join(config)
     with traced(config, world):
         run(config, world, clock)
 

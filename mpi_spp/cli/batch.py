@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from tqdm import tqdm
 
 from mpi_spp.cli._options import (
     json_option,
@@ -17,10 +16,11 @@ from mpi_spp.cli._options import (
     trace_options,
 )
 from mpi_spp.cli._output import check_writable, write_json
-from mpi_spp.cli._start import find_model, read_model, show_choice
+from mpi_spp.cli._start import find_model, join, read_model, show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.report.progress import Progress
 
 if TYPE_CHECKING:
     from mpi_spp.batch.work import Work
@@ -67,9 +67,7 @@ def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> Non
 
     clock = Clock()
     config = RunConfig(**options)
-    from mpi_spp.comm.world import the_world
-
-    world = the_world()
+    world = join(config)
     with traced(config, world):
         status = run(config, Files(input, output, max_num_seqs), world, clock)
     _leave(world, status)
@@ -167,26 +165,27 @@ def _leave(world: "World", status: int) -> NoReturn:
 
 
 class _Progress:
-    """A bar of lines on rank 0's terminal, and the bad lines above it."""
+    """How many lines are answered, and the bad ones by name."""
 
     def __init__(self, input_file: Path) -> None:
         self._input_file = input_file
-        self._bar: Any = None
+        self._shown: Progress | None = None
 
     def start(self, work: "Work | None") -> None:
-        """Show the bar on the rank that has the work."""
+        """Show it on the rank that has the work."""
         if work is not None:
             done = work.output.kept
-            self._bar = tqdm(total=done + work.num_waiting, initial=done, desc="lines", unit="line", disable=None)
+            self._shown = Progress("answering", done + work.num_waiting, "line", done=done)
 
     def __call__(self, number: int, error: str | None) -> None:
         """A line is answered, or skipped for this error."""
         if error is not None:
-            tqdm.write(f"{self._input_file}:{number}: {error}", file=sys.stderr)
-        if self._bar is not None:
-            self._bar.update()
+            line = f"{self._input_file}:{number}: {error}"
+            print(line, file=sys.stderr, flush=True) if self._shown is None else self._shown.write(line)
+        if self._shown is not None:
+            self._shown.advance()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
+        """Take the bar away."""
+        if self._shown is not None:
+            self._shown.close()

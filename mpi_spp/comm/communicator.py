@@ -9,7 +9,7 @@ import torch
 
 from mpi_spp.comm.buffers import Direct, Staging, bytes_type, memory_of, spec_of, unit_bytes
 from mpi_spp.comm.library import MPI
-from mpi_spp.comm.operation import Operation, waiting
+from mpi_spp.comm.operation import Operation, ranks_of_the_job, waiting
 from mpi_spp.comm.requests import Idle, Request, Transfer
 from mpi_spp.comm.shared import Hosts
 
@@ -27,7 +27,7 @@ class Communicator:
     ) -> None:
         """`name`: of the conversation, for reports."""
         self._comm, self._name = comm, name
-        self.members = _ranks_of_the_job(comm)
+        self.members = ranks_of_the_job(comm)
         self._staging = staging or Direct()
         self._idle = Idle(shares_core)
         self._largest_tag = comm.Get_attr(MPI.TAG_UB) or 32767  # what the standard grants at least
@@ -57,7 +57,9 @@ class Communicator:
 
     def duplicate(self, name: str) -> Communicator:
         """The same ranks with a space of messages of their own, so that two conversations cannot mix. Collective."""
-        copy = Communicator(self._comm.Dup(), self._staging, name=name)
+        with waiting(self._of_all("duplicate", 0)):
+            comm = self._comm.Dup()
+        copy = Communicator(comm, self._staging, name=name)
         copy._idle = self._idle
         return copy
 
@@ -139,7 +141,9 @@ class Communicator:
 
     def split(self, color: int, key: int, name: str) -> Communicator:
         """The ranks of the same color, in the order of their keys. Collective."""
-        part = Communicator(self._comm.Split(color, key), self._staging, name=name)
+        with waiting(self._of_all("split", 0)):
+            comm = self._comm.Split(color, key)
+        part = Communicator(comm, self._staging, name=name)
         part._idle = self._idle
         return part
 
@@ -193,9 +197,3 @@ def _counts(lengths: Sequence[int], units: int) -> tuple[list[int], list[int]]:
     """Counts and offsets of slices of so many rows, in units of which a row has so many."""
     counts = [length * units for length in lengths]
     return counts, [sum(counts[:rank]) for rank in range(len(counts))]
-
-
-def _ranks_of_the_job(comm: MPI.Comm) -> list[int]:
-    """The number in the job of every rank of a communicator."""
-    group, job = comm.Get_group(), MPI.COMM_WORLD.Get_group()
-    return group.Translate_ranks(None, job)

@@ -9,7 +9,7 @@ import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.library import MPI
-from mpi_spp.comm.operation import Operation, happened
+from mpi_spp.comm.operation import Operation, happened, of_all, waiting
 from mpi_spp.comm.requests import Idle, Transfer
 from mpi_spp.comm.world import World
 
@@ -24,7 +24,8 @@ class Mailbox:
     """
 
     def __init__(self, world: World) -> None:
-        self._comm = world.mpi_comm.Dup()
+        with waiting(of_all("duplicate", world.mpi_comm, "mailbox")):
+            self._comm = world.mpi_comm.Dup()
         self.others = tuple(rank for rank in range(world.size) if rank != world.rank)
         self._idle = Idle(shares_core=True, nap_seconds=_NAP_SECONDS)
         self._sends: list[Transfer] = []

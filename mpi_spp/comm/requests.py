@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from mpi_spp.comm import life
 from mpi_spp.comm.library import MPI
 from mpi_spp.comm.operation import Operation, observers, waiting
 
 _SPIN_SECONDS = 100e-6  # a message between two ready ranks of one machine arrives well within this
 _NAP_SECONDS = 20e-6
+_TALK_SECONDS = 0.25
 
 
 class Request(Protocol):
@@ -48,10 +50,15 @@ class Idle:
             self._wait(request, meanwhile)
 
     def _wait(self, request: Request, meanwhile: Callable[[], object]) -> None:
-        nap_after = time.perf_counter() + (_SPIN_SECONDS if self._shares_core else float("inf"))
+        now = time.perf_counter()
+        nap_after, talk_after = now + (_SPIN_SECONDS if self._shares_core else float("inf")), now + _TALK_SECONDS
         while not request.test():
             meanwhile()
-            if time.perf_counter() > nap_after:
+            now = time.perf_counter()
+            if now > talk_after:
+                life.idles(request.operation)
+                talk_after = now + _TALK_SECONDS
+            if now > nap_after:
                 time.sleep(self._nap_seconds)
             elif self._shares_core:
                 os.sched_yield()

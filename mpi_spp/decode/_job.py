@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.life import works
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.mesh import Place
 from mpi_spp.model.batch import Batch, Span
@@ -44,7 +45,9 @@ class DecodeJob:
         spans = (Span(range(row, row + 1), one.length, one.cache, one.length + 1) for row, one in enumerate(sequences))
         with timed("step", sequences[0].taken, sequences=len(sequences)):
             batch = Batch(tuple(spans), self.stage.device)
-            return self.stage.forward(hidden, batch, self.layers, self.shard)
+            hidden = self.stage.forward(hidden, batch, self.layers, self.shard)
+        works()
+        return hidden
 
 
 def grow(sequences: Sequence[Growing]) -> None:

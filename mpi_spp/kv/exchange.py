@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.life import works
 from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.requests import Request
 from mpi_spp.comm.shared import Hosts
@@ -138,10 +139,11 @@ class Exchange:
         self._under_way: list[_UnderWay] = []
 
     def reached(self, tick: int, layers_done: int) -> None:
-        """Start the rounds that are ready now, and move the earlier ones on."""
+        """Start the rounds that are ready now, move the earlier ones on, and show the others that this rank works."""
         while self._waiting and self._waiting[0][1].ready_at <= (tick, layers_done):
             self._start(*self._waiting.popleft())
         self.test()
+        works()
 
     @property
     def operation(self) -> Operation:

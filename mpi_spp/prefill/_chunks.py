@@ -25,10 +25,12 @@ def stream(job: PrefillJob) -> torch.Tensor:
             inputs = _arrived(job, number, arriving)
             arriving = _expect(job, number + 1)
             hidden = _compute(job, tick, number, inputs)
+            job.progress.advance(len(chunks[number]))
             if place.stage + 1 < place.num_stages:
                 sends.append(comm.isend(hidden, comm.rank + place.num_shards))
             sends = [send for send in sends if not send.test()]
         job.exchange.reached(tick, ALL_LAYERS)
+    job.progress.close()
     for send in sends:
         comm.wait(send, meanwhile=job.exchange.test)
     return hidden[-1:]

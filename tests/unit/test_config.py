@@ -24,6 +24,7 @@ def make(**options: Any) -> RunConfig:
         ({"layer_split": ()}, "--layer-split"),
         ({"max_new_tokens": 0}, "--max-new-tokens: 0"),
         ({"threads": 0}, "--threads: 0"),
+        ({"timeout": -1}, "--timeout: -1"),
         ({"sync_strategy": "gossip"}, "--sync-strategy: 'gossip'"),
         ({"prefill": "gossip"}, "--prefill: 'gossip'"),
         ({"decode": "gossip"}, "--decode: 'gossip'"),
