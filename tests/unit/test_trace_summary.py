@@ -150,10 +150,10 @@ def entries(tmp_path: Path, phase: str, written: list[Timeline] | None = None) -
     return [entry for entry in found if entry["ph"] == phase]
 
 
-def test_arrows_go_from_the_sender_and_from_who_came_last(tmp_path: Path) -> None:
+def test_arrows_go_from_the_sender_and_to_who_came_last(tmp_path: Path) -> None:
     starts, ends = entries(tmp_path, "s"), entries(tmp_path, "f")
-    assert [(one["pid"], one["ts"]) for one in starts] == [(1, 40_001), (2, 75_001)]
-    assert [(one["pid"], one["ts"]) for one in ends] == [(2, 44_999), (1, 79_999)]
+    assert [(one["pid"], one["ts"]) for one in starts] == [(1, 40_000.1), (1, 50_000.1)]
+    assert [(one["pid"], one["ts"]) for one in ends] == [(2, 44_999.9), (2, 79_999.9)]
     assert [one["id"] for one in starts] == [one["id"] for one in ends]
     assert all(one["bp"] == "e" for one in ends)
 
@@ -163,6 +163,11 @@ def test_an_arrow_begins_and_ends_in_a_slice_of_its_thread(tmp_path: Path) -> No
     for arrow in entries(tmp_path, "s") + entries(tmp_path, "f"):
         around = [one for one in slices if (one["pid"], one["tid"]) == (arrow["pid"], arrow["tid"])]
         assert sum(one["ts"] <= arrow["ts"] < one["ts"] + one["dur"] for one in around) == 1
+
+
+def test_a_receive_is_drawn_from_its_sending_on(tmp_path: Path) -> None:
+    (received,) = (one for one in entries(tmp_path, "X") if one["name"] == "receive")
+    assert (received["ts"], received["dur"], received["args"]["posted_ns"]) == (40_000.001, 4_999.999, 10 * MS)
 
 
 def test_ranks_are_processes_with_names(tmp_path: Path) -> None:
