@@ -15,7 +15,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.report.timeline import CATEGORIES, Event, Timeline, in_order
 
 _WRITER = "mpi-spp"
-_FIRST_PID = 1  # Perfetto takes process 0 for the idle task of a kernel
+_FIRST_PID = 1000  # shown behind a rank's name, so it must look like none; 0 would be the idle task of a kernel
 _MARGIN_NS = 100
 _POSTED = "posted_ns"  # of a receive that is drawn from its sending on
 _LANES = {"send": "sends", "receive": "receives"}  # by kind of message; all others are collective
@@ -49,8 +49,8 @@ def read_trace(path: Path) -> list[Timeline]:
     raise UserError(f"{path}: is no trace of mpi-spp; give a file that `--trace FILE` has written")
 
 
-def placed(timeline: Timeline) -> dict[str, list[Event]]:
-    """The events of a rank by the name of their thread, on which they lie one within another, or apart."""
+def placed(timeline: Timeline) -> list[tuple[str, list[Event]]]:
+    """The events of a rank by thread, on which they lie one within another, or apart; several may have one name."""
     threads: dict[str, list[Event]] = {"compute": [], "waits": []}
     lanes: dict[str, list[list[Event]]] = {"sends": [], "receives": [], "collectives": []}
     for event in sorted(timeline.events, key=in_order):
@@ -58,9 +58,7 @@ def placed(timeline: Timeline) -> dict[str, list[Event]]:
             _free_lane(lanes[_LANES.get(event.facts["kind"], "collectives")], event.start).append(event)
         else:
             threads["waits" if event.category == "wait" else "compute"].append(event)
-    for name, of_kind in lanes.items():
-        threads |= {f"{name} {number}" if number > 1 else name: lane for number, lane in enumerate(of_kind, start=1)}
-    return threads
+    return [*threads.items(), *((name, lane) for name, of_kind in lanes.items() for lane in of_kind)]
 
 
 def _free_lane(lanes: list[list[Event]], start: int) -> list[Event]:
@@ -79,7 +77,7 @@ def _entries(timelines: list[Timeline]) -> Iterator[_Entry]:
     for timeline in _drawn(timelines):
         pid = timeline.rank + _FIRST_PID
         yield from _titles("process", pid, 0, f"rank {timeline.rank} on {timeline.host}", timeline.rank)
-        for name, events in placed(timeline).items():
+        for name, events in placed(timeline):
             tid = next(threads)
             yield from _titles("thread", pid, tid, name, tid)
             for event in events:

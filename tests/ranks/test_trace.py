@@ -111,7 +111,7 @@ def test_a_tick_begins_when_its_hidden_states_are_there(run: tuple[str, list[Tim
 
 def test_what_is_on_one_thread_lies_within_or_apart(run: tuple[str, list[Timeline], Engine]) -> None:
     for timeline in run[1]:
-        for name, events in placed(timeline).items():
+        for name, events in placed(timeline):
             stack: list[Event] = []
             for event in events:
                 while stack and stack[-1].end <= event.start:
