@@ -74,13 +74,13 @@ class Communicator:
         buffer, nbytes = self._staging.outgoing(tensor), tensor.nbytes
         self.bytes_sent += nbytes
         operation = Operation("send", self._name, (self.members[dest],), nbytes, tag)
-        return Transfer(self._comm.Isend(spec_of(buffer), dest, self._wrap(tag)), operation, buffer)
+        return Transfer(lambda: self._comm.Isend(spec_of(buffer), dest, self._wrap(tag)), operation, buffer)
 
     def irecv(self, tensor: torch.Tensor, source: int, tag: int = 0) -> Request:
         """Start receiving into a contiguous tensor of exactly the size that was sent."""
         buffer, finish = self._staging.incoming(tensor, read_too=False)
         operation = Operation("receive", self._name, (self.members[source],), tensor.nbytes, tag)
-        return Transfer(self._comm.Irecv(spec_of(buffer), source, self._wrap(tag)), operation, buffer, finish)
+        return Transfer(lambda: self._comm.Irecv(spec_of(buffer), source, self._wrap(tag)), operation, buffer, finish)
 
     def iallgather(self, tensor: torch.Tensor, lengths: Sequence[int]) -> Request:
         """Start filling a tensor [sum(lengths), row] whose slices belong to the ranks: each gives its own, in place.
@@ -91,13 +91,12 @@ class Communicator:
         row = buffer.nbytes // max(1, buffer.shape[0])
         nbytes = lengths[self.rank] * row
         self.bytes_sent += nbytes * (self.size - 1)
+        operation = self._of_all("allgather", nbytes)
         if min(lengths) == max(lengths):  # on all ranks alike; libraries know more ways for equal parts
-            request = self._comm.Iallgather(MPI.IN_PLACE, spec_of(buffer))
-        else:
-            unit = unit_bytes(buffer)
-            spec = [memory_of(buffer), _counts(tuple(lengths), row // unit), bytes_type(unit)]
-            request = self._comm.Iallgatherv(MPI.IN_PLACE, spec)
-        return Transfer(request, self._of_all("allgather", nbytes), buffer, finish)
+            return Transfer(lambda: self._comm.Iallgather(MPI.IN_PLACE, spec_of(buffer)), operation, buffer, finish)
+        unit = unit_bytes(buffer)
+        spec = [memory_of(buffer), _counts(tuple(lengths), row // unit), bytes_type(unit)]
+        return Transfer(lambda: self._comm.Iallgatherv(MPI.IN_PLACE, spec), operation, buffer, finish)
 
     def ialltoall(
         self, outgoing: torch.Tensor, out_lengths: Sequence[int], incoming: torch.Tensor, in_lengths: Sequence[int]
@@ -115,7 +114,7 @@ class Communicator:
         others = (sum(out_lengths) - out_lengths[self.rank]) * row
         self.bytes_sent += others
         operation = self._of_all("alltoall", others // max(1, self.size - 1))
-        return Transfer(self._comm.Ialltoallv(send, receive), operation, (ready, buffer), finish)
+        return Transfer(lambda: self._comm.Ialltoallv(send, receive), operation, (ready, buffer), finish)
 
     def sum_in_place(self, tensor: torch.Tensor) -> None:
         """Add up the tensors of all ranks, in place; all ranks get the same bits. float32 only.
@@ -136,7 +135,7 @@ class Communicator:
             if finish is not None:
                 finish()
         else:
-            self.wait(Transfer(self._comm.Iallreduce(MPI.IN_PLACE, spec), operation, buffer, finish))
+            self.wait(Transfer(lambda: self._comm.Iallreduce(MPI.IN_PLACE, spec), operation, buffer, finish))
 
     def hosts(self, host: str) -> Hosts:
         """Its ranks by host, of which this rank's is named. Collective."""
@@ -176,7 +175,7 @@ class Communicator:
         if self.rank == root:
             self.bytes_sent += tensor.nbytes * (self.size - 1)
         operation = self._of_all("broadcast", tensor.nbytes)
-        self.wait(Transfer(self._comm.Ibcast(spec_of(buffer), root), operation, buffer, finish))
+        self.wait(Transfer(lambda: self._comm.Ibcast(spec_of(buffer), root), operation, buffer, finish))
 
     def largest(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """For each row the id of the largest value over all ranks; of equal values the lowest id.
@@ -187,13 +186,14 @@ class Communicator:
         mine["value"], mine["id"] = values.cpu().numpy(), ids.cpu().numpy()
         best = np.empty_like(mine)
         self.bytes_sent += mine.nbytes * (self.size - 1)
-        request = self._comm.Iallreduce([mine, MPI.FLOAT_INT], [best, MPI.FLOAT_INT], MPI.MAXLOC)
-        self.wait(Transfer(request, self._of_all("largest", mine.nbytes), (mine, best)))
+        buffers = [mine, MPI.FLOAT_INT], [best, MPI.FLOAT_INT]
+        operation = self._of_all("largest", mine.nbytes)
+        self.wait(Transfer(lambda: self._comm.Iallreduce(*buffers, MPI.MAXLOC), operation, (mine, best)))
         return torch.from_numpy(best["id"].astype(np.int64))
 
     def barrier(self) -> None:
         """Return when all ranks have called this."""
-        self.wait(Transfer(self._comm.Ibarrier(), self._of_all("barrier", 0), None))
+        self.wait(Transfer(lambda: self._comm.Ibarrier(), self._of_all("barrier", 0), None))
 
     def wait(self, request: Request, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Return when the request is complete, leaving the core to others when it is shared.
