@@ -7,6 +7,7 @@ from typing import Any, Literal
 from mpi_spp import registry
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
+from mpi_spp.units import MemoryLimit
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -44,7 +45,7 @@ class RunConfig:
     sync_strategy: str = "auto"
     sync_granularity: str = "chunk"
     decode: str = "replicated"
-    max_memory: int | None = None  # bytes of each host that all ranks there may use; None: no limit
+    max_memory: MemoryLimit = None  # bytes that all ranks of a host may use
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
     quantize: str | None = None  # None: weights as the checkpoint has them

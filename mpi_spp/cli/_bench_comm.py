@@ -11,7 +11,7 @@ from mpi_spp.cli._options import device_options, json_option, memory_option
 from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.comm.bench import DTYPES, MODES, OPERATIONS, TRANSPORTS
 from mpi_spp.errors import UserError
-from mpi_spp.units import parse_bytes, show_bytes
+from mpi_spp.units import MemoryLimit, limits_by_host, parse_bytes, show_bytes
 
 if TYPE_CHECKING:
     from mpi_spp.comm.bench.measure import LeftOut, Point, Settings
@@ -156,12 +156,13 @@ def _check(sizes: tuple[int, ...], json: str | None, plot: str | None, options: 
         check_writable(plot, "--plot")
 
 
-def _memory_bytes(world: "World", max_memory: int | None) -> int:
+def _memory_bytes(world: "World", max_memory: MemoryLimit) -> int:
     """What every rank may use: its share of what its host has free, or of --max-memory if that is less. Collective."""
     from mpi_spp.report.memory import available_bytes
 
     free = available_bytes()
-    return min(world.gather(min(free, max_memory or free) // world.local_size))
+    limits = limits_by_host(max_memory, world.gather(world.host), "--max-memory")
+    return min(world.gather(min(free, limits.get(world.host, free)) // world.local_size))
 
 
 def _measure(

@@ -17,7 +17,7 @@ from mpi_spp.config import (
     QUANTIZE,
     default_of,
 )
-from mpi_spp.units import parse_bytes
+from mpi_spp.units import MemoryLimit, parse_limit
 
 Decorator = Callable[[Any], Any]
 
@@ -58,9 +58,9 @@ def parse_chunk_size(text: str) -> int | str:
     raise click.BadParameter(f"{text!r} is neither auto nor a number of tokens, such as 128")
 
 
-def parse_memory(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read `8GiB`."""
-    return None if value is None else parse_bytes(value, "--max-memory")
+def parse_memory(ctx: click.Context, param: click.Parameter, value: str | None) -> MemoryLimit:
+    """Read `8GiB`, or `node1=8GiB,node2=4GiB`."""
+    return None if value is None else parse_limit(value, "--max-memory")
 
 
 def parse_layer_split(text: str) -> tuple[int, ...] | str:
@@ -135,9 +135,9 @@ device_options = together(
 
 memory_option = run_option(
     "--max-memory",
-    "Of each host, for all ranks there, such as 8GiB; what needs more is refused.",
+    "For all ranks of a host, such as 8GiB, or by host, node1=8GiB,node2=4GiB; what needs more is refused.",
     callback=parse_memory,
-    metavar="BYTES",
+    metavar="BYTES|HOST=BYTES,...",
 )
 
 # What is run, and on what.

@@ -13,7 +13,7 @@ from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
 from mpi_spp.cli._options import parse_gpu_ids
 from mpi_spp.comm.environment import launched_size
 from mpi_spp.errors import UserError
-from mpi_spp.launch.hostfile import Host, read_hostfile
+from mpi_spp.launch.hostfile import Host, memory_limits, read_hostfile
 from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
 from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
 from mpi_spp.launch.placement import cores_here
@@ -69,7 +69,8 @@ def command(
     if launched_size() > 1:
         raise UserError("launch: runs under an mpirun already; start it on its own, or leave it out")
     hosts = read_hostfile(hostfile) if hostfile is not None else ()
-    inner, values = _complete(inner, {"gpu_ids": ",".join(map(str, gpu_ids)), "threads": str(threads or "")})
+    shared = {"gpu_ids": ",".join(map(str, gpu_ids)), "threads": str(threads or ""), "max_memory": memory_limits(hosts)}
+    inner, values = _complete(inner, shared)
     gpu_ids, threads = gpu_ids or values.get("gpu_ids") or (), threads or values.get("threads")
     num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, len(cores_here()))
     check_gpu_ids(gpu_ids, num_ranks, hosts)
@@ -90,9 +91,9 @@ def _complete(inner: tuple[str, ...], shared: dict[str, str]) -> tuple[tuple[str
     for name, value in shared.items():
         option = "--" + name.replace("_", "-")
         if value and values.get(name):
-            raise UserError(f"{option}: given to launch and to {inner[0]}; leave one of them out")
+            raise UserError(f"{option}: given to launch or in the hostfile, and to {inner[0]}; leave one of them out")
         # A command without threads of its own is still bound to so many cores; ids of GPUs must reach the program.
-        if value and (name in values or name != "threads"):
+        if value and (name in values or name == "gpu_ids"):
             inner += (option, value)
     return inner, _parse(inner)
 

@@ -12,6 +12,7 @@ from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._setting import length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
+from mpi_spp.units import limits_by_host
 
 if TYPE_CHECKING:
     from mpi_spp.launch.hostfile import Host
@@ -77,12 +78,13 @@ def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) 
     from mpi_spp.mesh import mesh_of
 
     names = [_name(host) for host in hosts for _ in range(host.slots)]
-    limits = {_name(host): host.max_memory or config.max_memory for host in hosts}
+    limits = limits_by_host(config.max_memory, names, "--max-memory")
+    limits |= {_name(host): host.max_memory for host in hosts if host.max_memory is not None}
     known = read_known(config, max(host.slots for host in hosts))
     mesh = mesh_of(config.mesh, len(names))
     if len(hosts) == 1 and any(given[name] is not None for name in ("link", "link_latency_us", "link_gbit")):
         raise UserError("--link: all ranks are on one host; give --hosts, or the --inside options for its own link")
-    return known.setting(mesh, names, given, {name: limit for name, limit in limits.items() if limit is not None})
+    return known.setting(mesh, names, given, limits)
 
 
 def _name(host: "Host") -> str:

@@ -10,6 +10,7 @@ from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._setting import Known, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.units import limits_by_host
 
 if TYPE_CHECKING:
     from mpi_spp.plan.setting import Setting
@@ -102,7 +103,7 @@ def _setting(known: Known, num_ranks: int, per_host: int, given: dict[str, Any])
 
     mesh = mesh_for(known.config.mesh, num_ranks, known.model.num_hidden_layers)
     hosts = hosts_of(num_ranks, per_host)
-    limits = {} if known.config.max_memory is None else dict.fromkeys(hosts, known.config.max_memory)
+    limits = limits_by_host(known.config.max_memory, hosts, "--max-memory")
     setting = known.setting(mesh, hosts, given, limits)
     require_positions(setting)
     device = _device(given)

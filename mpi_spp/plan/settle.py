@@ -10,6 +10,7 @@ from mpi_spp.config import RunConfig
 from mpi_spp.plan.choice import choose, require_room
 from mpi_spp.plan.forecast import forecast, speeds_as_data
 from mpi_spp.plan.setting import Setting
+from mpi_spp.units import limits_by_host
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
@@ -24,10 +25,9 @@ def needs_settling(config: RunConfig) -> bool:
 
 def limits_of(config: RunConfig, hosts: Sequence[str], replica: slice) -> dict[str, int]:
     """The bytes that the ranks of one replica may use on each host: what all ranks there may, by their number."""
-    if config.max_memory is None:
-        return {}
-    all_ranks, mine = Counter(hosts), Counter(hosts[replica])
-    return {host: config.max_memory * count // all_ranks[host] for host, count in mine.items()}
+    limits, all_ranks = limits_by_host(config.max_memory, hosts, "--max-memory"), Counter(hosts)
+    mine = Counter(hosts[replica])
+    return {host: limits[host] * count // all_ranks[host] for host, count in mine.items() if host in limits}
 
 
 def settle(setting: Setting, world: "World") -> tuple[RunConfig, dict[str, Any] | None]:

@@ -25,6 +25,7 @@ LEVELS = [
     {"prefill", "sync", "decode", "sampling", "costs", "strategies"},
     {"plan"},
     {"loading", "connections", "tracing"},
+    {"caches"},
     {"engine", "launch"},
     {"benchmark", "batch", "fan_out"},
     {"cli"},

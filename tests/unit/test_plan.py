@@ -22,7 +22,6 @@ from mpi_spp.plan.forecast import forecast
 from mpi_spp.plan.setting import Setting
 from mpi_spp.plan.speeds import assumed
 from mpi_spp.plan.sync import joints
-from mpi_spp.units import parse_bytes, show_bytes
 
 PAIRS = list(itertools.product(("pipeline", "tensor"), ("pipeline", "replicated", "tensor")))
 
@@ -129,21 +128,6 @@ def test_auto_takes_the_fastest_that_fits(model: ModelConfig) -> None:
     assert tight.best.lacking is None and "did not fit" in tight.reason
     with pytest.raises(UserError, match="--max-memory"):
         choice.choose(limited(setting, 1000))
-
-
-@pytest.mark.parametrize("text, count", [("8GiB", 8 << 30), ("500MB", 500_000_000), ("2g", 2 << 30), ("512", 512)])
-def test_amounts_of_memory(text: str, count: int) -> None:
-    assert parse_bytes(text, "--max-memory") == count
-
-
-@pytest.mark.parametrize("text", ["", "much", "-1", "0", "1XB", "1e9"])
-def test_what_is_no_amount(text: str) -> None:
-    with pytest.raises(UserError, match="--max-memory"):
-        parse_bytes(text, "--max-memory")
-
-
-def test_shown_amounts() -> None:
-    assert [show_bytes(count) for count in (512, 1 << 20, 3 << 29)] == ["512 B", "1 MiB", "1.5 GiB"]
 
 
 def test_memory_of_hosts(tmp_path: Path) -> None:
