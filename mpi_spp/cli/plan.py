@@ -88,6 +88,7 @@ def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) 
     from mpi_spp.mesh import mesh_of
     from mpi_spp.model.locate import locate
     from mpi_spp.model.store import cache_directory
+    from mpi_spp.plan.likely import likely_dtype, likely_kernels
     from mpi_spp.plan.measured import Products, remembered_speeds
     from mpi_spp.plan.setting import Setting
 
@@ -96,8 +97,8 @@ def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) 
     directory = locate(config.model, download=False)
     model, kept = read_model(directory), cache_directory() / "kernels"
     threads = config.threads or max(1, cores // max(host.slots for host in hosts))
-    dtype = _dtype(config, directory, model)
-    kernels = _kernels(config, model, dtype, threads, kept)
+    dtype = likely_dtype(config, directory, model)
+    kernels = likely_kernels(config, model, dtype, threads, kept)
     limits = {_name(host): host.max_memory or config.max_memory for host in hosts}
     known = {name: limit for name, limit in limits.items() if limit is not None}
     cpu = torch.device("cpu")
@@ -127,40 +128,6 @@ def _name(host: "Host") -> str:
     from mpi_spp.launch.hostfile import is_this_machine
 
     return os.uname().nodename if is_this_machine(host.name) else host.name
-
-
-def _dtype(config: RunConfig, directory: Any, model: Any) -> Any:
-    """As a run takes it; float32 where neither config.json nor a file's header says what the checkpoint is in."""
-    import torch
-
-    from mpi_spp.model.checkpoint import Checkpoint
-    from mpi_spp.model.device import choose_dtype
-    from mpi_spp.model.weights import checkpoint_dtype
-
-    of_checkpoint = model.dtype
-    if of_checkpoint is None and config.dtype == "auto":
-        try:
-            of_checkpoint = checkpoint_dtype(Checkpoint(directory))
-        except UserError:
-            of_checkpoint = torch.float32
-    return choose_dtype(config.dtype, of_checkpoint, torch.device("cpu"))
-
-
-def _kernels(config: RunConfig, model: Any, dtype: Any, threads: int, directory: Any) -> str:
-    """The back end that a run would take: what was measured as fastest, else the likeliest."""
-    import torch
-
-    from mpi_spp.kernels.choice import backends, remembered
-
-    found = list(backends(dtype, torch.device("cpu"), directory))
-    if config.kernels != "auto":
-        if config.kernels not in found:
-            raise UserError(
-                f"--kernels: {config.kernels} cannot run {dtype} here; choose one of auto, {', '.join(found)}"
-            )
-        return config.kernels
-    shape = (2 * model.intermediate_size, model.hidden_size)
-    return remembered(shape, dtype, threads, directory) or found[-1]
 
 
 def _with_options(speeds: "Speeds", given: dict[str, Any]) -> "Speeds":

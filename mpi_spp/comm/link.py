@@ -18,25 +18,60 @@ def measure_link(comm: Communicator, hidden_size: int) -> tuple[float, float, fl
     Between the first rank and the last: where ranks are placed host by host that is the longest way. The least of
     several rounds counts: noise only adds.
     """
-    small = _ping_pong(comm, torch.zeros(8, dtype=torch.uint8), _ROUNDS)
-    large = _ping_pong(comm, torch.zeros(_LARGE, dtype=torch.uint8), _LARGE_ROUNDS)
+    latency, rate = _measure(comm, 0, comm.size - 1, comm.barrier)
     row = torch.zeros(hidden_size)
-    return small, _LARGE / max(large - small, 1e-9), _least(lambda: comm.sum_in_place(row), _ROUNDS, comm.barrier)
+    return latency, rate, _least(lambda: comm.sum_in_place(row), _ROUNDS, comm.barrier)
 
 
-def _ping_pong(comm: Communicator, message: torch.Tensor, rounds: int) -> float:
+def measure_pair(comm: Communicator, first: int, second: int) -> tuple[float, float]:
+    """Seconds of an empty message and bytes a second between two ranks, who alone call this; the first one's count."""
+    return _measure(comm, first, second, lambda: None)
+
+
+def measure_clock(comm: Communicator, first: int, second: int) -> tuple[float, float]:
+    """Seconds by which the second rank's clock is ahead of the first's, and how far that may be off.
+
+    For the first rank; these two alone call this. The shortest of several questions counts: its answer was read about
+    half-way between.
+    """
+    shortest, ahead = float("inf"), 0.0
+    stamp = torch.zeros(1, dtype=torch.float64)
+    for _ in range(_ROUNDS):
+        asked = time.time()
+        if comm.rank == first:
+            comm.wait(comm.isend(stamp, second, _TAG))
+            comm.wait(comm.irecv(stamp, second, _TAG))
+        else:
+            comm.wait(comm.irecv(stamp, first, _TAG))
+            stamp[0] = time.time()
+            comm.wait(comm.isend(stamp, first, _TAG))
+        answered = time.time()
+        if answered - asked < shortest:
+            shortest, ahead = answered - asked, stamp.item() - (asked + answered) / 2
+    return ahead, shortest / 2
+
+
+def _measure(comm: Communicator, first: int, second: int, before: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of an empty message and bytes a second; `before` each round."""
+    small = _ping_pong(comm, first, second, torch.zeros(8, dtype=torch.uint8), _ROUNDS, before)
+    large = _ping_pong(comm, first, second, torch.zeros(_LARGE, dtype=torch.uint8), _LARGE_ROUNDS, before)
+    return small, _LARGE / max(large - small, 1e-9)
+
+
+def _ping_pong(
+    comm: Communicator, first: int, second: int, message: torch.Tensor, rounds: int, before: Callable[[], object]
+) -> float:
     """Seconds of one way."""
-    last = comm.size - 1
 
     def there_and_back() -> None:
-        if comm.rank == 0:
-            comm.wait(comm.isend(message, last, _TAG))
-            comm.wait(comm.irecv(message, last, _TAG))
-        elif comm.rank == last:
-            comm.wait(comm.irecv(message, 0, _TAG))
-            comm.wait(comm.isend(message, 0, _TAG))
+        if comm.rank == first != second:
+            comm.wait(comm.isend(message, second, _TAG))
+            comm.wait(comm.irecv(message, second, _TAG))
+        elif comm.rank == second != first:
+            comm.wait(comm.irecv(message, first, _TAG))
+            comm.wait(comm.isend(message, first, _TAG))
 
-    return _least(there_and_back if last else lambda: None, rounds, comm.barrier) / 2
+    return _least(there_and_back, rounds, before) / 2
 
 
 def _least(work: Callable[[], object], rounds: int, before: Callable[[], object]) -> float:

@@ -53,7 +53,7 @@ class World:
     @property
     def library(self) -> str:
         """The MPI library that mpi4py loaded, and its version."""
-        return MPI.Get_library_version().split(",")[0].splitlines()[0].strip(" \0")
+        return library_version()
 
     def _require_one_job(self) -> None:
         """A launcher of another MPI starts N jobs of one rank each, which would all do the same work."""
@@ -118,6 +118,11 @@ class World:
     def gather(self, value: Any) -> list[Any]:
         """The (pickled) values of all ranks, on all ranks. Collective."""
         return self.mpi_comm.allgather(value)
+
+
+def library_version() -> str:
+    """The name and version of the MPI library that mpi4py loaded; it may be asked before MPI starts."""
+    return " ".join(MPI.Get_library_version().split(",")[0].splitlines()[0].strip(" \0").split())
 
 
 @cache

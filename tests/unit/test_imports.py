@@ -26,7 +26,7 @@ LEVELS = [
     {"plan"},
     {"loading", "connections"},
     {"engine", "launch"},
-    {"benchmark", "batch", "fan_out"},
+    {"benchmark", "batch", "doctor", "fan_out"},
     {"cli"},
     {"__main__"},
 ]

@@ -1,0 +1,199 @@
+"""All ranks' facts in one value, the same on each of them: asked, exchanged and measured."""
+
+import os
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mpi_spp.comm.environment import launched_size
+from mpi_spp.config import RunConfig
+from mpi_spp.doctor.facts import ClockOffset, JobFacts, Link, RankFacts, Wanted, facts_here
+from mpi_spp.doctor.shared_memory import is_fatal
+from mpi_spp.errors import UserError
+from mpi_spp.launch.launcher import find_launcher, require_same_mpi
+from mpi_spp.launch.placement import local_numbers
+
+if TYPE_CHECKING:
+    from mpi_spp.comm.communicator import Communicator
+    from mpi_spp.comm.world import World
+    from mpi_spp.model.config import ModelConfig
+
+_LATE_SECONDS = 20  # longer than a busy machine needs to load torch
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a run is to be: its model, if one is named, threads of a rank, and tokens of prompt and answer."""
+
+    model: str | None
+    threads: int | None
+    prompt_tokens: int
+    new_tokens: int
+
+
+def ask(question: Question) -> tuple[JobFacts, "World | None"]:
+    """The facts of all ranks, and the job that they are in; None: this process is alone. Collective."""
+    here = facts_here(question.model)
+    _, local_size = local_numbers(os.environ) or (0, 1)
+    here = replace(here, threads=question.threads or max(1, len(here.cores) // local_size))
+    if launched_size() == 1:
+        return _with_model(_with_launcher(here), question, None), None
+    if is_fatal(here, local_size):
+        ranks = tuple(replace(here, rank=number) for number in range(local_size))
+        problem = "MPI was not started: it would end in a bus error for want of /dev/shm; enlarge that"
+        return _with_model(JobFacts(ranks=ranks, launched=launched_size(), mpi_problem=problem), question, None), None
+    try:
+        from mpi_spp.comm.world import the_world
+
+        with told_when_late(f"MPI to start {launched_size()} processes"):
+            world = the_world()
+    except UserError as error:
+        return _with_model(
+            JobFacts(ranks=(here,), launched=launched_size(), mpi_problem=str(error)), question, None
+        ), None
+    return _of_job(here, question, world), world
+
+
+def _with_launcher(here: RankFacts) -> JobFacts:
+    """MPI is not started here: where that fails, the rest should still be told."""
+    try:
+        launcher = find_launcher()
+        require_same_mpi(launcher)
+    except UserError as error:
+        return JobFacts(ranks=(here,), mpi_problem=str(error))
+    return JobFacts(ranks=(here,), launcher=f"{launcher.command[0]} ({launcher.vendor} {launcher.major})")
+
+
+def _of_job(here: RankFacts, question: Question, world: "World") -> JobFacts:
+    here = replace(
+        here,
+        rank=world.rank,
+        threads=question.threads or world.default_threads(),
+        cuda_aware=_cuda_aware(world) if here.gpus else None,
+    )
+    with told_when_late("the first message of all ranks"):
+        world.agree()  # ranks that are ready leave their core to those that still load torch
+    job = _with_model(JobFacts(ranks=tuple(world.gather(here)), launched=launched_size()), question, world)
+    if any(rank.torch_problem for rank in job.ranks):
+        return job
+    with told_when_late("messages between the hosts"):
+        links, clocks = _measured(job, world)
+    return replace(job, links=links, clocks=clocks)
+
+
+@contextmanager
+def told_when_late(what: str, seconds: float = _LATE_SECONDS) -> Iterator[None]:
+    """Say on standard error what is waited for, when it takes long: a closed port shows as silence."""
+    told = f"mpi-spp: {os.uname().nodename} waits for {what}; look at firewalls and interfaces (docs/clusters.md)"
+    timer = threading.Timer(seconds, lambda: print(told, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _cuda_aware(world: "World") -> bool:
+    from mpi_spp.comm.cuda import is_cuda_aware
+
+    return is_cuda_aware("auto", world.mpi_comm)
+
+
+def _with_model(job: JobFacts, question: Question, world: "World | None") -> JobFacts:
+    """Read the shape on the first rank that has the model, then let every rank hold its files against it."""
+    finders = [rank for rank in job.ranks if rank.model is not None and rank.model.directory is not None]
+    if not finders or any(rank.torch_problem for rank in job.ranks):
+        return job
+    reader, own_number = finders[0], 0 if world is None else world.rank
+    told: Wanted | str | None = None
+    if reader.rank == own_number:
+        try:
+            told = _wanted(reader, question)
+        except UserError as error:
+            told = str(error)
+    if world is not None:
+        world.agree()  # the others leave their core to the reader
+        told = world.gather(told)[reader.rank]
+    if not isinstance(told, Wanted):
+        return replace(job, model_problem=told)
+    own = next(rank for rank in job.ranks if rank.rank == own_number)
+    checked = _checked(own, told.shape)
+    ranks = (checked,) if world is None else tuple(world.gather(checked))
+    return replace(job, ranks=ranks, wanted=told)
+
+
+def _wanted(rank: RankFacts, question: Question) -> Wanted:
+    """The model as this rank would hold it."""
+    from transformers.utils import logging
+
+    from mpi_spp.model.config import read_config
+    from mpi_spp.model.store import cache_directory
+    from mpi_spp.plan.likely import likely_dtype, likely_kernels
+
+    assert rank.model is not None and rank.model.directory is not None and question.model is not None
+    logging.set_verbosity_error()
+    directory, config = Path(rank.model.directory), RunConfig(model=question.model)
+    shape = read_config(directory)
+    dtype = likely_dtype(config, directory, shape)
+    kernels = likely_kernels(config, shape, dtype, rank.threads, cache_directory() / "kernels")
+    return Wanted(question.model, shape, dtype, kernels, question.prompt_tokens, question.new_tokens)
+
+
+def _checked(rank: RankFacts, shape: "ModelConfig") -> RankFacts:
+    """With what is wrong with the weights: from the files' headers alone, as a run does it."""
+    from mpi_spp.model.checkpoint import Checkpoint
+    from mpi_spp.model.weights import stage_shapes
+
+    if rank.model is None or rank.model.directory is None:
+        return rank
+    try:
+        Checkpoint(Path(rank.model.directory)).require(stage_shapes(shape, range(shape.num_hidden_layers)))
+    except UserError as error:
+        return replace(rank, model=replace(rank.model, problem=str(error)))
+    return rank
+
+
+def _measured(job: JobFacts, world: "World") -> tuple[tuple[Link, ...], tuple[ClockOffset, ...]]:
+    """Between the hosts all pairs, inside each host one; clocks against rank 0's host. Collective."""
+    from mpi_spp.comm.communicator import Communicator
+    from mpi_spp.comm.link import measure_clock
+
+    comm = Communicator(world.mpi_comm, shares_core=world.shares_core(job.ranks[world.rank].threads))
+    inside = [(ranks[0].rank, ranks[1].rank) for ranks in job.hosts.values() if len(ranks) > 1]
+    leaders = [leader.rank for leader in job.leaders]
+    links = [link for pairs in [inside, *rounds_of_pairs(leaders)] for link in _links(comm, pairs)]
+    clocks = []
+    for other in leaders[1:]:
+        if world.rank in (leaders[0], other):
+            clocks.append(ClockOffset(other, *measure_clock(comm, leaders[0], other)))
+    world.agree()  # and to those that still measure
+    found = [link for of_rank in world.gather(links) for link in of_rank]
+    return tuple(found), tuple(world.gather(clocks)[leaders[0]])
+
+
+def rounds_of_pairs(ranks: Sequence[int]) -> list[list[tuple[int, int]]]:
+    """Every two of them once, in rounds in which nobody comes twice: as in a tournament, one sits still."""
+    seats: list[int | None] = [*ranks, *([None] if len(ranks) % 2 else [])]
+    rounds = []
+    for _ in range(len(seats) - 1):
+        across = zip(seats[: len(seats) // 2], reversed(seats), strict=False)
+        rounds.append([(min(a, b), max(a, b)) for a, b in across if a is not None and b is not None])
+        seats.insert(1, seats.pop())
+    return rounds
+
+
+def _links(comm: "Communicator", pairs: Sequence[tuple[int, int]]) -> list[Link]:
+    """What this rank has measured as the first of a pair; the pairs of a round do not meet."""
+    from mpi_spp.comm.link import measure_pair
+
+    found = []
+    for first, second in pairs:
+        if comm.rank in (first, second):
+            measured = measure_pair(comm, first, second)
+            found += [Link(first, second, *measured)] if comm.rank == first else []
+    return found
