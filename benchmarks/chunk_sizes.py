@@ -1,19 +1,16 @@
 """Are the planned chunks as fast as the best fixed size? All sizes take turns within every launch.
 
-    .venv/bin/python benchmarks/chunk_sizes.py [--ranks 1 --ranks 2] [--prompt-tokens 1024] [--repetitions 5]
+    .venv/bin/python -m benchmarks.chunk_sizes [--ranks 1 --ranks 2] [--prompt-tokens 1024] [--repetitions 5]
 
 Prints the speed of the planned chunks over that of every fixed size, round by round: above 1 the plan is faster.
 """
 
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks.launches import result_of
 
 FIXED = ("32", "64", "128", "256", "512")
 
@@ -37,13 +34,9 @@ def main(model: str, ranks: tuple[int, ...], prompt_tokens: tuple[int, ...], rep
 
 def _measure(ranks: int, options: list[str]) -> list[dict[str, Any]]:
     """The cases of one launch: the planned chunks, then the fixed ones."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "result.json"
-        launch = [sys.executable, "-m", "mpi_spp", "launch", "-np", str(ranks), "--threads", "1", "--"]
-        sizes = [word for size in ("auto", *FIXED) for word in ("--chunk-size", size)]
-        bench = ["bench", "prefill", *options, *sizes, "--json", str(path)]
-        subprocess.run([*launch, *bench], check=True, stdout=subprocess.DEVNULL, timeout=1200)
-        return json.loads(path.read_text())["cases"]
+    sizes = [word for size in ("auto", *FIXED) for word in ("--chunk-size", size)]
+    cases: list[dict[str, Any]] = result_of(["bench", "prefill", *options, *sizes], ranks)["cases"]
+    return cases
 
 
 def _ratio(planned: dict[str, Any], fixed: dict[str, Any]) -> float:

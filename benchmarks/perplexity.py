@@ -86,7 +86,7 @@ def load(directory: Path, case: Case) -> Stage:
     store = None
     if case.scheme is not None:
         store = QuantizedStore(cache_directory() / "quantized", directory, case.scheme, case.group)
-        quantize_model(checkpoint, config, store, slice(None), shows=True)
+        quantize_model(checkpoint, config, store, slice(None), tqdm)
     layers, vocabulary = whole_layers(range(config.num_hidden_layers)), range(config.vocab_size)
     backend = found.get("native", found["plain"])
     return load_stage(checkpoint, config, layers, vocabulary, case.dtype, CPU, backend, store)

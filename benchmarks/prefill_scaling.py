@@ -1,20 +1,17 @@
 """How much faster is the prefill on several ranks of one thread than on one? Runs both in turn, A B A B.
 
-    .venv/bin/python benchmarks/prefill_scaling.py [--model M] [--prompt-tokens 1024] [--chunk-size 128] [--rounds 5]
+    .venv/bin/python -m benchmarks.prefill_scaling [--model M] [--prompt-tokens 1024] [--chunk-size 128] [--rounds 5]
 
 Prints the median of the ratios, the pipeline's ideal P*M/(M+P-1) for M chunks on P ranks, and the exposed sync as a
 share of the prefill.
 """
 
-import json
 import statistics
-import subprocess
-import sys
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import click
+
+from benchmarks.launches import result_of
 
 
 @click.command()
@@ -43,12 +40,8 @@ def main(model: str, prompt_tokens: int, chunk_size: int, rounds: int, ranks: in
 
 def _measure(ranks: int, options: list[str]) -> dict[str, Any]:
     """The case of one launch."""
-    with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "result.json"
-        launch = [sys.executable, "-m", "mpi_spp", "launch", "-np", str(ranks), "--threads", "1", "--"]
-        bench = ["bench", "prefill", *options, "--json", str(path)]
-        subprocess.run([*launch, *bench], check=True, stdout=subprocess.DEVNULL, timeout=600)
-        return json.loads(path.read_text())["cases"][0]
+    case: dict[str, Any] = result_of(["bench", "prefill", *options], ranks)["cases"][0]
+    return case
 
 
 def _show(case: dict[str, Any]) -> str:

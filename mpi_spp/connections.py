@@ -30,8 +30,8 @@ class Connections:
         """`alone`: each rank selects tokens by itself. `cuda_aware`: auto, yes or no."""
         aware = device.type == "cuda" and is_cuda_aware(cuda_aware, world.mpi_comm)
         everyone = Communicator(world.mpi_comm, choose_staging(device, aware), world.shares_core(threads))
-        self.replica = everyone.split(world.rank // mesh.replica_size, world.rank)
-        self.kv = self.replica.duplicate()
+        self.replica = everyone.split(world.rank // mesh.replica_size, world.rank, "replica")
+        self.kv = self.replica.duplicate("KV sync")
         self.selecting = self.replica.alone() if alone else self.replica
         self.hosts = self.replica.hosts(world.host)
         self.shared = SharedTensors(self.hosts, "--sync-strategy: shared")
@@ -46,7 +46,7 @@ class Connections:
             return Shard(phase.shares[rank])
         key = tuple((place.stage, place.shard) for place in phase.places)
         if key not in self._groups:
-            self._groups[key] = self.replica.split(place.stage, place.shard)
+            self._groups[key] = self.replica.split(place.stage, place.shard, "shards")
         return Shard(phase.shares[rank], SumOverRanks(self._groups[key]))
 
     @property

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from mpi_spp.comm.life import works
 from mpi_spp.kernels.memory import cpu_name, recall, remember
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
@@ -127,6 +128,7 @@ def _least_times(stage: Stage, layers: list[int]) -> Times:
             layer = next(turns)
             scratch.layers = range(layer, layer + 1)  # each in its turn has the only place
             least[point] = min(least[point], _seconds(stage, *point, scratch))
+            works()
     return least
 
 
@@ -134,14 +136,15 @@ def _seconds(stage: Stage, tokens: int, prefix: int, cache: KVCache) -> float:
     """What so many tokens after `prefix` others take in the layers of this cache."""
     batch = one_span(range(prefix, prefix + tokens), cache, prefix + tokens)
     hidden = stage.embed(torch.arange(tokens) % stage.config.vocab_size)
-    start = _now(stage)
+    start = now(stage.device)
     stage.forward(hidden, batch, cache.layers)
-    return _now(stage) - start
+    return now(stage.device) - start
 
 
-def _now(stage: Stage) -> float:
-    if stage.device.type == "cuda":
-        torch.cuda.synchronize(stage.device)
+def now(device: torch.device) -> float:
+    """Seconds on the clock when all that was started on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
 
 

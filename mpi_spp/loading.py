@@ -2,11 +2,13 @@
 
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from mpi_spp.comm.life import works
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.costs import Measured, layer_costs, weights_name
@@ -20,15 +22,17 @@ from mpi_spp.model.device import choose_device, choose_dtype
 from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import (
+    Track,
     checkpoint_dtype,
     load_stage,
     quantize_model,
     stage_shapes,
 )
 from mpi_spp.partition import split_evenly
-from mpi_spp.plan.measured import Products
+from mpi_spp.report import progress
+from mpi_spp.report.timed import timed
 from mpi_spp.schedule import Cost
-from mpi_spp.shares import Share
+from mpi_spp.shares import Share, split_layer
 
 log = logging.getLogger(__name__)
 
@@ -63,36 +67,50 @@ class Loader:
         """Read some shares of some layers, and one of so many slices of the vocabulary. Collective."""
         log.info("loading %s as %s on %s, kernels: %s", self._directory, self.dtype, self.device, self.kernels)
         rows = split_evenly(self._model.vocab_size, num_vocabularies)[vocabulary]
-        return self._world.together(lambda: self._load(layers, rows, shares))
+        with timed("load"):
+            return self._world.together(lambda: self._load(layers, rows, shares))
 
     def costs(self) -> list[Cost]:
         """What a whole layer costs on every rank of the job. Collective."""
-        costs = layer_costs(self.products.what, self._some_layers, self._world, cache_directory() / "kernels")
+        costs = layer_costs(self.what, self._some_layers, self._world, cache_directory() / "kernels")
         log.info("costs of a layer: %s", costs)
         return costs
 
     @property
-    def products(self) -> Products:
+    def what(self) -> Measured:
         """What a measurement of speeds depends on."""
-        scheme, group = self._config.quantize, self._config.quantize_group_size
-        weights = weights_name(self.kernels, scheme, group)
-        return Products(
-            Measured(self._model, self.dtype, self.device, weights, self._threads), self._backend, scheme, group
-        )
+        weights = weights_name(self.kernels, self._config.quantize, self._config.quantize_group_size)
+        return Measured(self._model, self.dtype, self.device, weights, self._threads)
+
+    def first_layers(self, num_shares: int, share: int, vocabulary: range) -> Stage:
+        """One share of some layers and this slice of the vocabulary, to be measured and let go."""
+        most = min(self._model.num_hidden_layers, num_shares * self._enough_layers())
+        return self._load({number: [share] for number in range(most)}, vocabulary, split_layer(self._model, num_shares))
 
     def _load(self, layers: Mapping[int, Sequence[int]], rows: range, shares: Sequence[Share] | None = None) -> Stage:
         return load_stage(
-            self._checkpoint, self._model, layers, rows, self.dtype, self.device, self._backend, self._store, shares
+            self._checkpoint,
+            self._model,
+            layers,
+            rows,
+            self.dtype,
+            self.device,
+            self._backend,
+            self._store,
+            shares,
+            self._track("loading"),
         )
 
     def _some_layers(self) -> Stage:
         """A few layers of each kind, to be measured and let go."""
-        model, windows = self._model, self._model.sliding_windows
-        layer_bytes = self.dtype.itemsize * model.layer_parameters
-        most = max(2, -(-_MEASURED_BYTES // layer_bytes))
+        windows, most = self._model.sliding_windows, self._enough_layers()
         kinds = [[n for n, window in enumerate(windows) if window == kind][:most] for kind in Counter(windows)]
         chosen = [number for kind in kinds for number in kind]
         return self._load({number: [0] for number in chosen}, range(1))
+
+    def _enough_layers(self) -> int:
+        """So many that they do not stay in the CPU's caches."""
+        return max(2, -(-_MEASURED_BYTES // (self.dtype.itemsize * self._model.layer_parameters)))
 
     def _choose_kernels(self) -> Plain:
         """The back end that was asked for, or the fastest of this host. Collective."""
@@ -119,6 +137,16 @@ class Loader:
         store = QuantizedStore(
             cache_directory() / "quantized", self._directory, config.quantize, config.quantize_group_size
         )
-        share = slice(world.local_rank, None, world.local_size)
-        world.together(lambda: quantize_model(self._checkpoint, self._model, store, share, shows=world.rank == 0))
+        share, track = slice(world.local_rank, None, world.local_size), self._track("quantising")
+        world.together(lambda: quantize_model(self._checkpoint, self._model, store, share, track))
         return store
+
+    def _track(self, doing: str) -> Track:
+        """Shows on rank 0 how far it is, and to the other ranks that this one works."""
+
+        def track(layers: Sequence[Any]) -> Iterator[Any]:
+            for layer in progress.track(layers, doing, "layer", shows=self._world.rank == 0):
+                yield layer
+                works()
+
+        return track

@@ -1,12 +1,13 @@
 """Starts `mpi-spp` on ranks as a user does, with the mpirun of this Python's environment, and never waits for ever."""
 
+import contextlib
 import os
 import re
 import select
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -80,11 +81,12 @@ def run(argv: list[str], timeout: float = TIMEOUT_SECONDS, **settings: Any) -> E
     return finish(start(argv, **settings), time.monotonic(), timeout)
 
 
-def read_some(process: Any, timeout: float = TIMEOUT_SECONDS) -> bytes:
-    """What comes next on standard output; empty at its end."""
-    ready, _, _ = select.select([process.stdout], [], [], timeout)
+def read_some(process: Any, stream: str = "stdout", timeout: float = TIMEOUT_SECONDS) -> bytes:
+    """What comes next on standard output, or `stderr`; empty at its end."""
+    pipe = getattr(process, stream)
+    ready, _, _ = select.select([pipe], [], [], timeout)
     assert ready, f"nothing came within {timeout} s"
-    return os.read(process.stdout.fileno(), 1 << 16)
+    return os.read(pipe.fileno(), 1 << 16)
 
 
 def end(process: Any) -> None:
@@ -96,6 +98,45 @@ def end(process: Any) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(_SECONDS_TO_CLEAN_UP)
+
+
+def processes(marker: Path) -> Iterator[Path]:
+    """The ranks that have this path in their command, as their directories in /proc."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:  # it has ended
+            continue
+        if os.fsencode(marker) in words and b"-n" not in words:  # the launcher has the number of ranks
+            yield process
+
+
+def pid_of_rank(marker: Path, rank: int) -> int:
+    """The process of a rank that has this path in its command."""
+    names = {f"OMPI_COMM_WORLD_RANK={rank}".encode(), f"PMI_RANK={rank}".encode()}
+    for process in processes(marker):
+        with contextlib.suppress(OSError):  # it has ended
+            if names.intersection((process / "environ").read_bytes().split(b"\0")):
+                return int(process.name)
+    raise AssertionError(f"rank {rank} is not running")
+
+
+def left_running(marker: Path) -> list[str]:
+    """Ranks that are still there when they have had a moment to end."""
+    deadline = time.monotonic() + 2
+    while list(processes(marker)) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return [process.name for process in processes(marker)]
+
+
+def environments() -> dict[str, tuple[Launcher, str]]:
+    """The launcher and the Python of each environment that has an MPI of its own, beside this one."""
+    found = {}
+    for prefix in {Path(sys.prefix), *ROOT.glob(".venv*")}:
+        if (prefix / "bin" / "mpiexec").exists():
+            launcher = find_launcher({}, str(prefix))
+            found[launcher.vendor] = (launcher, str(prefix / "bin" / "python"))
+    return found
 
 
 def environment(tree: Path = ROOT) -> dict[str, str]:

@@ -18,7 +18,7 @@ from mpi_spp import registry
 from mpi_spp.config import QUANTIZE
 
 NAME = "mpi-spp"
-HELP = "Ranks x threads of each rank of mpi-spp, and strategies if not the defaults: 2x1:pipeline,tensor. May be repeated."
+HELP = "Ranks x threads of mpi-spp, and strategies if not the defaults: 2x1:pipeline,tensor. May be repeated."
 
 
 def entries(arrangements: Sequence[str]) -> list[Entry]:

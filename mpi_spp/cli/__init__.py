@@ -12,8 +12,9 @@ from typing import NoReturn
 import click
 
 from mpi_spp import __version__
-from mpi_spp.cli._debug import wait_for_debugger_if_asked
+from mpi_spp.cli._debug import limit, wait_for_debugger_if_asked
 from mpi_spp.comm.environment import launched_rank, launched_size
+from mpi_spp.config import default_of
 from mpi_spp.errors import UserError
 
 
@@ -60,7 +61,16 @@ def main() -> NoReturn:
         _leave_with(error)
     except Exception:
         _abort()
+    _leave()
     sys.exit(0)
+
+
+def _leave() -> None:
+    """Wait for the others, if this command has met them."""
+    if "mpi_spp.comm.world" in sys.modules:
+        from mpi_spp.comm.world import leave
+
+        leave()
 
 
 def _show_what_can_be_shown() -> None:
@@ -78,7 +88,7 @@ def _leave_with(error: UserError) -> NoReturn:
         except UserError as no_mpi:
             error = no_mpi
         else:
-            leave_together(error)
+            leave_together(error, limit(default_of("timeout")))
     if launched_rank() == 0:
         print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)

@@ -6,8 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpi_spp.cli._output import write_json
+from mpi_spp.cli._output import may_share_terminal, write_json
 from mpi_spp.config import RunConfig
+from mpi_spp.report.progress import Progress
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
@@ -59,7 +60,7 @@ def answer_all(
     Rank 0 shows its own answers, the first ones, while they are made, and the others when all ranks are done.
     """
     from mpi_spp.engine import Engine
-    from mpi_spp.fan_out import fan_out
+    from mpi_spp.fan_out import fan_out, numbers_of
 
     longest = max(len(one.prompt_ids) for one in requests)
     engine = Engine(config, model, directory, world, clock, longest, alone=True)
@@ -68,11 +69,15 @@ def answer_all(
 
     def show(number: int, token: int) -> None:
         nonlocal shown
+        progress.advance()
         if shows:
             shown = number
             printer.push(number, token)
 
-    answers = fan_out(engine, requests, show)
+    mine = numbers_of(world.rank, world.size, len(requests))
+    most, counts = sum(requests[number].max_new_tokens for number in mine), world.rank == 0
+    with Progress("decode", most, "token", shows=counts and not (shows and may_share_terminal())) as progress:
+        answers = fan_out(engine, requests, show)
     for number in range(shown + 1, len(answers)):
         for token in answers[number]:
             show(number, token)

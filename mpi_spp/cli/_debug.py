@@ -20,6 +20,11 @@ def debug_variables(rank: int, port: int) -> dict[str, str]:
     return {RANK_NAME: str(rank), PORT_NAME: str(port)}
 
 
+def limit(timeout: int, environment: Mapping[str, str] = os.environ) -> int:
+    """`timeout`, but none while a debugger may hold a rank: the others wait for it then."""
+    return 0 if RANK_NAME in environment else timeout
+
+
 def wait_for_debugger_if_asked(environment: Mapping[str, str] = os.environ) -> None:
     """Wait until a debugger is attached, if MPI_SPP_DEBUG_RANK is the rank of this process."""
     if environment.get(RANK_NAME, "") != str(launched_rank(environment)):

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpi_spp.cli._debug import limit
 from mpi_spp.config import RunConfig
 
 if TYPE_CHECKING:
@@ -16,15 +17,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("mpi_spp")
 
 
+def join(config: RunConfig) -> "World":
+    """The job that this rank belongs to, with a limit to its waits. Collective."""
+    from mpi_spp.comm.world import the_world
+
+    return the_world(limit(config.timeout))
+
+
 def find_model(config: RunConfig, world: "World") -> Path:
     """Open the logs and find the model's directory; one rank of each host fetches it from the hub. Collective."""
+    from mpi_spp.comm.world import while_alive
     from mpi_spp.model.locate import locate
     from mpi_spp.report.logs import log_to_directory
 
     if config.log_dir is not None:
         world.together(lambda: log_to_directory(str(config.log_dir), world.rank))
     log.info("rank %d of %d on %s: %s", world.rank, world.size, world.host, config)
-    world.together(lambda: world.local_rank == 0 and locate(config.model, download=True))
+    world.together(lambda: world.local_rank == 0 and while_alive(lambda: locate(config.model, download=True)))
     return world.together(lambda: locate(config.model, download=False))
 
 

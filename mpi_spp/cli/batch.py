@@ -6,13 +6,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
-from tqdm import tqdm
 
-from mpi_spp.cli._options import json_option, model_options, run_option, sampling_options, schedule_options
+from mpi_spp.cli._options import (
+    json_option,
+    model_options,
+    run_option,
+    sampling_options,
+    schedule_options,
+    trace_options,
+)
 from mpi_spp.cli._output import check_writable, write_json
-from mpi_spp.cli._start import find_model, read_model, show_choice
+from mpi_spp.cli._start import find_model, join, read_model, show_choice
+from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.report.progress import Progress
 
 if TYPE_CHECKING:
     from mpi_spp.batch.work import Work
@@ -46,6 +54,7 @@ class Files:
 @sampling_options
 @schedule_options()
 @model_options
+@trace_options
 @json_option("Write counts and measurements to this file;")
 def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> None:
     """Answer every line of a file of prompts, spread over the replicas (dp) of the mesh.
@@ -58,13 +67,14 @@ def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> Non
 
     clock = Clock()
     config = RunConfig(**options)
-    from mpi_spp.comm.world import the_world
+    world = join(config)
+    with traced(config, world):
+        status = run(config, Files(input, output, max_num_seqs), world, clock)
+    _leave(world, status)
 
-    run(config, Files(input, output, max_num_seqs), the_world(), clock)
 
-
-def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> None:
-    """Prepare on rank 0, load on all, answer, report; leaves with status 1 when lines were skipped. Collective."""
+def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
+    """Prepare on rank 0, load on all, answer, report; returns the exit status. Collective."""
     directory = find_model(config, world)
     from mpi_spp.batch.replicas import Keeper, answer_all, part_of
     from mpi_spp.engine import Engine
@@ -94,8 +104,7 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> None
         progress.close()
         ranks, answers = world.gather(engine.facts()), part.answers if isinstance(part, Keeper) else {}
     clock.mark("total")
-    status = world.on_rank_0(lambda: _report(config, files, work, clock.moments, ranks, answers))
-    _leave(world, status)
+    return world.on_rank_0(lambda: _report(config, files, work, clock.moments, ranks, answers))
 
 
 def _prepare(
@@ -110,7 +119,7 @@ def _prepare(
 
     check_writable(config.json)
     lines = read_lines(files.input)
-    _require_different(files, config.json)
+    _require_different(files, config.json, config.trace)
     model = read_model(directory)
     encoder = Encoder(config, model, directory)
     output = Output(files.output, made_of(config, directory, lines), [number for number, _ in lines])
@@ -118,10 +127,10 @@ def _prepare(
     return model, Work(waiting, groups_of(len(waiting), mesh.dp, files.max_num_seqs), encoder, output, progress)
 
 
-def _require_different(files: Files, json: str | None) -> None:
+def _require_different(files: Files, json: str | None, trace: str | None) -> None:
     """Raise UserError where one file would be written over another."""
     named = [("--input", files.input), ("--output", files.output)]
-    named += [("--json", Path(json))] if json not in (None, "-") else []
+    named += [(name, Path(path)) for name, path in (("--json", json), ("--trace", trace)) if path not in (None, "-")]
     seen: dict[Path, str] = {}
     for option, path in named:
         other = seen.setdefault(path.resolve(), option)
@@ -156,26 +165,27 @@ def _leave(world: "World", status: int) -> NoReturn:
 
 
 class _Progress:
-    """A bar of lines on rank 0's terminal, and the bad lines above it."""
+    """How many lines are answered, and the bad ones by name."""
 
     def __init__(self, input_file: Path) -> None:
         self._input_file = input_file
-        self._bar: Any = None
+        self._shown: Progress | None = None
 
     def start(self, work: "Work | None") -> None:
-        """Show the bar on the rank that has the work."""
+        """Show it on the rank that has the work."""
         if work is not None:
             done = work.output.kept
-            self._bar = tqdm(total=done + work.num_waiting, initial=done, desc="lines", unit="line", disable=None)
+            self._shown = Progress("answering", done + work.num_waiting, "line", done=done)
 
     def __call__(self, number: int, error: str | None) -> None:
         """A line is answered, or skipped for this error."""
         if error is not None:
-            tqdm.write(f"{self._input_file}:{number}: {error}", file=sys.stderr)
-        if self._bar is not None:
-            self._bar.update()
+            line = f"{self._input_file}:{number}: {error}"
+            print(line, file=sys.stderr, flush=True) if self._shown is None else self._shown.write(line)
+        if self._shown is not None:
+            self._shown.advance()
 
     def close(self) -> None:
-        """Leave the bar as it is."""
-        if self._bar is not None:
-            self._bar.close()
+        """Take the bar away."""
+        if self._shown is not None:
+            self._shown.close()

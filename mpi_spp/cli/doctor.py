@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from mpi_spp.cli._debug import limit
+from mpi_spp.cli._options import run_option
 from mpi_spp.comm.environment import launched_rank
 from mpi_spp.launch.placement import local_numbers
 
@@ -19,8 +21,13 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each rank.  [default: its share of its cores]")
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of the prompt.")
 @click.option("--new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of the answer.")
+@run_option(
+    "--timeout", "Seconds after which ranks that wait in vain end the job; 0: no limit.", type=click.IntRange(min=0)
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
-def command(model: str | None, threads: int | None, prompt_tokens: int, new_tokens: int, as_json: bool) -> None:
+def command(
+    model: str | None, threads: int | None, prompt_tokens: int, new_tokens: int, timeout: int, as_json: bool
+) -> None:
     """Look at this machine, or at all machines of a job: mpi-spp launch -np 3 --hostfile F -- doctor --model M
 
     Each finding has a level and what to do: ok, note, warning (slower than need be), failure (something will not run).
@@ -30,14 +37,16 @@ def command(model: str | None, threads: int | None, prompt_tokens: int, new_toke
     from mpi_spp.doctor.finding import exit_status
     from mpi_spp.doctor.job import Question, ask
 
-    job, world = ask(Question(model, threads, prompt_tokens, new_tokens))
+    job, world = ask(Question(model, threads, prompt_tokens, new_tokens, limit(timeout)))
     findings = examine(job)
     if world is None and launched_rank() > 0:
         _leave_quietly(findings)
     if launched_rank() == 0:
         _show([finding.as_data() for finding in findings], len(job.ranks), as_json)
     if world is not None:
-        world.agree()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
+        from mpi_spp.comm.world import leave
+
+        leave()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
     sys.exit(exit_status(findings))
 
 

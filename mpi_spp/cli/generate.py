@@ -15,11 +15,14 @@ from mpi_spp.cli._options import (
     run_option,
     sampling_options,
     schedule_options,
+    trace_options,
 )
-from mpi_spp.cli._output import check_writable, write_json
-from mpi_spp.cli._start import find_model, read_model, show_choice
+from mpi_spp.cli._output import check_writable, may_share_terminal, write_json
+from mpi_spp.cli._start import find_model, join, read_model, show_choice
+from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.report.progress import Progress
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 @run_option("--num-return-sequences", "So many drawn answers; each is made by one rank alone.", type=int)
 @schedule_options()
 @model_options
+@trace_options
 @json_option("Write the answer and all measurements to this file;")
 def command(**options: Any) -> None:
     """Answer one prompt on all ranks: prefill, KV sync, decode.
@@ -48,10 +52,9 @@ def command(**options: Any) -> None:
     clock = Clock()
     config = RunConfig(**options)
     config.require_one_prompt()
-    from mpi_spp.comm.world import the_world
-
-    world = the_world()
-    run(config, world, clock)
+    world = join(config)
+    with traced(config, world):
+        run(config, world, clock)
 
 
 def run(config: RunConfig, world: "World", clock: Any) -> None:
@@ -114,10 +117,13 @@ def _stream_answer(
     """Show the tokens as they come; ids where there is no tokenizer."""
     show = engine.world.rank == 0 and config.json != "-"
     token_ids: list[int] = []
-    for token in engine.generate(request["prompt_ids"], request["stop_ids"], request["max_new_tokens"]):
-        token_ids.append(token)
-        if show:
-            _write(stream.push(token) if stream else f"{token} ")
+    most, counts = request["max_new_tokens"], engine.world.rank == 0 and not (show and may_share_terminal())
+    with Progress("decode", most, "token", shows=counts) as progress:
+        for token in engine.generate(request["prompt_ids"], request["stop_ids"], most):
+            token_ids.append(token)
+            progress.advance()
+            if show:
+                _write(stream.push(token) if stream else f"{token} ")
     if show:
         _write((stream.rest(token_ids) if stream else "") + "\n")
     return token_ids

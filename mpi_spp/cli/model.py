@@ -1,17 +1,15 @@
 """`mpi-spp model`: the models on this machine."""
 
 import json
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
-from tqdm import tqdm
 
 from mpi_spp.model import store
-from mpi_spp.model.gguf import DTYPES, Progress, convert
+from mpi_spp.model.gguf import DTYPES, convert
+from mpi_spp.report.progress import Steps
 
 
 @click.group("model")
@@ -27,7 +25,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 @as_json
 def get(name: str, as_json: bool) -> None:
     """Put the model NAME (see 'mpi-spp model list') into the store; at once when it is there."""
-    with _shown_progress() as progress:
+    with closing(Steps()) as progress:
         path = store.get(name, progress)
     _print_result({"name": name, "path": str(path)}, str(path), as_json)
 
@@ -57,58 +55,10 @@ def list_models(as_json: bool) -> None:
 @as_json
 def convert_gguf(file: Path, directory: Path, dtype: str, as_json: bool) -> None:
     """Convert the GGUF FILE to a new Hugging Face model DIRECTORY with safetensors."""
-    with _shown_progress() as progress:
+    with closing(Steps()) as progress:
         convert(file, directory, dtype, progress)
     _print_result({"path": str(directory), "dtype": dtype}, str(directory), as_json)
 
 
 def _print_result(result: dict[str, Any], text: str, as_json: bool) -> None:
     click.echo(json.dumps(result) if as_json else text)
-
-
-@contextmanager
-def _shown_progress() -> Iterator[Progress]:
-    """Progress on stderr: a bar on a terminal, else one line a step."""
-    shown = _Bar() if sys.stderr.isatty() else _Lines()
-    try:
-        yield shown
-    finally:
-        shown.close()
-
-
-class _Lines:
-    """One line for each step."""
-
-    def __init__(self) -> None:
-        self._step = ""
-        self._file = sys.stderr  # the conversion redirects sys.stderr while it uses noisy libraries
-
-    def __call__(self, step: str, done: float) -> None:
-        if step != self._step:
-            print(step, file=self._file, flush=True)
-        self._step = step
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class _Bar:
-    """A bar for each step."""
-
-    def __init__(self) -> None:
-        self._step = ""
-        self._file = sys.stderr
-        self._bar: tqdm[Any] | None = None
-
-    def __call__(self, step: str, done: float) -> None:
-        if step != self._step:
-            self.close()
-            self._step = step
-            form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
-            self._bar = tqdm(total=1.0, desc=step, bar_format=form, file=self._file)
-        assert self._bar is not None
-        self._bar.update(done - self._bar.n)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()

@@ -9,6 +9,7 @@ import torch
 
 from mpi_spp.comm.buffers import Direct, Staging, bytes_type, memory_of, spec_of, unit_bytes
 from mpi_spp.comm.library import MPI
+from mpi_spp.comm.operation import Operation, ranks_of_the_job, waiting
 from mpi_spp.comm.requests import Idle, Request, Transfer
 from mpi_spp.comm.shared import Hosts
 
@@ -21,12 +22,17 @@ class Communicator:
     `bytes_sent` counts what this rank hands over times the ranks that must get it, whatever way MPI takes.
     """
 
-    def __init__(self, comm: MPI.Comm, staging: Staging | None = None, shares_core: bool = False) -> None:
-        self._comm = comm
+    def __init__(
+        self, comm: MPI.Comm, staging: Staging | None = None, shares_core: bool = False, name: str = "all ranks"
+    ) -> None:
+        """`name`: of the conversation, for reports."""
+        self._comm, self._name = comm, name
+        self.members = ranks_of_the_job(comm)
         self._staging = staging or Direct()
         self._idle = Idle(shares_core)
         self._largest_tag = comm.Get_attr(MPI.TAG_UB) or 32767  # what the standard grants at least
         self.rank, self.size = comm.rank, comm.size
+        self._others = tuple(rank for rank in self.members if rank != self.members[self.rank])
         self.bytes_sent = 0
 
     @property
@@ -49,26 +55,30 @@ class Communicator:
         """The rank before this one, round the ring."""
         return (self.rank - 1) % self.size
 
-    def duplicate(self) -> Communicator:
+    def duplicate(self, name: str) -> Communicator:
         """The same ranks with a space of messages of their own, so that two conversations cannot mix. Collective."""
-        copy = Communicator(self._comm.Dup(), self._staging)
+        with waiting(self._of_all("duplicate", 0)):
+            comm = self._comm.Dup()
+        copy = Communicator(comm, self._staging, name=name)
         copy._idle = self._idle
         return copy
 
     def alone(self) -> Communicator:
         """This rank by itself: the same methods, without a message. Needs no other rank."""
-        return Communicator(MPI.COMM_SELF, self._staging)
+        return Communicator(MPI.COMM_SELF, self._staging, name="alone")
 
     def isend(self, tensor: torch.Tensor, dest: int, tag: int = 0) -> Request:
         """Start sending a contiguous tensor; it must not change before the request is complete."""
         buffer = self._staging.outgoing(tensor)
         self.bytes_sent += tensor.nbytes
-        return Transfer(self._comm.Isend(spec_of(buffer), dest, self._wrap(tag)), buffer)
+        operation = Operation("send", self._name, (self.members[dest],), tensor.nbytes, tag)
+        return Transfer(self._comm.Isend(spec_of(buffer), dest, self._wrap(tag)), operation, buffer)
 
     def irecv(self, tensor: torch.Tensor, source: int, tag: int = 0) -> Request:
         """Start receiving into a contiguous tensor of exactly the size that was sent."""
         buffer, finish = self._staging.incoming(tensor, read_too=False)
-        return Transfer(self._comm.Irecv(spec_of(buffer), source, self._wrap(tag)), buffer, finish)
+        operation = Operation("receive", self._name, (self.members[source],), tensor.nbytes, tag)
+        return Transfer(self._comm.Irecv(spec_of(buffer), source, self._wrap(tag)), operation, buffer, finish)
 
     def iallgather(self, tensor: torch.Tensor, lengths: Sequence[int]) -> Request:
         """Start filling a tensor [sum(lengths), row] whose slices belong to the ranks: each gives its own, in place.
@@ -81,7 +91,8 @@ class Communicator:
         counts, offsets = _counts(lengths, units_per_row)
         self.bytes_sent += counts[self.rank] * unit * (self.size - 1)
         spec = [memory_of(buffer), (counts, offsets), bytes_type(unit)]
-        return Transfer(self._comm.Iallgatherv(MPI.IN_PLACE, spec), buffer, finish)
+        operation = self._of_all("allgather", counts[self.rank] * unit)
+        return Transfer(self._comm.Iallgatherv(MPI.IN_PLACE, spec), operation, buffer, finish)
 
     def ialltoall(
         self, outgoing: torch.Tensor, out_lengths: Sequence[int], incoming: torch.Tensor, in_lengths: Sequence[int]
@@ -98,8 +109,10 @@ class Communicator:
             [memory_of(tensor), _counts(lengths, row // unit), bytes_type(unit)]
             for tensor, lengths in ((ready, out_lengths), (buffer, in_lengths))
         )
-        self.bytes_sent += (sum(out_lengths) - out_lengths[self.rank]) * row
-        return Transfer(self._comm.Ialltoallv(send, receive), (ready, buffer), finish)
+        others = (sum(out_lengths) - out_lengths[self.rank]) * row
+        self.bytes_sent += others
+        operation = self._of_all("alltoall", others // max(1, self.size - 1))
+        return Transfer(self._comm.Ialltoallv(send, receive), operation, (ready, buffer), finish)
 
     def sum_in_place(self, tensor: torch.Tensor) -> None:
         """Add up the tensors of all ranks, in place; all ranks get the same bits. float32 only.
@@ -113,20 +126,24 @@ class Communicator:
         buffer, finish = self._staging.incoming(tensor, read_too=True)
         spec = [memory_of(buffer), buffer.numel(), MPI.FLOAT]
         self.bytes_sent += 2 * tensor.nbytes * (self.size - 1) // self.size
+        operation = self._of_all("sum", tensor.nbytes)
         if self._idle.spins:
-            self._comm.Allreduce(MPI.IN_PLACE, spec)
+            with waiting(operation):
+                self._comm.Allreduce(MPI.IN_PLACE, spec)
             if finish is not None:
                 finish()
         else:
-            self.wait(Transfer(self._comm.Iallreduce(MPI.IN_PLACE, spec), buffer, finish))
+            self.wait(Transfer(self._comm.Iallreduce(MPI.IN_PLACE, spec), operation, buffer, finish))
 
     def hosts(self, host: str) -> Hosts:
         """Its ranks by host, of which this rank's is named. Collective."""
         return Hosts(self._comm, host)
 
-    def split(self, color: int, key: int) -> Communicator:
+    def split(self, color: int, key: int, name: str) -> Communicator:
         """The ranks of the same color, in the order of their keys. Collective."""
-        part = Communicator(self._comm.Split(color, key), self._staging)
+        with waiting(self._of_all("split", 0)):
+            comm = self._comm.Split(color, key)
+        part = Communicator(comm, self._staging, name=name)
         part._idle = self._idle
         return part
 
@@ -142,7 +159,8 @@ class Communicator:
         buffer, finish = self._staging.incoming(tensor, read_too=True)
         if self.rank == root:
             self.bytes_sent += tensor.nbytes * (self.size - 1)
-        self.wait(Transfer(self._comm.Ibcast(spec_of(buffer), root), buffer, finish))
+        operation = self._of_all("broadcast", tensor.nbytes)
+        self.wait(Transfer(self._comm.Ibcast(spec_of(buffer), root), operation, buffer, finish))
 
     def largest(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """For each row the id of the largest value over all ranks; of equal values the lowest id.
@@ -154,12 +172,12 @@ class Communicator:
         best = np.empty_like(mine)
         self.bytes_sent += mine.nbytes * (self.size - 1)
         request = self._comm.Iallreduce([mine, MPI.FLOAT_INT], [best, MPI.FLOAT_INT], MPI.MAXLOC)
-        self.wait(Transfer(request, (mine, best)))
+        self.wait(Transfer(request, self._of_all("largest", mine.nbytes), (mine, best)))
         return torch.from_numpy(best["id"].astype(np.int64))
 
     def barrier(self) -> None:
         """Return when all ranks have called this."""
-        self.wait(Transfer(self._comm.Ibarrier(), None))
+        self.wait(Transfer(self._comm.Ibarrier(), self._of_all("barrier", 0), None))
 
     def wait(self, request: Request, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Return when the request is complete, leaving the core to others when it is shared.
@@ -167,6 +185,9 @@ class Communicator:
         `meanwhile` is called again and again: what other ranks wait for must move on too.
         """
         self._idle.wait(request, meanwhile)
+
+    def _of_all(self, kind: str, nbytes: int) -> Operation:
+        return Operation(kind, self._name, self._others, nbytes)
 
     def _wrap(self, tag: int) -> int:
         return tag % (self._largest_tag + 1)

@@ -12,47 +12,32 @@ _ROUNDS, _LARGE_ROUNDS = 20, 4
 _TAG = 77
 
 
-def measure_link(comm: Communicator, hidden_size: int) -> tuple[float, float, float]:
-    """Seconds of an empty message, bytes a second, seconds of the all-reduce of one hidden state. Collective.
+def measure_link(comm: Communicator, other: int) -> tuple[float, float]:
+    """Seconds of an empty message, and bytes a second, between rank 0 and another one. Collective.
 
-    Between the first rank and the last: where ranks are placed host by host that is the longest way. The least of
-    several rounds counts: noise only adds.
+    On rank 0. The least of several rounds counts: noise only adds.
     """
-    latency, rate = _measure(comm, 0, comm.size - 1, comm.barrier)
-    row = torch.zeros(hidden_size)
-    return latency, rate, _least(lambda: comm.sum_in_place(row), _ROUNDS, comm.barrier)
+    return _measure(comm, 0, other, comm.barrier)
 
 
 def measure_pair(comm: Communicator, first: int, second: int) -> tuple[float, float]:
-    """Seconds of an empty message and bytes a second between two ranks, who alone call this; the first one's count."""
+    """The same between any two ranks, who alone call this. On the first."""
     return _measure(comm, first, second, lambda: None)
 
 
-def measure_clock(comm: Communicator, first: int, second: int) -> tuple[float, float]:
-    """Seconds by which the second rank's clock is ahead of the first's, and how far that may be off.
+def measure_sums(comm: Communicator, hidden_size: int) -> tuple[float, float]:
+    """Seconds of the all-reduce of one hidden state, and bytes a second of a large one. Collective.
 
-    For the first rank; these two alone call this. The shortest of several questions counts: its answer was read about
-    half-way between.
+    Each rank sends and receives twice what is not its own part: those are the bytes that count.
     """
-    shortest, ahead = float("inf"), 0.0
-    stamp = torch.zeros(1, dtype=torch.float64)
-    for _ in range(_ROUNDS):
-        asked = time.time()
-        if comm.rank == first:
-            comm.wait(comm.isend(stamp, second, _TAG))
-            comm.wait(comm.irecv(stamp, second, _TAG))
-        else:
-            comm.wait(comm.irecv(stamp, first, _TAG))
-            stamp[0] = time.time()
-            comm.wait(comm.isend(stamp, first, _TAG))
-        answered = time.time()
-        if answered - asked < shortest:
-            shortest, ahead = answered - asked, stamp.item() - (asked + answered) / 2
-    return ahead, shortest / 2
+    row, many = torch.zeros(hidden_size), torch.zeros(_LARGE // 4)
+    small = _least(lambda: comm.sum_in_place(row), _ROUNDS, comm.barrier)
+    large = _least(lambda: comm.sum_in_place(many), _LARGE_ROUNDS, comm.barrier)
+    return small, 2 * _LARGE * (comm.size - 1) / comm.size / max(large - small, 1e-9)
 
 
 def _measure(comm: Communicator, first: int, second: int, before: Callable[[], object]) -> tuple[float, float]:
-    """Seconds of an empty message and bytes a second; `before` each round."""
+    """Seconds of an empty message, and bytes a second; `before` each round."""
     small = _ping_pong(comm, first, second, torch.zeros(8, dtype=torch.uint8), _ROUNDS, before)
     large = _ping_pong(comm, first, second, torch.zeros(_LARGE, dtype=torch.uint8), _LARGE_ROUNDS, before)
     return small, _LARGE / max(large - small, 1e-9)
@@ -64,10 +49,10 @@ def _ping_pong(
     """Seconds of one way."""
 
     def there_and_back() -> None:
-        if comm.rank == first != second:
+        if comm.rank == first:
             comm.wait(comm.isend(message, second, _TAG))
             comm.wait(comm.irecv(message, second, _TAG))
-        elif comm.rank == second != first:
+        elif comm.rank == second:
             comm.wait(comm.irecv(message, first, _TAG))
             comm.wait(comm.isend(message, first, _TAG))
 

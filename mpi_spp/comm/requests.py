@@ -7,14 +7,21 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
+from mpi_spp.comm import life
 from mpi_spp.comm.library import MPI
+from mpi_spp.comm.operation import Operation, observers, waiting
 
 _SPIN_SECONDS = 100e-6  # a message between two ready ranks of one machine arrives well within this
 _NAP_SECONDS = 20e-6
+_TALK_SECONDS = 0.25
 
 
 class Request(Protocol):
     """An operation under way."""
+
+    @property
+    def operation(self) -> Operation:
+        """What it is; of several, one that is not complete."""
 
     def test(self) -> bool:
         """Whether it is complete; moves it on."""
@@ -39,10 +46,19 @@ class Idle:
         """Return when the request is complete; `meanwhile` moves other work on."""
         if request.test():
             return
-        nap_after = time.perf_counter() + (_SPIN_SECONDS if self._shares_core else float("inf"))
+        with waiting(request.operation):
+            self._wait(request, meanwhile)
+
+    def _wait(self, request: Request, meanwhile: Callable[[], object]) -> None:
+        now = time.perf_counter()
+        nap_after, talk_after = now + (_SPIN_SECONDS if self._shares_core else float("inf")), now + _TALK_SECONDS
         while not request.test():
             meanwhile()
-            if time.perf_counter() > nap_after:
+            now = time.perf_counter()
+            if now > talk_after:
+                life.idles(request.operation)
+                talk_after = now + _TALK_SECONDS
+            if now > nap_after:
                 time.sleep(self._nap_seconds)
             elif self._shares_core:
                 os.sched_yield()
@@ -54,11 +70,16 @@ class Transfer:
     `finish` runs once, on completion: it copies a staged message to where it belongs.
     """
 
-    def __init__(self, request: MPI.Request, keep_alive: Any, finish: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self, request: MPI.Request, operation: Operation, keep_alive: Any, finish: Callable[[], None] | None = None
+    ) -> None:
         self._request = request
+        self.operation = operation
         self._keep_alive = keep_alive
         self._finish = finish
         self._complete = False
+        for observer in observers:
+            observer.started(operation)
 
     def test(self) -> bool:
         """Whether the transfer is complete; moves it on."""
@@ -67,4 +88,6 @@ class Transfer:
             if self._finish is not None:
                 self._finish()
             self._keep_alive = self._finish = None
+            for observer in observers:
+                observer.completed(self.operation)
         return self._complete

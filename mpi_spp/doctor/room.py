@@ -13,6 +13,7 @@ from mpi_spp.plan.choice import nearest
 from mpi_spp.plan.memory import RankMemory, cache_bytes, host_bytes, memory_of_ranks, require_positions
 from mpi_spp.plan.setting import Setting, lay_out
 from mpi_spp.plan.speeds import assumed
+from mpi_spp.plan.sync import moved_by
 from mpi_spp.units import show_bytes
 
 
@@ -30,7 +31,7 @@ def check(job: JobFacts) -> Iterator[Finding]:
     except UserError as error:
         yield failure_of("memory", str(error), *where(job.ranks))
         return
-    memory = memory_of_ranks(setting, layout)
+    memory = memory_of_ranks(setting, layout, moved_by(setting, layout))
     needs = host_bytes(memory, setting.hosts)
     for host, ranks in job.hosts.items():
         if ranks[0].gpus:

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.life import works
+from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.requests import Request
 from mpi_spp.comm.shared import Hosts
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.layout import Region
 from mpi_spp.kv.rounds import Block, Round
+from mpi_spp.report.timed import timed
 
 
 @dataclass(frozen=True)
@@ -136,10 +139,16 @@ class Exchange:
         self._under_way: list[_UnderWay] = []
 
     def reached(self, tick: int, layers_done: int) -> None:
-        """Start the rounds that are ready now, and move the earlier ones on."""
+        """Start the rounds that are ready now, move the earlier ones on, and show the others that this rank works."""
         while self._waiting and self._waiting[0][1].ready_at <= (tick, layers_done):
             self._start(*self._waiting.popleft())
         self.test()
+        works()
+
+    @property
+    def operation(self) -> Operation:
+        """Of the first round that is under way, what must be complete next."""
+        return self._under_way[0].operation
 
     def test(self) -> bool:
         """Move all rounds on without waiting (MPI moves nothing by itself); whether none is under way."""
@@ -152,8 +161,14 @@ class Exchange:
         self._comm.wait(self)
 
     def _start(self, tag: int, round_: Round) -> None:
-        packed = self._moves(round_, self._move, self._comm.rank, tag)
-        self._under_way.append(_UnderWay(self._strategy(self._comm, packed), packed.unpack))
+        with timed("pack", tag):
+            packed = self._moves(round_, self._move, self._comm.rank, tag)
+
+        def unpack() -> None:
+            with timed("unpack", tag):
+                packed.unpack()
+
+        self._under_way.append(_UnderWay(self._strategy(self._comm, packed), unpack))
 
 
 class _UnderWay:
@@ -164,6 +179,12 @@ class _UnderWay:
         self._pending: Request | None = None
         self._complete = False
         self.advance()
+
+    @property
+    def operation(self) -> Operation:
+        """What must be complete before it goes on."""
+        assert self._pending is not None, "a round that is not complete waits for something"
+        return self._pending.operation
 
     def advance(self) -> bool:
         """Go as far as possible without waiting; whether the round is complete (the cache then holds it)."""

@@ -22,7 +22,7 @@ _LOCAL_NAMES = (
 )
 # A waiting rank must not take the core from the one it waits for. Open MPI takes slots for cores and otherwise spins.
 # MPICH yields in a way that still takes half a core; this makes it sleep. Intel MPI needs nothing.
-_WHEN_SHARING = {"OMPI_MCA_mpi_yield_when_idle": "1", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
+WHEN_SHARING_CORES = {"OMPI_MCA_mpi_yield_when_idle": "1", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ def _take(where: Place) -> None:
         os.sched_setaffinity(0, where.cores)
     os.environ["OMP_NUM_THREADS"] = str(where.threads)
     if where.shares_cores:
-        os.environ.update(_WHEN_SHARING)
+        os.environ.update(WHEN_SHARING_CORES)
 
 
 def main(arguments: list[str]) -> NoReturn:

@@ -66,12 +66,21 @@ def batch_script(request: LaunchRequest, asked: Allocation) -> str:
         "#!/bin/bash",
         *(f"#SBATCH --{name}={value}" for name, value in options.items() if value is not None),
         "",
-        *(f"export {name}={shlex.quote(value)}" for name, value in request.exports.items()),
+        *(f"export {name}={shlex.quote(value)}" for name, value in _exports(request).items()),
         f"export OMP_NUM_THREADS={threads}",
         "",
         shlex.join(srun),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _exports(request: LaunchRequest) -> dict[str, str]:
+    """There is no launcher to take the interface as an option: Open MPI and libfabric read it themselves."""
+    network = request.interface
+    if network is None:
+        return dict(request.exports)
+    by_name = {} if "/" in network else {"FI_TCP_IFACE": network}
+    return {**request.exports, "OMPI_MCA_btl_tcp_if_include": network, **by_name}
 
 
 def submit(script: str) -> int:

@@ -4,10 +4,10 @@ import contextlib
 import ctypes
 import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from mpi_spp.kernels.attention import Attention, Heads
 from mpi_spp.kernels.layer import HeadsPart, Layer, MLPPart
@@ -29,6 +29,7 @@ from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.shares import Share, split_layer
 
 Shapes = dict[str, tuple[int, ...]]
+Track = Callable[[Sequence[Any]], Iterable[Any]]  # goes through items, each of which is work, and may show it
 _Weights = Callable[[str], Weight]
 _Biases = Callable[[str], torch.Tensor | None]
 
@@ -210,6 +211,7 @@ def load_stage(
     backend: Plain,
     store: QuantizedStore | None = None,
     shares: Sequence[Share] | None = None,
+    track: Track = iter,
 ) -> Stage:
     """Read some shares of some layers and this slice of the vocabulary; call `Checkpoint.require` before.
 
@@ -221,7 +223,7 @@ def load_stage(
     head = maker.head(vocabulary)  # the largest matrix comes first: its copies are not there beside all the others
     _let_go(checkpoint)
     made: dict[int, dict[int, Layer]] = {}
-    for number, indices in layers.items():
+    for number, indices in track(list(layers.items())):
         made[number] = {index: maker.layer(number, index) for index in indices}
         _let_go(checkpoint)
     weights = StageWeights(
@@ -240,9 +242,9 @@ def whole_layers(layers: range) -> dict[int, list[int]]:
 
 
 def quantize_model(
-    checkpoint: Checkpoint, config: ModelConfig, store: QuantizedStore, share: slice, shows: bool = False
+    checkpoint: Checkpoint, config: ModelConfig, store: QuantizedStore, share: slice, track: Track = iter
 ) -> None:
-    """Make what the store has not got of the model, or a share of it; `shows`: a bar on a terminal."""
+    """Make what the store has not got of the model, or a share of it."""
     reader = _Reader(checkpoint, config, torch.float32, torch.device("cpu"))
     whole = split_layer(config, 1)[0]
 
@@ -254,7 +256,7 @@ def quantize_model(
 
     names = [f"layer{number}" for number in range(config.num_hidden_layers)] + ["head"]
     missing = store.missing(names[share])  # not the other way round: other ranks make files at this moment
-    for name in tqdm(missing, desc="quantising", unit="layer", disable=None if shows and missing else True):
+    for name in track(missing):
         store.make(name, functools.partial(parts_of, name))
         _let_go(checkpoint)
 

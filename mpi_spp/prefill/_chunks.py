@@ -6,6 +6,7 @@ from mpi_spp.comm.requests import Request
 from mpi_spp.kv.rounds import ALL_LAYERS
 from mpi_spp.model.batch import one_span
 from mpi_spp.prefill._job import PrefillJob
+from mpi_spp.report.timed import timed
 
 
 def stream(job: PrefillJob) -> torch.Tensor:
@@ -24,10 +25,12 @@ def stream(job: PrefillJob) -> torch.Tensor:
             inputs = _arrived(job, number, arriving)
             arriving = _expect(job, number + 1)
             hidden = _compute(job, tick, number, inputs)
+            job.progress.advance(len(chunks[number]))
             if place.stage + 1 < place.num_stages:
                 sends.append(comm.isend(hidden, comm.rank + place.num_shards))
             sends = [send for send in sends if not send.test()]
         job.exchange.reached(tick, ALL_LAYERS)
+    job.progress.close()
     for send in sends:
         comm.wait(send, meanwhile=job.exchange.test)
     return hidden[-1:]
@@ -52,9 +55,11 @@ def _arrived(job: PrefillJob, number: int, arriving: tuple[torch.Tensor, Request
 
 
 def _compute(job: PrefillJob, tick: int, number: int, hidden: torch.Tensor) -> torch.Tensor:
-    batch, first = one_span(job.chunks[number], job.cache, len(job.prompt_ids)), job.layers.start
+    chunk, first = job.chunks[number], job.layers.start
 
     def after_layer(layer: int) -> None:
         job.exchange.reached(tick, layer - first + 1)
 
-    return job.stage.forward(hidden, batch, job.layers, job.shard, after_layer)
+    with timed("chunk", number, tick=tick, tokens=len(chunk), first_token=chunk.start):
+        batch = one_span(chunk, job.cache, len(job.prompt_ids))
+        return job.stage.forward(hidden, batch, job.layers, job.shard, after_layer)

@@ -9,6 +9,7 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange
 from mpi_spp.mesh import Place
 from mpi_spp.model.decoder import Shard, Stage
+from mpi_spp.report.progress import Progress
 
 
 @dataclass(frozen=True)
@@ -24,3 +25,4 @@ class PrefillJob:
     chunks: list[range]
     cache: KVCache
     exchange: Exchange
+    progress: Progress  # of the tokens that this rank has computed

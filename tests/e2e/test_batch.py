@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import reciting_model
 import reference_models
-from mpirun import Ended, end, finish, mpi_spp, mpirun, run, start
+from mpirun import Ended, end, finish, mpi_spp, mpirun, pid_of_rank, run, start
 from reciting_model import TEXT
 
 NAME = "llama_tied"
@@ -105,20 +105,6 @@ def test_fewer_lines_than_replicas(lines: list[Any], reciting: Path, tmp_path: P
     ended = run(mpirun(3, batch(reciting, tmp_path, "--mesh", "dp=3")))
     assert ended.status == int("nope" in lines), ended.stderr
     assert len(answers(tmp_path)) == len(lines)
-
-
-def pid_of_rank(marker: Path, rank: int) -> int:
-    """The process of a rank, found by a path in its command."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-            names = (process / "environ").read_bytes().split(b"\0")
-        except OSError:  # it has ended
-            continue
-        ranks = {f"OMPI_COMM_WORLD_RANK={rank}".encode(), f"PMI_RANK={rank}".encode()}
-        if os.fsencode(marker) in words and b"-n" not in words and ranks & set(names):
-            return int(process.name)
-    raise AssertionError(f"rank {rank} is not running")
 
 
 def wait_for_lines(path: Path, count: int) -> None:

@@ -4,17 +4,26 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reciting_model
-from mpirun import ROOT, Ended, end, finish, mpi_spp, mpirun, read_some, run, start
-
-from mpi_spp.launch.launcher import Launcher, find_launcher
+from mpirun import (
+    ROOT,
+    Ended,
+    end,
+    environments,
+    finish,
+    left_running,
+    mpi_spp,
+    mpirun,
+    pid_of_rank,
+    read_some,
+    run,
+    start,
+)
 
 SECONDS_TO_END = 10.0
 SECONDS_AFTER_CTRL_C = 1.0
@@ -58,33 +67,6 @@ def package_copy(tmp_path: Path) -> Path:
 
 def generate(model: Path, *arguments: str) -> list[str]:
     return mpi_spp("generate", "--model", str(model), "--ignore-eos", "--max-new-tokens", str(LONG), *arguments)
-
-
-def processes(model: Path) -> Iterator[Path]:
-    """The ranks that compute with this model, as their directories in /proc."""
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            words = (process / "cmdline").read_bytes().split(b"\0")
-        except OSError:  # it has ended
-            continue
-        if os.fsencode(model) in words and b"-n" not in words:  # the launcher has the number of ranks
-            yield process
-
-
-def pid_of_rank(model: Path, rank: int) -> int:
-    names = (f"OMPI_COMM_WORLD_RANK={rank}".encode(), f"PMI_RANK={rank}".encode())
-    for process in processes(model):
-        if any(name in (process / "environ").read_bytes().split(b"\0") for name in names):
-            return int(process.name)
-    raise AssertionError(f"rank {rank} is not running")
-
-
-def left_running(model: Path) -> list[str]:
-    """Ranks that are still there when they have had a moment to end."""
-    deadline = time.monotonic() + 2
-    while list(processes(model)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    return [process.name for process in processes(model)]
 
 
 def wait_for_line(path: Path, text: str) -> None:
@@ -140,20 +122,22 @@ def test_ctrl_c_ends_one_process(model: Path) -> None:
     assert (ended.status, ended.stderr) == (-signal.SIGINT, "")
 
 
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
+@pytest.mark.parametrize("phase", ["prefill", "prefill of long chunks", "decode"])
 def test_ctrl_c_ends_all(model: Path, tmp_path: Path, phase: str) -> None:
     (tmp_path / "ids.json").write_text(json.dumps([5] * LONG))
-    prompt = (
-        ["--prompt-ids", str(tmp_path / "ids.json"), "--chunk-size", "4"] if phase == "prefill" else ["--prompt", "hi"]
-    )
+    chunk = "2048" if "long" in phase else "4"
+    prompt = ["--prompt-ids", str(tmp_path / "ids.json"), "--chunk-size", chunk]
     log = tmp_path / "logs" / "rank2.log"
-    process = start(mpirun(3, generate(model, "--log-dir", str(log.parent), *prompt)))
+    command = generate(model, "--log-dir", str(log.parent), *(["--prompt", "hi"] if phase == "decode" else prompt))
+    process = start(mpirun(3, command))
     try:
         if phase == "decode":
             assert read_some(process)
-        else:
+        elif "long" in phase:
             wait_for_line(log, "CUDA-aware")  # the last line before the prefill
             time.sleep(0.5)
+        else:
+            assert f" of {LONG} tokens in 5 s, about " in read_some(process, "stderr").decode()
         process.send_signal(signal.SIGINT)
         ended = ended_after(process, model, SECONDS_AFTER_CTRL_C)
     finally:
@@ -161,16 +145,6 @@ def test_ctrl_c_ends_all(model: Path, tmp_path: Path, phase: str) -> None:
     assert ended.status != 0
     assert "Traceback" not in ended.stderr and "KeyboardInterrupt" not in ended.stderr
     assert ("prefill_end" in log.read_text()) == (phase == "decode")
-
-
-def environments() -> dict[str, tuple[Launcher, str]]:
-    """The launcher and the Python of each environment that has an MPI of its own, beside this one."""
-    found = {}
-    for prefix in {Path(sys.prefix), *ROOT.glob(".venv*")}:
-        if (prefix / "bin" / "mpiexec").exists():
-            launcher = find_launcher({}, str(prefix))
-            found[launcher.vendor] = (launcher, str(prefix / "bin" / "python"))
-    return found
 
 
 @pytest.mark.parametrize("launching, loading", [("mpich", "openmpi"), ("openmpi", "mpich")])

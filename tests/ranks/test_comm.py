@@ -79,7 +79,7 @@ def test_tags_of_any_size(ranks: Communicator) -> None:
 
 
 def test_a_duplicate_has_messages_of_its_own(ranks: Communicator) -> None:
-    other = ranks.duplicate()
+    other = ranks.duplicate("other")
     sends = [comm.isend(torch.tensor([number]), comm.next) for number, comm in enumerate((ranks, other))]
     for number, comm in ((1, other), (0, ranks)):
         arriving = torch.tensor([9])
@@ -219,7 +219,7 @@ def test_only_float32_is_summed(ranks: Communicator, dtype: torch.dtype) -> None
 
 def test_parts_of_a_communicator(ranks: Communicator) -> None:
     """Odd and even ranks, in reverse order."""
-    part = ranks.split(ranks.rank % 2, -ranks.rank)
+    part = ranks.split(ranks.rank % 2, -ranks.rank, "half")
     mine = [rank for rank in reversed(range(ranks.size)) if rank % 2 == ranks.rank % 2]
     assert (part.size, mine[part.rank]) == (len(mine), ranks.rank)
     total = torch.tensor([float(ranks.rank)])

@@ -1,8 +1,6 @@
 """Findings, from facts of machines that are not here: many hosts, WSL, GPUs, two MPIs, little memory."""
 
 import io
-import re
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,7 +13,7 @@ from mpi_spp.doctor.examine import examine
 from mpi_spp.doctor.facts import ClockOffset, Gpu, JobFacts, Link, ModelFiles, RankFacts, Wanted
 from mpi_spp.doctor.finding import Finding, Level, exit_status, failure_of
 from mpi_spp.doctor.interfaces import Interface, Route
-from mpi_spp.doctor.job import rounds_of_pairs, told_when_late
+from mpi_spp.doctor.job import rounds_of_pairs
 from mpi_spp.doctor.shared_memory import is_fatal
 from mpi_spp.doctor.software import NOT_THERE
 from mpi_spp.model.config import ModelConfig
@@ -260,14 +258,6 @@ def test_every_pair_once_and_nobody_twice_at_a_time(count: int) -> None:
     assert sorted(pairs) == [(a, b) for a in ranks for b in ranks if a < b]
     assert all(len({rank for pair in one for rank in pair}) == 2 * len(one) for one in rounds)
     assert len(rounds) <= count
-
-
-def test_a_long_wait_says_what_for(capfd: pytest.CaptureFixture[str]) -> None:
-    with told_when_late("nothing"):
-        pass
-    with told_when_late("a message", seconds=0.01):
-        time.sleep(0.2)
-    assert re.fullmatch("mpi-spp: .* waits for a message; .*\n", capfd.readouterr().err)
 
 
 # Systems.

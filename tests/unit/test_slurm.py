@@ -63,6 +63,16 @@ def test_hosts_are_nodes() -> None:
     }  # fmt: skip
 
 
+def test_the_network_is_told_by_variables() -> None:
+    def exports(interface: str) -> list[str]:
+        request = LaunchRequest(command=("prog",), num_ranks=1, interface=interface)
+        return [line for line in batch_script(request, Allocation()).splitlines() if "export" in line]
+
+    threads = "export OMP_NUM_THREADS=1"
+    assert exports("ib0") == ["export OMPI_MCA_btl_tcp_if_include=ib0", "export FI_TCP_IFACE=ib0", threads]
+    assert exports("10.0.0.0/24") == ["export OMPI_MCA_btl_tcp_if_include=10.0.0.0/24", threads]
+
+
 def test_everything_that_can_be_asked_for() -> None:
     given = options(script(2, 1, time="1-12:00", partition="long,short", account="p-1", gpus_per_node=2))
     assert [given[name] for name in ("time", "partition", "account", "gpus-per-node")] == [

@@ -106,9 +106,12 @@ static void softmax_rows(const Job *job, index_t row, index_t rows, float scores
             &to.sums[r]);
 }
 
-/* The shares of up to TILE_ROWS rows from `row` on in the segment of `count` positions from `from` on. */
+/* The shares of up to TILE_ROWS rows from `row` on in a segment of `count` positions from `from` on, of which they see the
+ * first ones at least. */
 static void attend_tile(const Job *job, index_t group, index_t row, index_t rows, const bfloat16 *keys,
                         const bfloat16 *values, index_t from, index_t count, Shares to) {
+  index_t step = parts_of(count, 2) * 2;
+  count = smaller(count, stop_of(job, row + rows - 1) - from);
   float scores[TILE_ROWS][SEGMENT];
   bfloat16 weights[TILE_ROWS][SEGMENT];
   for (index_t at = 0; at < count; at += PANEL)
@@ -116,7 +119,7 @@ static void attend_tile(const Job *job, index_t group, index_t row, index_t rows
   softmax_rows(job, row, rows, scores, from, count, weights, to);
   index_t pairs = parts_of(count, 2), width = width_of(job->size);
   for (index_t d = 0; d < width; d += PANEL)
-    tile(rows, weights[0], SEGMENT, values + d * pairs * 2, pairs, to.outputs + d, width, 1);
+    tile(rows, weights[0], SEGMENT, values + d * step, pairs, to.outputs + d, width, 1);
 }
 
 /* What rows have taken, and what they take from one more segment. A row that sees nothing of it stays as it is. */

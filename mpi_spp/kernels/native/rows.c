@@ -29,22 +29,33 @@ typedef struct {
   float eps, scale;
 } Rotation;
 
-/* One head [size] in bfloat16: normalised if it has a norm, rotated, scaled, in float32. */
-static void rotate(const bfloat16 *x, Rotation by, float *y, index_t size) {
-  float values[size];
+INLINE float inverse_rms(const bfloat16 *x, index_t size, float eps) {
   __m512 squares = _mm512_setzero_ps();
   for (index_t i = 0; i < size; i += 16) {
     __m512 part = load_bfloat16(x + i, lanes(size - i));
-    _mm512_mask_storeu_ps(values + i, lanes(size - i), part);
     squares = _mm512_fmadd_ps(part, part, squares);
   }
-  if (by.norm) {
-    float factor = 1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)size + by.eps);
-    for (index_t i = 0; i < size; i++) values[i] *= factor * by.norm[i];
-  }
-  for (index_t i = 0, half = size / 2; i < half; i++) {
-    y[i] = (values[i] * by.cosines[i] + values[i + half] * by.sines[i]) * by.scale;
-    y[i + half] = (values[i + half] * by.cosines[i + half] + values[i] * by.sines[i + half]) * by.scale;
+  return 1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)size + eps);
+}
+
+/* One head [size] in bfloat16: normalised if it has a norm, rotated, scaled, in float32. */
+static void rotate(const bfloat16 *x, Rotation by, float *y, index_t size) {
+  index_t half = size / 2;
+  __m512 factor = _mm512_set1_ps(by.norm ? inverse_rms(x, size, by.eps) : 1.0f), scale = _mm512_set1_ps(by.scale);
+  for (index_t i = 0; i < half; i += 16) {
+    __mmask16 mask = lanes(half - i);
+    __m512 parts[2], rotated[2];
+    for (int h = 0; h < 2; h++) {
+      parts[h] = load_bfloat16(x + i + h * half, mask);
+      if (by.norm)
+        parts[h] = _mm512_mul_ps(parts[h], _mm512_mul_ps(factor, _mm512_maskz_loadu_ps(mask, by.norm + i + h * half)));
+    }
+    for (int h = 0; h < 2; h++) {
+      __m512 cosine = _mm512_maskz_loadu_ps(mask, by.cosines + i + h * half);
+      __m512 sine = _mm512_maskz_loadu_ps(mask, by.sines + i + h * half);
+      rotated[h] = _mm512_fmadd_ps(parts[h], cosine, _mm512_mul_ps(parts[1 - h], sine));
+      _mm512_mask_storeu_ps(y + i + h * half, mask, _mm512_mul_ps(rotated[h], scale));
+    }
   }
 }
 
@@ -74,8 +85,10 @@ static void store_key(const Cache *cache, index_t group, index_t position, const
     cache->key_scales[group * cache->capacity + position] = quantize(key, codes, size);
     for (index_t i = 0; i < size; i += 2) memcpy(pairs + i * PANEL, codes + i, 2);
   } else {
-    bfloat16 *pairs = (bfloat16 *)cache->keys + lane;
-    for (index_t i = 0; i < size; i++) pairs[i / 2 * 2 * PANEL + i % 2] = to_bfloat16(key[i]);
+    bfloat16 numbers[size], *pairs = (bfloat16 *)cache->keys + lane;
+    for (index_t i = 0; i < size; i += 16)
+      store_bfloat16(numbers + i, lanes(size - i), _mm512_maskz_loadu_ps(lanes(size - i), key + i));
+    for (index_t i = 0; i < size; i += 2) memcpy(pairs + i * PANEL, numbers + i, 4);
   }
 }
 
@@ -98,21 +111,21 @@ void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *si
                       const float *key_norm, float eps, float scale, bfloat16 *queries, const Cache *cache,
                       index_t tokens, index_t groups, index_t heads, index_t size, index_t start) {
 #pragma omp parallel for schedule(static) if (tokens > FEW_ROWS)
-  for (index_t token = 0; token < tokens; token++) {
-    const bfloat16 *from = qkv + token * groups * (heads + 2) * size;
-    Rotation query = {cosines + token * size, sines + token * size, query_norm, eps, scale};
-    Rotation key = {query.cosines, query.sines, key_norm, eps, 1.0f};
-    float rotated[size];
-    for (index_t group = 0; group < groups; group++) {
-      for (index_t head = 0; head < heads; head++) {
-        rotate(from + (group * heads + head) * size, query, rotated, size);
-        bfloat16 *to = queries + ((group * tokens + token) * heads + head) * size;
-        for (index_t i = 0; i < size; i += 16)
-          store_bfloat16(to + i, lanes(size - i), _mm512_maskz_loadu_ps(lanes(size - i), rotated + i));
+  for (index_t first = 0; first < tokens; first += PANEL)
+    for (index_t group = 0; group < groups; group++) /* the keys of some tokens lie in one panel or two */
+      for (index_t token = first; token < smaller(first + PANEL, tokens); token++) {
+        const bfloat16 *from = qkv + token * groups * (heads + 2) * size;
+        Rotation query = {cosines + token * size, sines + token * size, query_norm, eps, scale};
+        Rotation key = {query.cosines, query.sines, key_norm, eps, 1.0f};
+        float rotated[size];
+        for (index_t head = 0; head < heads; head++) {
+          rotate(from + (group * heads + head) * size, query, rotated, size);
+          bfloat16 *to = queries + ((group * tokens + token) * heads + head) * size;
+          for (index_t i = 0; i < size; i += 16)
+            store_bfloat16(to + i, lanes(size - i), _mm512_maskz_loadu_ps(lanes(size - i), rotated + i));
+        }
+        rotate(from + groups * heads * size + group * size, key, rotated, size);
+        store_key(cache, group, start + token, rotated, size);
+        store_value(cache, group, start + token, from + (groups * (heads + 1) + group) * size, size);
       }
-      rotate(from + groups * heads * size + group * size, key, rotated, size);
-      store_key(cache, group, start + token, rotated, size);
-      store_value(cache, group, start + token, from + (groups * (heads + 1) + group) * size, size);
-    }
-  }
 }

@@ -1,0 +1,101 @@
+"""Signs of life: ranks that work or wait tell one another, so that a long wait can be told from one in vain."""
+
+from __future__ import annotations  # types of MPI are named before it is loaded
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mpi_spp.comm.library import MPI
+from mpi_spp.comm.operation import Operation
+
+_INTERVAL_SECONDS = 0.5
+_WAITS, _WORKS = bytearray(b"\0"), bytearray(b"\1")
+
+
+class Word(NamedTuple):
+    """What a rank has told, and when it was heard, by `time.monotonic`."""
+
+    works: bool
+    at: float
+
+
+class Life:
+    """What this rank waits for, and what it has heard of the others: an Observer. Making one is collective.
+
+    Only one thread may speak MPI, and not while MPI itself waits: so a rank talks between two layers or tokens that it
+    computes, and in the waits of `requests.Idle`. `moves` grows with everything that shows that the job goes on: an
+    operation of this rank is complete, or another rank has worked.
+    """
+
+    def __init__(self, comm: MPI.Intracomm, host: str) -> None:
+        self._comm = comm.Dup()
+        self.rank, self.size = comm.rank, comm.size
+        self.hosts: Sequence[str] = comm.allgather(host)
+        self.waits_for: Operation | None = None
+        self._outer: list[Operation | None] = []  # a wait may lie within another
+        self.moves = 0
+        self.heard: list[Word | None] = [None] * comm.size
+        self.listened_at = self._talks_at = time.monotonic()
+        self._inbox = bytearray(1)
+        self._sends: dict[int, MPI.Request] = {}
+
+    def started(self, operation: Operation) -> None:
+        """See Observer."""
+
+    def completed(self, operation: Operation) -> None:
+        """See Observer."""
+        self.moves += 1
+
+    def waits(self, operation: Operation) -> None:
+        """See Observer."""
+        self._outer.append(self.waits_for)
+        self.waits_for = operation
+
+    def goes_on(self) -> None:
+        """See Observer."""
+        self.waits_for = self._outer.pop()
+
+    def idles(self, operation: Operation) -> None:
+        """This rank still waits, by now for this operation; called a few times a second."""
+        self.waits_for = operation
+        self._talk(_WAITS)
+
+    def works(self) -> None:
+        """This rank has done a part of its own work; called as often as one likes."""
+        self._talk(_WORKS)
+
+    def _talk(self, word: bytearray) -> None:
+        now = time.monotonic()
+        if now < self._talks_at:
+            return
+        self._talks_at = now + _INTERVAL_SECONDS
+        self._listen(now)
+        for other in range(self.size):
+            last = self._sends.get(other)
+            if other != self.rank and (last is None or last.Test()):  # who takes nothing gets nothing more
+                self._sends[other] = self._comm.Isend([word, 1, MPI.BYTE], other)
+
+    def _listen(self, now: float) -> None:
+        status = MPI.Status()
+        while self._comm.Iprobe(status=status):
+            self._comm.Recv([self._inbox, 1, MPI.BYTE], status.source)
+            works = self._inbox == _WORKS
+            self.heard[status.source] = Word(works, now)
+            self.moves += works
+        self.listened_at = now
+
+
+lives: list[Life] = []  # that of this rank, where there are others
+
+
+def works() -> None:
+    """Tell the others that this rank has done a part of its own work: a layer, a token. Costs next to nothing."""
+    for life in lives:
+        life.works()
+
+
+def idles(operation: Operation) -> None:
+    """Tell the others that this rank waits, for this operation."""
+    for life in lives:
+        life.idles(operation)

@@ -1,0 +1,191 @@
+"""A rank that stops ends the job after `--timeout`, whatever the others wait in, and who waits for whom is said."""
+
+import json
+import os
+import re
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reciting_model
+from mpirun import (
+    ROOT,
+    Ended,
+    end,
+    environments,
+    finish,
+    left_running,
+    mpi_spp,
+    mpirun,
+    pid_of_rank,
+    read_some,
+    run,
+    start,
+)
+
+from mpi_spp.launch.launcher import Launcher
+
+TIMEOUT = 2  # seconds
+OF_COMMANDS = 4  # all ranks of them read files for a while, which shows no life
+SECONDS_TO_END = 12.0  # after the stop: the timeout, a few of its ticks, and what launchers take
+AT_ONCE = 4  # jobs: they sleep most of the time
+LONG = 20_000
+
+# By kind of tests/stalls.py: the words for the operation, and whether rank 0 can hear others meanwhile.
+OPERATIONS = {
+    "send": (r"send \(test, tag 7, 4\.2 MB\)", True),
+    "receive": (r"receive \(test, tag 7, 4\.2 MB\)", True),
+    "allgather": (r"allgather \(test, 4 bytes\)", True),
+    "alltoall": (r"alltoall \(test, 4 bytes\)", True),
+    "ring": (r"receive \(test, tag 7, 4 bytes\)", True),
+    "sum": (r"sum \(test, 4 bytes\)", True),
+    "sum inside MPI": (r"sum \(test, 4 bytes\)", False),
+    "broadcast": (r"broadcast \(test, 4 bytes\)", True),
+    "largest": (r"largest \(test, 8 bytes\)", True),
+    "barrier": (r"barrier \(test\)", True),
+    "split": (r"split \(test\)", False),
+    "duplicate": (r"duplicate \(test\)", False),
+    "split by host": (r"split by host \(shared memory\)", False),
+    "allocate": (r"gather \(shared memory\)", False),
+    "free": (r"free \(shared memory\)", False),
+    "agree": (r"agree \(job\)", True),
+    "gather": (r"gather \(job\)", True),
+    "mailbox": (r"receive \(mailbox, tag 0\)", True),
+    "end": (r"end \(job\)", True),
+}
+OTHERS = ("start", "finalize", "work", "silence")
+OTHER_MPI = ("receive", "sum inside MPI", "start", "finalize")  # those that depend on the launcher
+
+
+def stall(kind: str, marker: Path, timeout: float = TIMEOUT, other: tuple[Launcher, str] | None = None) -> Ended:
+    """Two ranks, of which the last stops; nothing of them is left."""
+    launcher, python = other or (None, sys.executable)
+    command = [python, str(ROOT / "tests" / "stalls.py"), kind, str(timeout), str(marker)]
+    ended = run(mpirun(2, command, launcher))
+    assert left_running(marker) == []
+    return ended
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Future[Ended]]]:
+    """All kinds, some at a time: they wait more than they compute."""
+    marker = tmp_path_factory.mktemp("stalls")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        timeouts = {kind: 0 if kind == "silence" else TIMEOUT for kind in (*OPERATIONS, *OTHERS)}
+        yield {kind: pool.submit(stall, kind, marker / kind, timeout) for kind, timeout in timeouts.items()}
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
+def test_a_rank_that_stops_is_named(kind: str, ended: Mapping[str, Future[Ended]]) -> None:
+    operation, hears = OPERATIONS[kind]
+    found = ended[kind].result()
+    assert found.status not in (0, 2)
+    heard = "; nothing is heard of rank 1" if hears else ""
+    line = rf"mpi-spp: error: rank 0 has waited \d s, since \S+, for rank 1 in {operation}{heard}; if .*--timeout.*"
+    assert len(found.error_lines) == 1 and re.fullmatch(line, found.error_lines[0]), found.stderr
+
+
+def test_a_rank_that_never_starts_mpi(ended: Mapping[str, Future[Ended]]) -> None:
+    found = ended["start"].result()
+    assert found.status not in (0, 2)
+    assert re.match(r"mpi-spp: error: the start of rank 0 \(\S+\) together with .* has taken 2 s; ", found.stderr)
+
+
+def test_a_rank_that_stops_before_mpi_ends(ended: Mapping[str, Future[Ended]]) -> None:
+    """Python has ended then: the launcher tells of the signal."""
+    assert ended["finalize"].result().status not in (0, 2)
+
+
+def test_ranks_that_work_are_waited_for(ended: Mapping[str, Future[Ended]]) -> None:
+    found = ended["work"].result()
+    assert found.status == 0
+    for line in found.error_lines:
+        assert re.fullmatch(
+            r"mpi-spp: rank 0 has waited \d s, .* in agree \(job\); rank 1 at work; still waiting", line
+        )
+    assert len(found.error_lines) == 2
+
+
+def test_no_limit(ended: Mapping[str, Future[Ended]]) -> None:
+    found = ended["silence"].result()
+    assert (found.status, found.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("kind", OTHER_MPI)
+def test_with_another_mpi(kind: str, tmp_path: Path) -> None:
+    others = [found for found in environments().values() if Path(found[1]).parent != Path(sys.prefix) / "bin"]
+    if not others:
+        pytest.skip("needs a second environment, with another MPI")
+    found = stall(kind, tmp_path, other=others[0])
+    assert found.status not in (0, 2)
+    assert found.stderr.startswith("mpi-spp: error: ") or kind == "finalize"
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return reciting_model.build(tmp_path_factory.mktemp("models") / "long", max_position_embeddings=2 * LONG)
+
+
+def wait_for(path: Path, text: str) -> None:
+    """Return when a file says so."""
+    deadline = time.monotonic() + 40
+    while not (path.exists() and text in path.read_text()):
+        assert time.monotonic() < deadline, f"{path} never said {text!r}"
+        time.sleep(0.05)
+
+
+def ended_by_a_stop(command: list[str], marker: Path, num_ranks: int, ready: Callable[[Any], object]) -> Ended:
+    """The end of a job whose rank 1 stops in the middle; `ready(process)` returns when it is there."""
+    process = start(mpirun(num_ranks, command))
+    try:
+        ready(process)
+        os.kill(pid_of_rank(marker, 1), signal.SIGSTOP)
+        found = finish(process, time.monotonic(), SECONDS_TO_END + 10)
+    finally:
+        end(process)
+    assert found.seconds < SECONDS_TO_END and found.status not in (0, 2)
+    assert left_running(marker) == []
+    assert "Traceback" not in found.stderr
+    return found
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_generate(phase: str, model: Path, tmp_path: Path) -> None:
+    """Of two ranks that wait one speaks, and names the one that both have lost."""
+    (tmp_path / "ids.json").write_text(json.dumps([5] * LONG))
+    log = tmp_path / "rank1.log"
+    prompt = ["--prompt-ids", str(tmp_path / "ids.json"), "--chunk-size", "16", "--max-new-tokens", "9"]
+    if phase == "decode":
+        prompt = ["--prompt", "hi", "--max-new-tokens", str(LONG), "--ignore-eos"]
+    options = ["--model", str(model), "--timeout", str(OF_COMMANDS), "--log-dir", str(tmp_path)]
+    ready = read_some if phase == "decode" else lambda process: wait_for(log, "CUDA-aware")  # the prefill comes next
+    found = ended_by_a_stop(mpi_spp("generate", *options, *prompt), tmp_path, 3, ready)
+    assert ("prefill_end" in log.read_text()) == (phase == "decode")
+    (line,) = (line for line in found.error_lines if line.startswith("mpi-spp: error: "))
+    assert line.startswith("mpi-spp: error: rank 0 has waited ") and "; nothing is heard of rank 1; " in line
+
+
+def test_batch(model: Path, tmp_path: Path) -> None:
+    """Rank 0 answers what is left, and then waits for the replica that has stopped."""
+    lines = [{"prompt": "hi", "max_new_tokens": count} for count in (20, 8000, 20, 20)]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out.jsonl"
+    files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(out)]
+    options = [
+        "--model",
+        str(model),
+        "--timeout",
+        str(OF_COMMANDS),
+        "--mesh",
+        "dp=2",
+        "--ignore-eos",
+        "--max-num-seqs",
+        "1",
+    ]
+    found = ended_by_a_stop(mpi_spp("batch", *files, *options), out, 2, lambda process: wait_for(out, "\n"))
+    assert "for rank 1 in receive (mailbox, tag 0); nothing is heard of rank 1; " in found.stderr
