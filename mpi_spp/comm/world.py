@@ -74,7 +74,7 @@ class World:
     @property
     def library(self) -> str:
         """The MPI library that mpi4py loaded, and its version."""
-        return MPI.Get_library_version().split(",")[0].splitlines()[0].strip(" \0")
+        return library_version()
 
     def _require_one_job(self) -> None:
         """A launcher of another MPI starts N jobs of one rank each, which would all do the same work."""
@@ -157,6 +157,11 @@ class World:
 
     def _operation(self, kind: str) -> Operation:
         return Operation(kind, "job", tuple(rank for rank in range(self.size) if rank != self.rank))
+
+
+def library_version() -> str:
+    """The name and version of the MPI library that mpi4py loaded; it may be asked before MPI starts."""
+    return " ".join(MPI.Get_library_version().split(",")[0].splitlines()[0].strip(" \0").split())
 
 
 _worlds: list[World] = []
