@@ -112,12 +112,13 @@ def _with_links(speeds: "Speeds", given: Mapping[str, Any]) -> "Speeds":
     between = _given(links.between, *(given.get(name) for name in _OF_LINKS[:3]))
     inside = _given(links.inside, *(given.get(name) for name in _OF_LINKS[3:]))
     new = {"inside a host": inside is not links.inside, "between hosts": between is not links.between}
-    told = [f"given {where}" for where, is_new in new.items() if is_new]
-    if not told:
+    if not any(new.values()):
         return speeds
+    told = [f"given {where}" for where, is_new in new.items() if is_new]
+    told += [one for one in speeds.origins["links"].split(", ") if not new.get(one.partition(" ")[2])]
     if inside is not links.inside or (links.sums is not None and links.sums.group.hosts > 1):
         speeds = speeds.without_sums()  # measured over another link
-    origins = speeds.origins | {"links": f"{' and '.join(told)}, else {speeds.origins['links']}"}
+    origins = speeds.origins | {"links": ", ".join(told)}
     return replace(speeds, links=replace(speeds.links, inside=inside, between=between), origins=origins)
 
 

@@ -14,7 +14,8 @@ from mpi_spp.cli._options import parse_gpu_ids
 from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
 from mpi_spp.comm.environment import launched_size
 from mpi_spp.errors import UserError
-from mpi_spp.launch.hostfile import Host, memory_limits, read_hostfile
+from mpi_spp.launch.guard import guard_this_process
+from mpi_spp.launch.hostfile import Host, is_this_machine, memory_limits, read_hostfile
 from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
 from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
 from mpi_spp.launch.placement import cores_here
@@ -94,6 +95,8 @@ def command(
     else:
         require_same_mpi(launcher)
         require_hosts(hosts, launcher)
+        if not all(is_this_machine(host.name) for host in hosts):
+            guard_this_process()
         _become(argv, environment)
 
 

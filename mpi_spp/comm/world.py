@@ -149,7 +149,7 @@ class World:
     def meet(self, kind: str) -> None:
         """Return when all ranks are here; who is early sleeps, and hears of those who work. Collective."""
         idle = Idle(shares_core=True, nap_seconds=_LONG_NAP_SECONDS)
-        idle.wait(Transfer(self.mpi_comm.Ibarrier(), self._operation(kind), None))
+        idle.wait(Transfer(lambda: self.mpi_comm.Ibarrier(), self._operation(kind), None))
 
     def _allgather(self, value: Any) -> list[Any]:
         with waiting(self._operation("gather")):
