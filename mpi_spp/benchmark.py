@@ -16,6 +16,7 @@ from mpi_spp.report.summary import timings_of
 from mpi_spp.report.timings import Clock
 
 _WHERE = ("rank", "host", "device", "kernels", "threads", "affinity")
+_SENT = ("bytes_sent", "kv_bytes_sent")
 _MEMORY = ("peak_memory_bytes", "program_bytes", "weights_bytes", "cache_bytes")
 
 
@@ -47,8 +48,8 @@ def measure(engine: Engine, configs: dict[str, RunConfig], workload: Workload, k
     schedules: dict[str, dict[str, Any]] = {}
     for counts in _rounds(workload, engine.world.rank == 0):
         for name, config in configs.items():
-            sample = _run_once(engine, config, prompt_ids, workload.new_tokens if kind != "prefill" else 1)
-            schedules[name] = engine.schedule()
+            sample, sent = _run_once(engine, config, prompt_ids, workload.new_tokens if kind != "prefill" else 1)
+            schedules[name] = engine.schedule() | sent
             if counts:
                 timings[name].append(sample)
     return [_case(name, timings[name], _speed_of(kind, workload)) | schedules[name] for name in configs]
@@ -73,14 +74,19 @@ def _rounds(workload: Workload, shows: bool) -> Iterator[bool]:
         yield number >= workload.warmup
 
 
-def _run_once(engine: Engine, config: RunConfig, prompt_ids: list[int], new_tokens: int) -> dict[str, float]:
-    """The timings of one request, the same on all ranks."""
+def _run_once(
+    engine: Engine, config: RunConfig, prompt_ids: list[int], new_tokens: int
+) -> tuple[dict[str, float], dict[str, list[int]]]:
+    """The timings of one request, and the bytes that each rank sent in it; the same on all ranks."""
     engine.configure(config, Clock())
+    before = engine.facts()
     for _ in engine.generate(prompt_ids, frozenset(), new_tokens):
         pass
     engine.clock.mark("total")
-    ranks = engine.world.gather(engine.facts())
-    return timings_of(ranks, ranks[0]["moments"]["total"])
+    facts = engine.facts()
+    ranks = engine.world.gather(facts | {name: facts[name] - before[name] for name in _SENT})
+    sent = {name: [rank[name] for rank in ranks] for name in _SENT}
+    return timings_of(ranks, ranks[0]["moments"]["total"]), sent
 
 
 def _speed_of(kind: str, workload: Workload) -> Callable[[dict[str, float]], float]:

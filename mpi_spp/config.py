@@ -7,6 +7,7 @@ from typing import Any, Literal
 from mpi_spp import registry
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
+from mpi_spp.units import MemoryLimit
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -44,7 +45,7 @@ class RunConfig:
     sync_strategy: str = "auto"
     sync_granularity: str = "chunk"
     decode: str = "replicated"
-    max_memory: int | None = None  # bytes of each host that all ranks there may use; None: no limit
+    max_memory: MemoryLimit = None  # bytes that all ranks of a host may use
     dtype: str = "auto"
     kv_cache_dtype: str = "auto"
     quantize: str | None = None  # None: weights as the checkpoint has them
@@ -56,6 +57,8 @@ class RunConfig:
     threads: int | None = None  # None: the cores of this rank, shared with the ranks bound to the same ones
     timeout: int = 60  # seconds after which a wait in vain ends the job; 0: no limit
     log_dir: str | None = None
+    trace: str | None = None
+    trace_messages: bool = False
     json: str | None = None
 
     def __post_init__(self) -> None:
@@ -89,6 +92,8 @@ class RunConfig:
         self._check_sampling()
         if self.gpu_ids and self.device == "cpu":
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
+        if self.trace is not None and self.trace in ("-", self.json):
+            raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
         if self.prompt_ids is not None and self.chat:
             raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
 

@@ -136,14 +136,15 @@ def _seconds(stage: Stage, tokens: int, prefix: int, cache: KVCache) -> float:
     """What so many tokens after `prefix` others take in the layers of this cache."""
     batch = one_span(range(prefix, prefix + tokens), cache, prefix + tokens)
     hidden = stage.embed(torch.arange(tokens) % stage.config.vocab_size)
-    start = _now(stage)
+    start = now(stage.device)
     stage.forward(hidden, batch, cache.layers)
-    return _now(stage) - start
+    return now(stage.device) - start
 
 
-def _now(stage: Stage) -> float:
-    if stage.device.type == "cuda":
-        torch.cuda.synchronize(stage.device)
+def now(device: torch.device) -> float:
+    """Seconds on the clock when all that was started on the device is done."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
     return time.perf_counter()
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mpi_spp.caches import Caches
 from mpi_spp.comm.life import works
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
@@ -16,8 +17,6 @@ from mpi_spp.connections import Connections
 from mpi_spp.decode._job import DecodeJob, Growing
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.kv.exchange import Exchange, Move
-from mpi_spp.kv.rounds import plan_rounds
 from mpi_spp.loading import Loader
 from mpi_spp.mesh import mesh_of
 from mpi_spp.model.batch import one_span
@@ -25,12 +24,14 @@ from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.store import cache_directory
 from mpi_spp.partition import split_chunks
 from mpi_spp.phase import Phase, needed
+from mpi_spp.plan.measured import measured_speeds
 from mpi_spp.plan.setting import Setting, cut
-from mpi_spp.plan.settle import limits_of, measured_speeds, needs_settling, settle
+from mpi_spp.plan.settle import limits_of, needs_settling, settle
 from mpi_spp.plan.speeds import Speeds
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.memory import peak_bytes, resident_bytes
 from mpi_spp.report.progress import Progress
+from mpi_spp.report.timed import timed
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 from mpi_spp.sampling.selection import selection_of, with_seed
@@ -60,7 +61,7 @@ class Engine:
         `alone`: after a prefill by all, each rank decodes sequences of its own, with the whole vocabulary.
         """
         self.model, self.world, self._prompt_tokens, self._alone = model, world, prompt_tokens, alone
-        self._program_bytes, self._cache_bytes = resident_bytes(), 0
+        self._program_bytes = resident_bytes()
         self.threads = config.threads or world.default_threads()
         torch.set_num_threads(self.threads)
         self.mesh = mesh_of(config.mesh, world.size)
@@ -90,14 +91,18 @@ class Engine:
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
         selecting = self._links.selecting
         if held != self._held:
-            self.__dict__.pop("stage", None)  # what it holds should not be in memory beside the next one
+            for name in ("stage", "_caches"):  # the weights should not be in memory beside the next ones
+                self.__dict__.pop(name, None)
             self.stage = self._loader.stage(held[1], selecting.size, selecting.rank, plan.shares)
             self._held = held
         self._prefill_shard, self._decode_shard = map(self._links.shard, (plan.prefill, plan.decode))
+        dtype = torch.int8 if config.kv_cache_dtype == "int8" else None
+        how = (plan.prefill, plan.decode, dtype, config.sync_granularity)
+        self._caches = Caches(self.stage, self._links, self._strategies, *how)
 
     def new_cache(self, capacity: int) -> KVCache:
         """An empty cache for `capacity` positions of what this rank needs in the decode."""
-        return self._new_cache(self._decode_phase, capacity)
+        return self._caches.target(capacity)
 
     def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective."""
@@ -141,8 +146,8 @@ class Engine:
         self.comm.barrier()
         self._mark("prefill_start")
         phase, rank = self._prefill_phase, self.comm.rank
-        source = self._source_of(cache, len(prompt_ids))
-        exchange = self._exchange(source, cache)
+        source = self._caches.source(cache, len(prompt_ids))
+        exchange = self._caches.exchange(source, cache, self.chunks)
         job = PrefillJob(
             self.stage,
             self.comm,
@@ -155,11 +160,13 @@ class Engine:
             exchange,
             Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
         )
-        hidden = self._strategies.prefill.prefill(job)
-        self._mark("prefill_end")
-        exchange.finish()
-        self.comm.barrier()
-        self._mark("sync_end")
+        with timed("prefill", tokens=len(prompt_ids)):
+            hidden = self._strategies.prefill.prefill(job)
+            self._mark("prefill_end")
+        with timed("sync"):
+            exchange.finish()
+            self.comm.barrier()
+            self._mark("sync_end")
         if phase.places[0].num_stages > 1:
             self.comm.broadcast(hidden, root=phase.last)
         return hidden
@@ -193,7 +200,7 @@ class Engine:
             "peak_memory_bytes": peak_bytes(),
             "program_bytes": self._program_bytes,  # resident before anything of the model was read
             "weights_bytes": self.stage.weights.nbytes,
-            "cache_bytes": self._cache_bytes,
+            "cache_bytes": self._caches.most_bytes,
             "peak_gpu_memory_bytes": self._peak_gpu_memory(),
             "bytes_sent": self._links.bytes_sent,
             "kv_bytes_sent": self.kv_comm.bytes_sent,
@@ -236,38 +243,14 @@ class Engine:
     def _speeds(self) -> Speeds:
         """How fast the ranks of this replica compute and talk. Collective when it is first looked at."""
         directory = cache_directory() / "kernels"
-        return measured_speeds(self._loader.products, self._costs, self.comm, self.world, directory)
+        loader = self._loader
+        return measured_speeds(loader.what, self._costs, loader.first_layers, self.comm, self.world, directory)
 
     @cached_property
     def _costs(self) -> list[Cost]:
         """What a layer costs on each rank of this replica. Collective when it is first looked at."""
         first = self.world.rank - self.comm.rank
         return self._loader.costs()[first : first + self.comm.size]
-
-    def _source_of(self, cache: KVCache, num_tokens: int) -> KVCache:
-        """The cache that the prefill fills: the decode's own where it has room for all that the prefill makes here."""
-        region, target = (phase.regions[self.comm.rank] for phase in (self._prefill_phase, self._decode_phase))
-        if region.is_within(target):
-            return cache
-        source = self._new_cache(self._prefill_phase, num_tokens)
-        self._cache_bytes = max(self._cache_bytes, source.nbytes + cache.nbytes)
-        return source
-
-    def _new_cache(self, phase: Phase, capacity: int) -> KVCache:
-        dtype, region = torch.int8 if self.config.kv_cache_dtype == "int8" else None, phase.regions[self.comm.rank]
-        empty = self._links.shared if self._strategies.shares_memory else torch.empty
-        cache = self.stage.new_cache(region.layers, capacity, dtype, region.heads, empty)
-        self._cache_bytes = max(self._cache_bytes, cache.nbytes)
-        return cache
-
-    def _exchange(self, source: KVCache, target: KVCache) -> Exchange:
-        phase, sync = self._prefill_phase, self._strategies.sync
-        stages = [place.stage for place in phase.places]
-        rounds = plan_rounds(self.config.sync_granularity, phase.regions, stages, self.chunks)
-        if phase.regions == self._decode_phase.regions:
-            rounds = []
-        move = Move(source, target, self._decode_phase.regions, self._links.hosts)
-        return Exchange(self.kv_comm, sync.MOVES, sync.exchange, move, rounds)
 
     def _decode_job(self) -> DecodeJob:
         phase, rank = self._decode_phase, self.comm.rank
@@ -282,7 +265,8 @@ class Engine:
 
     def _select(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
-        return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
+        with timed("select", sequences=len(sequences)):
+            return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
 
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":

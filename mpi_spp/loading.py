@@ -29,10 +29,10 @@ from mpi_spp.model.weights import (
     stage_shapes,
 )
 from mpi_spp.partition import split_evenly
-from mpi_spp.plan.measured import Products
 from mpi_spp.report import progress
+from mpi_spp.report.timed import timed
 from mpi_spp.schedule import Cost
-from mpi_spp.shares import Share
+from mpi_spp.shares import Share, split_layer
 
 log = logging.getLogger(__name__)
 
@@ -67,22 +67,25 @@ class Loader:
         """Read some shares of some layers, and one of so many slices of the vocabulary. Collective."""
         log.info("loading %s as %s on %s, kernels: %s", self._directory, self.dtype, self.device, self.kernels)
         rows = split_evenly(self._model.vocab_size, num_vocabularies)[vocabulary]
-        return self._world.together(lambda: self._load(layers, rows, shares))
+        with timed("load"):
+            return self._world.together(lambda: self._load(layers, rows, shares))
 
     def costs(self) -> list[Cost]:
         """What a whole layer costs on every rank of the job. Collective."""
-        costs = layer_costs(self.products.what, self._some_layers, self._world, cache_directory() / "kernels")
+        costs = layer_costs(self.what, self._some_layers, self._world, cache_directory() / "kernels")
         log.info("costs of a layer: %s", costs)
         return costs
 
     @property
-    def products(self) -> Products:
+    def what(self) -> Measured:
         """What a measurement of speeds depends on."""
-        scheme, group = self._config.quantize, self._config.quantize_group_size
-        weights = weights_name(self.kernels, scheme, group)
-        return Products(
-            Measured(self._model, self.dtype, self.device, weights, self._threads), self._backend, scheme, group
-        )
+        weights = weights_name(self.kernels, self._config.quantize, self._config.quantize_group_size)
+        return Measured(self._model, self.dtype, self.device, weights, self._threads)
+
+    def first_layers(self, num_shares: int, share: int, vocabulary: range) -> Stage:
+        """One share of some layers and this slice of the vocabulary, to be measured and let go."""
+        most = min(self._model.num_hidden_layers, num_shares * self._enough_layers())
+        return self._load({number: [share] for number in range(most)}, vocabulary, split_layer(self._model, num_shares))
 
     def _load(self, layers: Mapping[int, Sequence[int]], rows: range, shares: Sequence[Share] | None = None) -> Stage:
         return load_stage(
@@ -100,12 +103,14 @@ class Loader:
 
     def _some_layers(self) -> Stage:
         """A few layers of each kind, to be measured and let go."""
-        model, windows = self._model, self._model.sliding_windows
-        layer_bytes = self.dtype.itemsize * model.layer_parameters
-        most = max(2, -(-_MEASURED_BYTES // layer_bytes))
+        windows, most = self._model.sliding_windows, self._enough_layers()
         kinds = [[n for n, window in enumerate(windows) if window == kind][:most] for kind in Counter(windows)]
         chosen = [number for kind in kinds for number in kind]
         return self._load({number: [0] for number in chosen}, range(1))
+
+    def _enough_layers(self) -> int:
+        """So many that they do not stay in the CPU's caches."""
+        return max(2, -(-_MEASURED_BYTES // (self.dtype.itemsize * self._model.layer_parameters)))
 
     def _choose_kernels(self) -> Plain:
         """The back end that was asked for, or the fastest of this host. Collective."""

@@ -52,12 +52,15 @@ def _block(place: Place, count: int) -> range:
 
 def _made(shares: Sequence[Share], block: range) -> range:
     """The heads of a block that no share before it has: several shares may keep the same one."""
-    mine, before = kv_heads_of(shares[block.start : block.stop]), kv_heads_of(shares[: block.start])
-    return range(max(mine.start, before.stop), mine.stop) if len(mine) else mine
+    mine = kv_heads_of(shares[block.start : block.stop])
+    before = next((shares[at].kv_heads.stop for at in reversed(range(block.start)) if len(shares[at].kv_heads)), 0)
+    return range(max(mine.start, before), mine.stop) if len(mine) else mine
 
 
 def needed(phases: Sequence[Phase], rank: int) -> dict[int, list[int]]:
     """The shares of each layer that a rank must hold for these phases."""
-    pairs = {(layer, share) for phase in phases for layer in phase.spans[rank] for share in phase.shares[rank]}
-    layers = sorted({layer for layer, _ in pairs})
-    return {layer: sorted(share for other, share in pairs if other == layer) for layer in layers}
+    held: dict[int, set[int]] = {}
+    for phase in phases:
+        for layer in phase.spans[rank]:
+            held.setdefault(layer, set()).update(phase.shares[rank])
+    return {layer: sorted(held[layer]) for layer in sorted(held)}

@@ -17,6 +17,7 @@ _WORTH_IT = 1.05  # layers are split unevenly when the slowest stage becomes so 
 _TYPICAL = (512, 128)  # the prefix and the tokens by which ranks are compared
 
 Numbers = TypeVar("Numbers", float, np.ndarray[Any, np.dtype[np.float64]])
+Numbers2D = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -58,13 +59,23 @@ def makespan(stages: Sequence[Cost], chunks: Sequence[range]) -> float:
     """Seconds until the last stage has computed the last chunk; a stage takes the chunks one after another."""
     prefixes = np.array([chunk.start for chunk in chunks], dtype=float)
     tokens = np.array([len(chunk) for chunk in chunks], dtype=float)
-    finished = np.zeros(len(chunks))
-    for stage in stages:
-        taken = stage.seconds(prefixes, tokens)
-        total = taken.cumsum()
+    taken = np.array([stage.seconds(prefixes, tokens) for stage in stages])
+    return float(finish_times(taken, np.zeros_like(taken))[-1, -1])
+
+
+def finish_times(taken: Numbers2D, on_the_way: Numbers2D) -> Numbers2D:
+    """When each stage has computed each chunk, [stages, chunks], from the seconds that it takes for each.
+
+    `on_the_way`: how long a chunk takes to come to each stage after the one before has computed it. Meanwhile a stage
+    may compute another chunk.
+    """
+    finished, rows = np.zeros(taken.shape[1]), []
+    for busy, way in zip(taken, on_the_way, strict=True):
+        total = busy.cumsum()
         # A chunk is finished when all from the one that waited longest for its input on have been computed.
-        finished = total + np.maximum.accumulate(finished - (total - taken))
-    return float(finished[-1])
+        finished = total + np.maximum.accumulate(finished + way - (total - busy))
+        rows.append(finished)
+    return np.array(rows)
 
 
 @lru_cache

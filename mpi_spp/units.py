@@ -1,8 +1,12 @@
 """Amounts of memory as people write and read them."""
 
 import re
+from collections.abc import Iterable
 
 from mpi_spp.errors import UserError
+
+# Bytes of each host, or of hosts by name; None: no limit.
+MemoryLimit = int | tuple[tuple[str, int], ...] | None
 
 _FACTORS = {"": 1} | {
     letter + kind: base**power
@@ -18,6 +22,34 @@ def parse_bytes(text: str, option: str) -> int:
     if found is None or factor is None or float(found[1]) * factor < 1:
         raise UserError(f"{option}: {text!r} is no amount of memory; give bytes or, for example, 8GiB")
     return int(float(found[1]) * factor)
+
+
+def parse_limit(text: str, option: str) -> MemoryLimit:
+    """Read `8GiB`, or `node1=8GiB,node2=4GiB`. Raises UserError that names the option."""
+    if "=" not in text:
+        return parse_bytes(text, option)
+    pairs = [entry.partition("=") for entry in text.split(",")]
+    names = [name.strip() for name, *_ in pairs]
+    if not all(names) or len(set(names)) < len(names):
+        raise UserError(f"{option}: {text!r} does not name each host once; write node1=8GiB,node2=4GiB")
+    return tuple((name, parse_bytes(amount, option)) for name, (_, _, amount) in zip(names, pairs, strict=True))
+
+
+def limits_by_host(limit: MemoryLimit, hosts: Iterable[str], option: str) -> dict[str, int]:
+    """The bytes of those of the hosts that have a limit. Names may leave out the domain.
+
+    Raises UserError where a limit is for a host that is not there.
+    """
+    there = list(dict.fromkeys(hosts))
+    if limit is None or isinstance(limit, int):
+        return {} if limit is None else dict.fromkeys(there, limit)
+    found = {}
+    for name, count in limit:
+        alike = [host for host in there if name == host or name.split(".")[0] == host.split(".")[0]]
+        if not alike:
+            raise UserError(f"{option}: {name} is no host of this run; those are {', '.join(there)}")
+        found |= dict.fromkeys(alike, count)
+    return found
 
 
 def show_bytes(count: float) -> str:

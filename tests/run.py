@@ -21,10 +21,11 @@ from process_tree import adopt_orphans, end_descendants  # noqa: E402
 from mpi_spp.launch.launcher import find_launcher  # noqa: E402
 from mpi_spp.launch.line import mpirun_line, request_here  # noqa: E402
 
-PARTS = ("lint", "unit", "ranks", "e2e")
+PARTS = ("lint", "unit", "ranks", "e2e", "hosts")
 NUM_RANKS = (1, 2, 3, 4, 5)
 NUM_RANKS_ALSO = (2, 3)  # with a second MPI, whose part in what is tested is small
-SECONDS = {"lint": 60, "unit": 420, "ranks": 540, "e2e": 1200}  # a few that hang still leave room in CI's 90 minutes
+# A few that hang still leave room in CI's 90 minutes.
+SECONDS = {"lint": 60, "unit": 420, "ranks": 540, "e2e": 1200, "hosts": 480}
 FULL_FACTOR = 6
 
 
@@ -80,7 +81,7 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
     rest = [argument for argument in pytest_arguments if argument not in paths]
     if "lint" in options.parts and not pytest_arguments:
         yield from lint_parts()
-    for kind in ("unit", "ranks", "e2e"):
+    for kind in ("unit", "ranks", "e2e", "hosts"):
         own_paths = [path for path in paths if is_below(path, ROOT / "tests" / kind)]
         if kind not in options.parts or (paths and not own_paths):
             continue

@@ -10,7 +10,8 @@ from mpi_spp.config import RunConfig, option_name
 _OF_THE_RUN = (
     {"model", "prompt", "prompt_file", "prompt_ids"}  # the model's directory and the lines stand for these
     | {"mesh", "prefill", "decode", "chunk_size", "layer_split", "sync_strategy", "sync_granularity"}
-    | {"device", "gpu_ids", "cuda_aware", "kernels", "threads", "timeout", "log_dir", "json"}
+    | {"device", "gpu_ids", "cuda_aware", "kernels", "threads", "timeout", "log_dir"}
+    | {"trace", "trace_messages", "json"}
 )
 
 

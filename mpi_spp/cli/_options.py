@@ -17,7 +17,7 @@ from mpi_spp.config import (
     QUANTIZE,
     default_of,
 )
-from mpi_spp.units import parse_bytes
+from mpi_spp.units import MemoryLimit, parse_limit
 
 Decorator = Callable[[Any], Any]
 
@@ -58,9 +58,9 @@ def parse_chunk_size(text: str) -> int | str:
     raise click.BadParameter(f"{text!r} is neither auto nor a number of tokens, such as 128")
 
 
-def parse_memory(ctx: click.Context, param: click.Parameter, value: str | None) -> int | None:
-    """Read `8GiB`."""
-    return None if value is None else parse_bytes(value, "--max-memory")
+def parse_memory(ctx: click.Context, param: click.Parameter, value: str | None) -> MemoryLimit:
+    """Read `8GiB`, or `node1=8GiB,node2=4GiB`."""
+    return None if value is None else parse_limit(value, "--max-memory")
 
 
 def parse_layer_split(text: str) -> tuple[int, ...] | str:
@@ -126,6 +126,20 @@ sampling_options = together(
     run_option("--seed", "Repeats a draw, on any number of ranks.  [default: drawn, and told in the report]", type=int),
 )
 
+# Where tensors lie.
+device_options = together(
+    run_option("--device", "auto: a GPU where there is one.", type=click.Choice(DEVICES)),
+    run_option("--gpu-ids", "GPUs of each host, one a rank: 5,6,7.", callback=parse_gpu_ids),
+    run_option("--cuda-aware", "Whether MPI reads GPU memory.", type=click.Choice(CUDA_AWARE)),
+)
+
+memory_option = run_option(
+    "--max-memory",
+    "For all ranks of a host, such as 8GiB, or by host, node1=8GiB,node2=4GiB; what needs more is refused.",
+    callback=parse_memory,
+    metavar="BYTES|HOST=BYTES,...",
+)
+
 # What is run, and on what.
 model_options = together(
     click.option("--model", required=True, help="A model directory, a model of the local store, or a hub name."),
@@ -134,19 +148,18 @@ model_options = together(
     run_option("--kv-cache-dtype", "auto: that of the run; int8: half of it.", type=click.Choice(KV_CACHE_DTYPES)),
     run_option("--quantize", "Weights of 8 or 4 bits, made once and kept on disk.", type=click.Choice(QUANTIZE)),
     run_option("--quantize-group-size", "Inputs that share a scale.", type=int),
-    run_option("--device", "auto: a GPU where there is one.", type=click.Choice(DEVICES)),
-    run_option("--gpu-ids", "GPUs of each host, one a rank: 5,6,7.", callback=parse_gpu_ids),
-    run_option("--cuda-aware", "Whether MPI reads GPU memory.", type=click.Choice(CUDA_AWARE)),
+    device_options,
     run_option("--kernels", "Arithmetic of the layers; auto: what is measured as fastest.", type=click.Choice(KERNELS)),
     run_option("--threads", "Threads of each rank.  [default: the rank's share of its cores]", type=int),
-    run_option(
-        "--max-memory",
-        "Of each host, for all ranks there, such as 8GiB; what needs more is refused.",
-        callback=parse_memory,
-        metavar="BYTES",
-    ),
+    memory_option,
     run_option("--timeout", "Seconds after which ranks that wait in vain end the job; 0: no limit.", type=int),
     run_option("--log-dir", "Write rankR.log for every rank into this directory.", type=click.Path()),
+)
+
+# What is recorded of a run besides its measurements.
+trace_options = together(
+    run_option("--trace", "Write a timeline of all ranks, for Perfetto and `mpi-spp trace`.", type=click.Path()),
+    run_option("--trace-messages", "Print a line for every message on standard error.", is_flag=True),
 )
 
 

@@ -10,13 +10,13 @@ from mpi_spp.comm.environment import launched_size
 from mpi_spp.errors import UserError
 
 
-def check_writable(path: str | None) -> None:
-    """Raise UserError when `--json` names a file that cannot be written."""
+def check_writable(path: str | None, option: str = "--json") -> None:
+    """Raise UserError when an option names a file that cannot be written."""
     if path in (None, "-"):
         return
     file = Path(str(path))
     if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise UserError(f"--json: {file} cannot be written; give a file in a directory that you may write to")
+        raise UserError(f"{option}: {file} cannot be written; give a file in a directory that you may write to")
 
 
 def may_share_terminal() -> bool:

@@ -13,15 +13,18 @@ from mpi_spp.cli._options import (
     run_option,
     sampling_options,
     schedule_options,
+    trace_options,
 )
 from mpi_spp.cli._output import check_writable
 from mpi_spp.cli._start import find_model, join, read_model
+from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
     from mpi_spp.model.config import ModelConfig
     from mpi_spp.model.prompt import TextStream
+    from mpi_spp.report.timings import Clock
     from mpi_spp.request import Request
 
 _Prepared = tuple["ModelConfig", list["Request"], list[dict[str, Any]]]
@@ -34,6 +37,7 @@ _Prepared = tuple["ModelConfig", list["Request"], list[dict[str, Any]]]
 @sampling_options
 @schedule_options()
 @model_options
+@trace_options
 @json_option("Write all answers and measurements to this file;")
 def command(**options: Any) -> None:
     """Answer many questions about one document, which is read once.
@@ -48,6 +52,12 @@ def command(**options: Any) -> None:
     clock = Clock()
     config = RunConfig(**options)
     world = join(config)
+    with traced(config, world):
+        run(config, world, clock)
+
+
+def run(config: RunConfig, world: "World", clock: "Clock") -> None:
+    """Prepare on rank 0, load on all, answer, report. Collective."""
     directory = find_model(config, world)
     from mpi_spp.mesh import mesh_of
     from mpi_spp.strategies import load_strategies

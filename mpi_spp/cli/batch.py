@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from mpi_spp.cli._options import json_option, model_options, run_option, sampling_options, schedule_options
+from mpi_spp.cli._options import (
+    json_option,
+    model_options,
+    run_option,
+    sampling_options,
+    schedule_options,
+    trace_options,
+)
 from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._start import find_model, join, read_model, show_choice
+from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.report.progress import Progress
@@ -46,6 +54,7 @@ class Files:
 @sampling_options
 @schedule_options()
 @model_options
+@trace_options
 @json_option("Write counts and measurements to this file;")
 def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> None:
     """Answer every line of a file of prompts, spread over the replicas (dp) of the mesh.
@@ -58,11 +67,14 @@ def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> Non
 
     clock = Clock()
     config = RunConfig(**options)
-    run(config, Files(input, output, max_num_seqs), join(config), clock)
+    world = join(config)
+    with traced(config, world):
+        status = run(config, Files(input, output, max_num_seqs), world, clock)
+    _leave(world, status)
 
 
-def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> None:
-    """Prepare on rank 0, load on all, answer, report; leaves with status 1 when lines were skipped. Collective."""
+def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
+    """Prepare on rank 0, load on all, answer, report; returns the exit status. Collective."""
     directory = find_model(config, world)
     from mpi_spp.batch.replicas import Keeper, answer_all, part_of
     from mpi_spp.engine import Engine
@@ -92,8 +104,7 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> None
         progress.close()
         ranks, answers = world.gather(engine.facts()), part.answers if isinstance(part, Keeper) else {}
     clock.mark("total")
-    status = world.on_rank_0(lambda: _report(config, files, work, clock.moments, ranks, answers))
-    _leave(world, status)
+    return world.on_rank_0(lambda: _report(config, files, work, clock.moments, ranks, answers))
 
 
 def _prepare(
@@ -108,7 +119,7 @@ def _prepare(
 
     check_writable(config.json)
     lines = read_lines(files.input)
-    _require_different(files, config.json)
+    _require_different(files, config.json, config.trace)
     model = read_model(directory)
     encoder = Encoder(config, model, directory)
     output = Output(files.output, made_of(config, directory, lines), [number for number, _ in lines])
@@ -116,10 +127,10 @@ def _prepare(
     return model, Work(waiting, groups_of(len(waiting), mesh.dp, files.max_num_seqs), encoder, output, progress)
 
 
-def _require_different(files: Files, json: str | None) -> None:
+def _require_different(files: Files, json: str | None, trace: str | None) -> None:
     """Raise UserError where one file would be written over another."""
     named = [("--input", files.input), ("--output", files.output)]
-    named += [("--json", Path(json))] if json not in (None, "-") else []
+    named += [(name, Path(path)) for name, path in (("--json", json), ("--trace", trace)) if path not in (None, "-")]
     seen: dict[Path, str] = {}
     for option, path in named:
         other = seen.setdefault(path.resolve(), option)

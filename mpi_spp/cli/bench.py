@@ -1,4 +1,4 @@
-"""`mpi-spp bench`: measure prefill, decode or whole requests on the ranks at hand, and compare two results."""
+"""`mpi-spp bench`: measure requests, their phases or communication on the ranks at hand, and compare two results."""
 
 import itertools
 import json as jsons
@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
-from mpi_spp.cli._options import Decorator, json_option, model_options, schedule_options, together
+from mpi_spp.cli._bench_comm import comm
+from mpi_spp.cli._options import Decorator, json_option, model_options, schedule_options, together, trace_options
 from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
 
@@ -20,7 +22,10 @@ _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", 
 
 @click.group("bench")
 def command() -> None:
-    """Measure prefill, decode or whole requests, and compare results."""
+    """Measure prefill, decode, whole requests or communication, and compare results."""
+
+
+command.add_command(comm)
 
 
 def _measuring(new_tokens: int) -> Decorator:
@@ -28,6 +33,7 @@ def _measuring(new_tokens: int) -> Decorator:
     return together(
         model_options,
         schedule_options(multiple=True),
+        trace_options,
         click.option("--prompt-tokens", default=1024, show_default=True, help="Length of the prompt."),
         click.option("--new-tokens", default=new_tokens, show_default=True, help="Length of the answer."),
         click.option("--warmup", default=1, show_default=True, help="Rounds that do not count."),
@@ -81,7 +87,7 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
         if value < (0 if name == "warmup" else 2 if (name, kind) == ("new_tokens", "decode") else 1):
             raise UserError(f"{option_name(name)}: {value} is too small for a measurement")
     check_writable(json)
-    configs = _cases(options)
+    configs = _cases(options | {"max_new_tokens": workload_options["new_tokens"]})  # by which "auto" chooses
 
     from mpi_spp.benchmark import Workload, machine, measure
     from mpi_spp.cli._start import join, open_engine, show_choice
@@ -92,16 +98,17 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
     world, clock = join(first), Clock()
     require_one_replica(mesh_of(options["mesh"], world.size))
     workload = Workload(**workload_options)
-    engine = open_engine(first, world, clock, workload.prompt_tokens)
-    show_choice(engine)
-    result = {
-        "benchmark": kind,
-        "model": options["model"],
-        "workload": workload_options,
-        "configuration": {name: options[name] for name in _FIXED},
-        "cases": measure(engine, configs, workload, kind),
-        "machine": machine(engine),
-    }
+    with traced(first, world):
+        engine = open_engine(first, world, clock, workload.prompt_tokens)
+        show_choice(engine)
+        result = {
+            "benchmark": kind,
+            "model": options["model"],
+            "workload": workload_options,
+            "configuration": {name: options[name] for name in _FIXED},
+            "cases": measure(engine, configs, workload, kind),
+            "machine": machine(engine),
+        }
     if world.rank == 0:
         _print_cases(result)
         write_json(json, result)

@@ -15,9 +15,11 @@ from mpi_spp.cli._options import (
     run_option,
     sampling_options,
     schedule_options,
+    trace_options,
 )
 from mpi_spp.cli._output import check_writable, may_share_terminal, write_json
 from mpi_spp.cli._start import find_model, join, read_model, show_choice
+from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.report.progress import Progress
@@ -37,6 +39,7 @@ if TYPE_CHECKING:
 @run_option("--num-return-sequences", "So many drawn answers; each is made by one rank alone.", type=int)
 @schedule_options()
 @model_options
+@trace_options
 @json_option("Write the answer and all measurements to this file;")
 def command(**options: Any) -> None:
     """Answer one prompt on all ranks: prefill, KV sync, decode.
@@ -49,7 +52,9 @@ def command(**options: Any) -> None:
     clock = Clock()
     config = RunConfig(**options)
     config.require_one_prompt()
-    run(config, join(config), clock)
+    world = join(config)
+    with traced(config, world):
+        run(config, world, clock)
 
 
 def run(config: RunConfig, world: "World", clock: Any) -> None:

@@ -9,13 +9,14 @@ import click
 
 from mpi_spp.cli._options import json_option, model_options, schedule_options
 from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.cli._setting import length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
+from mpi_spp.units import limits_by_host
 
 if TYPE_CHECKING:
     from mpi_spp.launch.hostfile import Host
     from mpi_spp.plan.setting import Setting
-    from mpi_spp.plan.speeds import Link, Speeds
 
 
 @click.command("plan")
@@ -24,10 +25,8 @@ if TYPE_CHECKING:
 @click.option("--hostfile", type=click.Path(), help="The hosts; `max-memory=8GiB` behind one limits its ranks.")
 @schedule_options()
 @model_options
-@click.option("--prompt-tokens", default=1024, show_default=True, help="Length of the prompt.")
-@click.option("--new-tokens", default=128, show_default=True, help="Length of the answer.")
-@click.option("--link-latency-us", type=float, help="Of a message between hosts, in place of what was measured.")
-@click.option("--link-gbit", type=float, help="Of the link between hosts, in place of what was measured.")
+@length_options
+@link_options
 @json_option("Write the plan to this file;")
 def command(json: str | None, **options: Any) -> None:
     """Memory, messages and times of a run, before anything is loaded; needs no weights and no MPI.
@@ -36,11 +35,7 @@ def command(json: str | None, **options: Any) -> None:
     and the output says which.
     """
     check_writable(json)
-    names = ("num_ranks", "hosts", "hostfile", "prompt_tokens", "new_tokens", "link_latency_us", "link_gbit")
-    given = {name: options.pop(name) for name in names}
-    for name in names[3:]:
-        if given[name] is not None and given[name] <= 0:
-            raise UserError(f"{option_name(name)}: {given[name]} is too small; give more than 0")
+    given = take(options, "num_ranks", "hosts", "hostfile")
     config = RunConfig(**options)
     hosts = _hosts(given)
     data, joints = _plan(config, hosts, given)
@@ -80,46 +75,16 @@ def _hosts(given: dict[str, Any]) -> tuple["Host", ...]:
 
 
 def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> "Setting":
-    import torch
-
-    from mpi_spp.cli._start import read_model
-    from mpi_spp.kernels.choice import backends
-    from mpi_spp.launch.placement import cores_here
     from mpi_spp.mesh import mesh_of
-    from mpi_spp.model.locate import locate
-    from mpi_spp.model.store import cache_directory
-    from mpi_spp.plan.measured import Products, remembered_speeds
-    from mpi_spp.plan.setting import Setting
 
     names = [_name(host) for host in hosts for _ in range(host.slots)]
-    mesh, cores = mesh_of(config.mesh, len(names)), len(cores_here())
-    directory = locate(config.model, download=False)
-    model, kept = read_model(directory), cache_directory() / "kernels"
-    threads = config.threads or max(1, cores // max(host.slots for host in hosts))
-    dtype = _dtype(config, directory, model)
-    kernels = _kernels(config, model, dtype, threads, kept)
-    limits = {_name(host): host.max_memory or config.max_memory for host in hosts}
-    known = {name: limit for name, limit in limits.items() if limit is not None}
-    cpu = torch.device("cpu")
-    products = Products(
-        _measured(config, model, dtype, kernels, threads),
-        backends(dtype, cpu, kept)[kernels],
-        config.quantize,
-        config.quantize_group_size,
-    )
-    names = names[: mesh.replica_size]
-    speeds = _with_options(remembered_speeds(products, names, cores, kept), given)
-    lengths = (given["prompt_tokens"], given["new_tokens"])
-    return Setting(config, model, mesh, names, dtype, kernels, *lengths, speeds, known)
-
-
-def _measured(config: RunConfig, model: Any, dtype: Any, kernels: str, threads: int) -> Any:
-    import torch
-
-    from mpi_spp.costs import Measured, weights_name
-
-    name = weights_name(kernels, config.quantize, config.quantize_group_size)
-    return Measured(model, dtype, torch.device("cpu"), name, threads)
+    limits = limits_by_host(config.max_memory, names, "--max-memory")
+    limits |= {_name(host): host.max_memory for host in hosts if host.max_memory is not None}
+    known = read_known(config, max(host.slots for host in hosts))
+    mesh = mesh_of(config.mesh, len(names))
+    if len(hosts) == 1 and any(given[name] is not None for name in ("link", "link_latency_us", "link_gbit")):
+        raise UserError("--link: all ranks are on one host; give --hosts, or the --inside options for its own link")
+    return known.setting(mesh, names, given, limits)
 
 
 def _name(host: "Host") -> str:
@@ -127,54 +92,6 @@ def _name(host: "Host") -> str:
     from mpi_spp.launch.hostfile import is_this_machine
 
     return os.uname().nodename if is_this_machine(host.name) else host.name
-
-
-def _dtype(config: RunConfig, directory: Any, model: Any) -> Any:
-    """As a run takes it; float32 where neither config.json nor a file's header says what the checkpoint is in."""
-    import torch
-
-    from mpi_spp.model.checkpoint import Checkpoint
-    from mpi_spp.model.device import choose_dtype
-    from mpi_spp.model.weights import checkpoint_dtype
-
-    of_checkpoint = model.dtype
-    if of_checkpoint is None and config.dtype == "auto":
-        try:
-            of_checkpoint = checkpoint_dtype(Checkpoint(directory))
-        except UserError:
-            of_checkpoint = torch.float32
-    return choose_dtype(config.dtype, of_checkpoint, torch.device("cpu"))
-
-
-def _kernels(config: RunConfig, model: Any, dtype: Any, threads: int, directory: Any) -> str:
-    """The back end that a run would take: what was measured as fastest, else the likeliest."""
-    import torch
-
-    from mpi_spp.kernels.choice import backends, remembered
-
-    found = list(backends(dtype, torch.device("cpu"), directory))
-    if config.kernels != "auto":
-        if config.kernels not in found:
-            raise UserError(
-                f"--kernels: {config.kernels} cannot run {dtype} here; choose one of auto, {', '.join(found)}"
-            )
-        return config.kernels
-    shape = (2 * model.intermediate_size, model.hidden_size)
-    return remembered(shape, dtype, threads, directory) or found[-1]
-
-
-def _with_options(speeds: "Speeds", given: dict[str, Any]) -> "Speeds":
-    """What the command line says of the link goes before what is known."""
-    latency, gbit = given["link_latency_us"], given["link_gbit"]
-    if latency is None and gbit is None:
-        return speeds
-    link: Link = replace(
-        speeds.link,
-        latency_s=speeds.link.latency_s if latency is None else latency * 1e-6,
-        bytes_per_s=speeds.link.bytes_per_s if gbit is None else gbit * 1e9 / 8,
-        row_sum_s=None,
-    )
-    return replace(speeds, link=link, origins=speeds.origins | {"link": "given"})
 
 
 def _joints(setting: "Setting") -> list[dict[str, Any]]:

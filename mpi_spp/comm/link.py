@@ -12,31 +12,51 @@ _ROUNDS, _LARGE_ROUNDS = 20, 4
 _TAG = 77
 
 
-def measure_link(comm: Communicator, hidden_size: int) -> tuple[float, float, float]:
-    """Seconds of an empty message, bytes a second, seconds of the all-reduce of one hidden state. Collective.
+def measure_link(comm: Communicator, other: int) -> tuple[float, float]:
+    """Seconds of an empty message, and bytes a second, between rank 0 and another one. Collective.
 
-    Between the first rank and the last: where ranks are placed host by host that is the longest way. The least of
-    several rounds counts: noise only adds.
+    On rank 0. The least of several rounds counts: noise only adds.
     """
-    small = _ping_pong(comm, torch.zeros(8, dtype=torch.uint8), _ROUNDS)
-    large = _ping_pong(comm, torch.zeros(_LARGE, dtype=torch.uint8), _LARGE_ROUNDS)
-    row = torch.zeros(hidden_size)
-    return small, _LARGE / max(large - small, 1e-9), _least(lambda: comm.sum_in_place(row), _ROUNDS, comm.barrier)
+    return _measure(comm, 0, other, comm.barrier)
 
 
-def _ping_pong(comm: Communicator, message: torch.Tensor, rounds: int) -> float:
+def measure_pair(comm: Communicator, first: int, second: int) -> tuple[float, float]:
+    """The same between any two ranks, who alone call this. On the first."""
+    return _measure(comm, first, second, lambda: None)
+
+
+def measure_sums(comm: Communicator, hidden_size: int) -> tuple[float, float]:
+    """Seconds of the all-reduce of one hidden state, and bytes a second of a large one. Collective.
+
+    Each rank sends and receives twice what is not its own part: those are the bytes that count.
+    """
+    row, many = torch.zeros(hidden_size), torch.zeros(_LARGE // 4)
+    small = _least(lambda: comm.sum_in_place(row), _ROUNDS, comm.barrier)
+    large = _least(lambda: comm.sum_in_place(many), _LARGE_ROUNDS, comm.barrier)
+    return small, 2 * _LARGE * (comm.size - 1) / comm.size / max(large - small, 1e-9)
+
+
+def _measure(comm: Communicator, first: int, second: int, before: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of an empty message, and bytes a second; `before` each round."""
+    small = _ping_pong(comm, first, second, torch.zeros(8, dtype=torch.uint8), _ROUNDS, before)
+    large = _ping_pong(comm, first, second, torch.zeros(_LARGE, dtype=torch.uint8), _LARGE_ROUNDS, before)
+    return small, _LARGE / max(large - small, 1e-9)
+
+
+def _ping_pong(
+    comm: Communicator, first: int, second: int, message: torch.Tensor, rounds: int, before: Callable[[], object]
+) -> float:
     """Seconds of one way."""
-    last = comm.size - 1
 
     def there_and_back() -> None:
-        if comm.rank == 0:
-            comm.wait(comm.isend(message, last, _TAG))
-            comm.wait(comm.irecv(message, last, _TAG))
-        elif comm.rank == last:
-            comm.wait(comm.irecv(message, 0, _TAG))
-            comm.wait(comm.isend(message, 0, _TAG))
+        if comm.rank == first:
+            comm.wait(comm.isend(message, second, _TAG))
+            comm.wait(comm.irecv(message, second, _TAG))
+        elif comm.rank == second:
+            comm.wait(comm.irecv(message, first, _TAG))
+            comm.wait(comm.isend(message, first, _TAG))
 
-    return _least(there_and_back if last else lambda: None, rounds, comm.barrier) / 2
+    return _least(there_and_back, rounds, before) / 2
 
 
 def _least(work: Callable[[], object], rounds: int, before: Callable[[], object]) -> float:

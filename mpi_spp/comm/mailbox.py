@@ -9,11 +9,12 @@ import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.library import MPI
-from mpi_spp.comm.operation import Operation, of_all, waiting
+from mpi_spp.comm.operation import Operation, happened, of_all, waiting
 from mpi_spp.comm.requests import Idle, Transfer
 from mpi_spp.comm.world import World
 
 _NAP_SECONDS = 1e-3  # nothing here is as urgent as the core that a computing rank could have
+_PIECE_BYTES = 1 << 26  # of a value that is collected: libraries count no more than 2 GiB at a time
 
 
 class Mailbox:
@@ -32,14 +33,17 @@ class Mailbox:
     def post(self, value: Any, dest: int) -> None:
         """Send without waiting."""
         operation = Operation("send", "mailbox", (dest,))
-        self._sends.append(Transfer(self._comm.isend(value, dest), operation, value))
+        self._sends.append(Transfer(lambda: self._comm.isend(value, dest), operation, value))
 
     def take(self) -> tuple[int, Any] | None:
         """The next message that is here, after the rank that sent it; None when there is none."""
         self.move_on()
         status = MPI.Status()
         message = self._comm.improbe(status=status)
-        return None if message is None else (status.source, message.recv())
+        if message is None:
+            return None
+        happened(Operation("receive", "mailbox", (status.source,)))
+        return status.source, message.recv()
 
     def wait(self) -> tuple[int, Any]:
         """The next message, after the rank that sent it."""
@@ -75,10 +79,32 @@ def share(comm: Communicator, value: Any) -> Any:
     """The (pickled) value of rank 0, on all ranks. Collective; those who wait leave a shared core to others."""
     if comm.size == 1:
         return value
-    content = torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)
+    content = _pickled(value)
     length = torch.tensor([len(content)])
     comm.broadcast(length, root=0)
     if not comm.is_first:
         content = torch.empty(int(length), dtype=torch.uint8)
     comm.broadcast(content, root=0)
     return pickle.loads(content.numpy().tobytes())
+
+
+def collect(comm: Communicator, value: Any) -> list[Any]:
+    """The (pickled) values of all ranks, of any size, on rank 0; none on the others. Collective."""
+    if not comm.is_first:
+        content = _pickled(value)
+        for piece in (torch.tensor([len(content)]), *content.split(_PIECE_BYTES)):
+            comm.wait(comm.isend(piece, 0))
+        return []
+    values = [value]
+    for source in range(1, comm.size):
+        length = torch.zeros(1, dtype=torch.int64)
+        comm.wait(comm.irecv(length, source))
+        content = torch.empty(int(length), dtype=torch.uint8)
+        for piece in content.split(_PIECE_BYTES):
+            comm.wait(comm.irecv(piece, source))
+        values.append(pickle.loads(content.numpy().data))
+    return values
+
+
+def _pickled(value: Any) -> torch.Tensor:
+    return torch.frombuffer(bytearray(pickle.dumps(value)), dtype=torch.uint8)

@@ -11,6 +11,7 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.mesh import Place
 from mpi_spp.model.batch import Batch, Span
 from mpi_spp.model.decoder import Shard, Stage
+from mpi_spp.report.timed import timed
 
 
 @dataclass
@@ -42,8 +43,9 @@ class DecodeJob:
     def forward(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
         """Run this rank's layers on the newest token of each sequence, [sequences, hidden_size], in place."""
         spans = (Span(range(row, row + 1), one.length, one.cache, one.length + 1) for row, one in enumerate(sequences))
-        batch = Batch(tuple(spans), self.stage.device)
-        hidden = self.stage.forward(hidden, batch, self.layers, self.shard)
+        with timed("step", sequences[0].taken, sequences=len(sequences)):
+            batch = Batch(tuple(spans), self.stage.device)
+            hidden = self.stage.forward(hidden, batch, self.layers, self.shard)
         works()
         return hidden
 

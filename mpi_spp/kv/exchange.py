@@ -15,6 +15,7 @@ from mpi_spp.comm.shared import Hosts
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.layout import Region
 from mpi_spp.kv.rounds import Block, Round
+from mpi_spp.report.timed import timed
 
 
 @dataclass(frozen=True)
@@ -160,8 +161,14 @@ class Exchange:
         self._comm.wait(self)
 
     def _start(self, tag: int, round_: Round) -> None:
-        packed = self._moves(round_, self._move, self._comm.rank, tag)
-        self._under_way.append(_UnderWay(self._strategy(self._comm, packed), packed.unpack))
+        with timed("pack", tag):
+            packed = self._moves(round_, self._move, self._comm.rank, tag)
+
+        def unpack() -> None:
+            with timed("unpack", tag):
+                packed.unpack()
+
+        self._under_way.append(_UnderWay(self._strategy(self._comm, packed), unpack))
 
 
 class _UnderWay:

@@ -55,6 +55,13 @@ def _merged(entries: Iterable[Host]) -> tuple[Host, ...]:
     return tuple(hosts.values())
 
 
+def memory_limits(hosts: Iterable[Host]) -> str:
+    """The limits of hosts as `--max-memory` reads them, under the names that their ranks know; empty without limits."""
+    own = os.uname().nodename
+    limited = ((own if is_this_machine(one.name) else one.name, one.max_memory) for one in hosts if one.max_memory)
+    return ",".join(f"{name}={limit}" for name, limit in limited)
+
+
 def is_this_machine(name: str) -> bool:
     """Whether the name is one of the usual names of the machine that asks."""
     own = os.uname().nodename

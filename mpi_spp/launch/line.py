@@ -27,6 +27,7 @@ class LaunchRequest:
     passed_on: tuple[str, ...] = ()  # names of variables that ranks on other hosts get from here
     as_root: bool = False
     cma_refused: bool = False
+    interface: str | None = None  # of each host, by which the ranks talk: eth1; or a subnet: 10.0.0.0/24
 
 
 def request_here(
@@ -35,6 +36,7 @@ def request_here(
     hosts: tuple[Host, ...] = (),
     threads: int | None = None,
     exports: Mapping[str, str] | None = None,
+    interface: str | None = None,
 ) -> LaunchRequest:
     """The request, with what this machine says of itself."""
     return LaunchRequest(
@@ -46,6 +48,7 @@ def request_here(
         passed_on=tuple(sorted(name for name in os.environ if name.startswith(_PASSED_ON))) if hosts else (),
         as_root=os.geteuid() == 0,
         cma_refused=cma_is_refused(),
+        interface=interface,
     )
 
 
@@ -66,7 +69,7 @@ def check_gpu_ids(gpu_ids: tuple[int, ...], num_ranks: int, hosts: tuple[Host, .
     """Every host's ranks take the ids in order, so the fullest host needs an id for each of its ranks."""
     if len(set(gpu_ids)) < len(gpu_ids):
         raise UserError(f"--gpu-ids: {_joined(gpu_ids)} names a GPU twice; give each rank of a host its own")
-    host = max(_filled(num_ranks, hosts), key=lambda host: host.slots)
+    host = max(ranks_by_host(num_ranks, hosts), key=lambda host: host.slots)
     if gpu_ids and len(gpu_ids) < host.slots:
         raise UserError(
             f"--gpu-ids: {_joined(gpu_ids)} is too short for the {host.slots} ranks on {host.name};"
@@ -95,20 +98,38 @@ def _open_mpi(request: LaunchRequest, major: int) -> list[str]:
     ending = ["--mca", "odls_base_sigkill_timeout", "0"] if major < 5 else []
     # Open MPI 5 would hold the answer back until a line ends.
     streaming = ["--output", ":raw"] if major >= 5 else []
+    # Launcher and ranks have a choice each.
+    starting = ["--prtemca", "prte_if_include"] if major >= 5 else ["--mca", "oob_tcp_if_include"]
+    talking = (
+        [*starting, request.interface, "--mca", "btl_tcp_if_include", request.interface] if request.interface else []
+    )
     ranks = ["-np", str(request.num_ranks)]
-    return [*ranks, *hosts, *placing, *exports, *passed_on, *root, *copying, *ending, *streaming]
+    return [*ranks, *hosts, *talking, *placing, *exports, *passed_on, *root, *copying, *ending, *streaming]
 
 
 def _mpich(request: LaunchRequest, major: int) -> list[str]:
     hosts = ["-hosts", _host_list(request.hosts)] if request.hosts else []
     copying = {"MPIR_CVAR_CH4_CMA_ENABLE": "0"} if request.cma_refused else {}
-    return ["-n", str(request.num_ranks), *hosts, "-bind-to", "none", *_hydra_exports({**request.exports, **copying})]
+    ranks, talking = ["-n", str(request.num_ranks)], _hydra_interface(request)
+    return [*ranks, *hosts, *talking, "-bind-to", "none", *_hydra_exports({**request.exports, **copying})]
 
 
 def _intel(request: LaunchRequest, major: int) -> list[str]:
     # Without the comma at the end it takes a single `node1:2` for a name.
     hosts = ["-hosts", _host_list(request.hosts) + ","] if request.hosts else []
-    return ["-n", str(request.num_ranks), *hosts, *_hydra_exports({"I_MPI_PIN": "0", **request.exports})]
+    ranks, talking = ["-n", str(request.num_ranks)], _hydra_interface(request)
+    return [*ranks, *hosts, *talking, *_hydra_exports({"I_MPI_PIN": "0", **request.exports})]
+
+
+def _hydra_interface(request: LaunchRequest) -> list[str]:
+    if request.interface is None:
+        return []
+    if "/" in request.interface:
+        raise UserError(
+            f"--interface: {request.interface} is a subnet, of which only Open MPI knows; give a name, such as eth1"
+        )
+    # The first is the launcher's, the second that of the library by which the ranks talk over TCP.
+    return ["-iface", request.interface, "-genv", "FI_TCP_IFACE", request.interface]
 
 
 def _hydra_exports(exports: Mapping[str, str]) -> list[str]:
@@ -120,7 +141,7 @@ def _host_list(hosts: tuple[Host, ...]) -> str:
     return ",".join(f"{host.name}:{host.slots}" for host in hosts)
 
 
-def _filled(num_ranks: int, hosts: tuple[Host, ...]) -> list[Host]:
+def ranks_by_host(num_ranks: int, hosts: tuple[Host, ...]) -> list[Host]:
     """How many ranks each host gets: its slots in turn, and round again when there are more ranks than slots."""
     hosts = hosts or (Host("this machine", num_ranks),)
     rounds, left = divmod(num_ranks, sum(host.slots for host in hosts))

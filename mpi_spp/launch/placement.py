@@ -22,7 +22,7 @@ _LOCAL_NAMES = (
 )
 # A waiting rank must not take the core from the one it waits for. Open MPI takes slots for cores and otherwise spins.
 # MPICH yields in a way that still takes half a core; this makes it sleep. Intel MPI needs nothing.
-_WHEN_SHARING = {"OMPI_MCA_mpi_yield_when_idle": "1", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
+WHEN_SHARING_CORES = {"OMPI_MCA_mpi_yield_when_idle": "1", "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1"}
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def one_cpu_per_core(cpus: Iterable[int], fact: Callable[[int, str], str]) -> li
 
 def cores_here() -> list[int]:
     """One CPU of every core that this process may use."""
-    return one_cpu_per_core(os.sched_getaffinity(0), _kernel_fact)
+    return one_cpu_per_core(os.sched_getaffinity(0), kernel_fact)
 
 
 def local_numbers(environment: Mapping[str, str]) -> tuple[int, int] | None:
@@ -72,7 +72,8 @@ def local_numbers(environment: Mapping[str, str]) -> tuple[int, int] | None:
     return None
 
 
-def _kernel_fact(cpu: int, name: str) -> str:
+def kernel_fact(cpu: int, name: str) -> str:
+    """What Linux tells of a CPU's place in the machine; empty when it does not."""
     try:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/{name}").read_text().strip()
     except OSError:
@@ -85,7 +86,7 @@ def _take(where: Place) -> None:
         os.sched_setaffinity(0, where.cores)
     os.environ["OMP_NUM_THREADS"] = str(where.threads)
     if where.shares_cores:
-        os.environ.update(_WHEN_SHARING)
+        os.environ.update(WHEN_SHARING_CORES)
 
 
 def main(arguments: list[str]) -> NoReturn:

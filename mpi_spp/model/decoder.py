@@ -15,6 +15,7 @@ from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
+from mpi_spp.report.timed import timed
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
@@ -102,8 +103,9 @@ class Stage:
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
         """Hidden states [tokens, hidden_size] of token ids [tokens]."""
-        rows = F.embedding(token_ids.cpu(), self.weights.embedding)
-        return rows.to(device=self.device, dtype=self.dtype).float()
+        with timed("embed", tokens=len(token_ids)):
+            rows = F.embedding(token_ids.cpu(), self.weights.embedding)
+            return rows.to(device=self.device, dtype=self.dtype).float()
 
     def hidden_like(self, num_tokens: int) -> torch.Tensor:
         """An uninitialised tensor for the hidden states of so many tokens, [num_tokens, hidden_size]."""
@@ -124,8 +126,9 @@ class Stage:
         """
         rotation = self._rotation(batch)
         for number in layers:
-            shares = [self.weights.layers[number][share] for share in shard.shares]
-            self._layer(number, shares, hidden, batch, rotation, shard.total)
+            with timed("layer", number):
+                shares = [self.weights.layers[number][share] for share in shard.shares]
+                self._layer(number, shares, hidden, batch, rotation, shard.total)
             after_layer(number)
         return hidden
 

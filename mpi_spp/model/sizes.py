@@ -1,5 +1,6 @@
 """What a rank's weights take: the loader itself, on tensors that have a shape and no memory."""
 
+from collections.abc import Mapping, Sequence
 from functools import cache, lru_cache
 
 import torch
@@ -12,7 +13,7 @@ from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.quantized import HEAD_BITS, QuantizedStore
 from mpi_spp.model.weights import load_stage, stage_shapes
-from mpi_spp.shares import split_layer
+from mpi_spp.shares import Share, split_layer
 
 _META = torch.device("meta")
 
@@ -27,19 +28,31 @@ class WeightSizes:
         self._store = None if scheme is None else _QuantizedShapes(config, scheme, group)
         self._checkpoint = _Shapes(config, dtype)
         self.of_shares = cache(self._of_shares)
-        self.of_head = cache(self._of_head)
+        self._head_bytes = cache(self._of_head)
 
     def _of_shares(self, count: int) -> list[int]:
-        """The bytes of each of so many shares of a layer."""
+        """The bytes of each of so many shares of a layer. Of those that are alike one is looked at."""
         shares = split_layer(self._config, count)
-        layers = self._load({0: range(count)}, range(0), count).weights.layers[0]
-        return [layers[index].nbytes for index in range(len(shares))]
+        kinds = [self._kind_of(share, index) for index, share in enumerate(shares)]
+        first = {kind: index for index, kind in reversed(list(enumerate(kinds)))}
+        layers = self._load({0: sorted(first.values())}, range(0), count).weights.layers[0]
+        return [layers[first[kind]].nbytes for kind in kinds]
+
+    def _kind_of(self, share: Share, index: int) -> tuple[int, ...]:
+        """What decides over a share's size: for quantised weights where it begins, too; the first has all biases."""
+        if self._store is not None:
+            return (index,)
+        return (int(index == 0), *map(len, (share.query_heads, share.kv_heads, share.mlp)))
+
+    def of_head(self, rows: range) -> int:
+        """The bytes of these rows of the last product, which do not depend on the panels before them."""
+        first = rows.start % PANEL
+        return self._head_bytes(range(first, first + len(rows)))
 
     def _of_head(self, rows: range) -> int:
-        """The bytes of these rows of the last product."""
         return self._load({}, rows, 1).weights.head.nbytes
 
-    def _load(self, layers: dict[int, range], rows: range, count: int) -> Stage:
+    def _load(self, layers: Mapping[int, Sequence[int]], rows: range, count: int) -> Stage:
         return load_stage(
             self._checkpoint,
             self._config,

@@ -9,9 +9,7 @@ from mpi_spp.config import QUANTIZE
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import Mesh
 from mpi_spp.plan.forecast import Forecast, forecast
-from mpi_spp.plan.memory import memory_of_ranks, overfull
-from mpi_spp.plan.setting import Setting, lay_out
-from mpi_spp.plan.speeds import Speeds
+from mpi_spp.plan.setting import Setting
 from mpi_spp.units import show_bytes
 
 _MOST_RANKS = 64
@@ -111,22 +109,10 @@ def _more_ranks(setting: Setting) -> Iterator[tuple[str, Setting]]:
         config = replace(setting.config, mesh=str(mesh), layer_split="auto")
         setting = replace(
             setting, hosts=hosts, mesh=mesh, limits={**setting.limits, **limit}, config=config,
-            speeds=_stretched(setting.speeds, len(hosts)),
+            speeds=setting.speeds.stretched(len(hosts)),
         )  # fmt: skip
         for tried in [setting, *_all_strategies(setting)]:
             yield f"{len(hosts)} ranks on {count} hosts like {first} with {_name(tried)}", tried
-
-
-def _stretched(speeds: Speeds, count: int) -> Speeds:
-    """Further ranks are as fast as the first one."""
-    return replace(
-        speeds,
-        layers=[*speeds.layers, *[speeds.layers[0]] * (count - len(speeds.layers))],
-        weight_bytes_per_s=[
-            *speeds.weight_bytes_per_s,
-            *[speeds.weight_bytes_per_s[0]] * (count - len(speeds.weight_bytes_per_s)),
-        ],
-    )
 
 
 def _longest_prompt(setting: Setting) -> int | None:
@@ -143,7 +129,7 @@ def _fits(setting: Setting) -> bool:
     if setting.config.chunk_size == "auto":
         setting = replace(setting, config=replace(setting.config, chunk_size=_LONGEST_CHUNK))
     try:
-        return overfull(memory_of_ranks(setting, lay_out(setting)), setting.hosts, setting.limits) is None
+        return forecast(setting).lacking is None
     except UserError:
         return False
 

@@ -1,31 +1,58 @@
 """Everything that is known of a run before it: one value, as plain data too."""
 
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from mpi_spp.plan.memory import RankMemory, host_bytes, memory_of_ranks, overfull
 from mpi_spp.plan.setting import Layout, Setting, lay_out
+from mpi_spp.plan.sync import Moved, moved_by
 from mpi_spp.plan.times import Times, times_of
 from mpi_spp.plan.traffic import Traffic, decode_traffic, prefill_traffic, sync_traffic
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of one setting: memory and traffic by rank of a replica, and times."""
+    """Of one setting: memory and traffic by rank of a replica, and times; each is found when it is looked at."""
 
     setting: Setting
     layout: Layout
-    memory: list[RankMemory]
-    prefill: list[Traffic]
-    sync: list[Traffic]
-    decode: list[Traffic]
-    times: Times
 
     @property
     def name(self) -> str:
         """Of the strategies."""
         config = self.setting.config
         return f"--prefill {config.prefill} --decode {config.decode}"
+
+    @cached_property
+    def moved(self) -> Moved | None:
+        """By the sync."""
+        return moved_by(self.setting, self.layout)
+
+    @cached_property
+    def memory(self) -> list[RankMemory]:
+        """Of each rank."""
+        return memory_of_ranks(self.setting, self.layout, self.moved)
+
+    @cached_property
+    def prefill(self) -> list[Traffic]:
+        """Of each rank, for the whole prompt."""
+        return [prefill_traffic(self.setting, self.layout, rank) for rank in range(self.layout.num_ranks)]
+
+    @cached_property
+    def sync(self) -> list[Traffic]:
+        """Of each rank, for the whole prompt."""
+        return sync_traffic(self.layout, self.moved)
+
+    @cached_property
+    def decode(self) -> list[Traffic]:
+        """Of each rank, for one token."""
+        return [decode_traffic(self.setting, self.layout, rank) for rank in range(self.layout.num_ranks)]
+
+    @cached_property
+    def times(self) -> Times:
+        """Of one request that has all ranks to itself."""
+        return times_of(self.setting, self.layout, self.moved)
 
     @property
     def request_s(self) -> float:
@@ -35,22 +62,13 @@ class Forecast:
     @property
     def lacking(self) -> tuple[str, int] | None:
         """The first host whose limit is too low, and the bytes that it would need; None: it fits."""
-        return overfull(self.memory, self.setting.hosts, self.setting.limits)
+        setting = self.setting
+        return overfull(self.memory, setting.hosts, setting.limits) if setting.limits else None
 
 
 def forecast(setting: Setting) -> Forecast:
     """Raises UserError where the run would refuse its options; whether it fits is `lacking`."""
-    layout = lay_out(setting)
-    ranks = range(layout.num_ranks)
-    return Forecast(
-        setting,
-        layout,
-        memory_of_ranks(setting, layout),
-        [prefill_traffic(setting, layout, rank) for rank in ranks],
-        [sync_traffic(setting, layout, rank) for rank in ranks],
-        [decode_traffic(setting, layout, rank) for rank in ranks],
-        times_of(setting, layout),
-    )
+    return Forecast(setting, lay_out(setting))
 
 
 def as_data(what: Forecast) -> dict[str, Any]:
@@ -83,8 +101,9 @@ def speeds_as_data(setting: Setting) -> dict[str, Any]:
     """The figures behind the times, and where they come from."""
     speeds = setting.speeds
     return {
-        "link": asdict(speeds.link),
-        "weight_bytes_per_s": list(speeds.weight_bytes_per_s),
+        "links": asdict(speeds.links),
+        "steps": [asdict(step) for step in speeds.steps],
+        "steps_alone": [asdict(step) for step in speeds.alone],
         "layer_s_of_512_tokens": [cost.seconds(0, 512) for cost in speeds.layers],
         "origins": speeds.origins,
     }

@@ -2,144 +2,198 @@
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from mpi_spp.comm.link import measure_link
+from mpi_spp.comm.link import measure_link, measure_sums
 from mpi_spp.costs import Measured
 from mpi_spp.costs import remembered as remembered_cost
-from mpi_spp.kernels.choice import time_each
 from mpi_spp.kernels.memory import cpu_name, recall, remember
-from mpi_spp.kernels.plain import Plain, Weight
-from mpi_spp.kernels.quantized import BITS, QuantizedWeight, quantize
-from mpi_spp.plan.speeds import ASSUMED_WEIGHT_BYTES, Link, Speeds, assumed, assumed_cost
+from mpi_spp.plan.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Link, Links, Sums
+from mpi_spp.plan.speeds import Speeds, StepCost, assumed_cost, assumed_step
+from mpi_spp.plan.steps import MakeStage, measure_steps
+from mpi_spp.schedule import Cost
 
 if TYPE_CHECKING:
     from mpi_spp.comm.communicator import Communicator
     from mpi_spp.comm.world import World
 
-_ROOM = 96 << 20  # bytes of weights to go through: a cache of the CPU should not hold them
-_LARGEST = 4 << 20  # numbers in one matrix: larger ones are read no faster
+Steps = tuple[StepCost, StepCost]  # of a rank together with those of its host, and alone
 
 
-@dataclass(frozen=True)
-class Products:
-    """The products of a run: what was measured, with which back end, and quantised how."""
-
-    what: Measured
-    backend: Plain
-    scheme: str | None
-    group: int
-
-    @property
-    def weight_key(self) -> str:
-        """What the speed of one row depends on, besides the ranks of a host."""
-        what = self.what
-        shape = f"{what.config.hidden_size} to {what.config.intermediate_size}"
-        return f"{cpu_name()}, torch {torch.__version__}, {what.threads} threads, {what.dtype}, {what.weights}, {shape}"
+def measured_speeds(
+    what: Measured, layers: Sequence[Cost], make: MakeStage, comm: "Communicator", world: "World", directory: Path
+) -> Speeds:
+    """Of the ranks of this replica; `layers`: what a layer costs on each of them. Collective."""
+    first, links = world.rank - comm.rank, _links_of_job(comm, world, what.config.hidden_size, directory)
+    steps, steps_from = _steps_of_job(what, make, comm, world, directory, links)
+    crowding = world.gather(world.crowding(what.threads))[first : first + comm.size]
+    origins = {"layers": "measured", "steps": steps_from, "links": "measured" if comm.size > 1 else "not needed"}
+    return Speeds(layers, [both for both, _ in steps], [alone for _, alone in steps], crowding, links, origins)
 
 
-def weight_rates(products: Products, world: "World", directory: Path) -> tuple[list[float], str]:
-    """Bytes of weights that each rank of the job reads in a second in products of one row, and their origin.
+def _steps_of_job(
+    what: Measured, make: MakeStage, comm: "Communicator", world: "World", directory: Path, links: Links
+) -> tuple[list[Steps], str]:
+    """What a new token costs on each rank of this replica, and the origin. Collective.
 
-    Collective. The ranks of a host measure at the same time, since they share its memory; the slowest of those that
-    are alike counts for all of them.
+    Measured once: ranks that are alike take the figures of the first of them on their host.
     """
-    memory, key = directory / "decode.json", _weight_key(products, world.local_size)
+    memory, key = directory / "decode.json", _steps_key(what, world.local_size, comm.size)
     known = world.once_a_host(lambda: recall(memory))
-    kept = _number(known.get(key))
-    mine = kept or measure_weight_rate(products)
-    ranks = world.gather((world.host, key, mine, world.crowding(products.what.threads), kept is None))
-    agreed = {(host, key): min(rate for h, k, rate, *_ in ranks if (h, k) == (host, key)) for host, key, *_ in ranks}
-    if world.local_rank == 0 and kept is None:
-        remember(memory, known | {key: agreed[world.host, key]})
-    origin = "measured" if any(new for *_, new in ranks) else "remembered"
-    return [agreed[host, key] / crowding for host, key, _, crowding, _ in ranks], origin
+    steps, origin = _read_steps(known.get(key)), "remembered"
+    if None in world.gather(steps):
+        both, alone = measure_steps(what.config, make, comm, world)
+        steps, origin = (_inside_its_host(both, links, what.config.hidden_size), alone), "measured"
+    ranks = world.gather((world.host, key, steps))
+    agreed = {(host, of_rank): found for host, of_rank, found in reversed(ranks)}
+    if world.local_rank == 0 and origin == "measured":
+        ours = {of_rank: list(map(asdict, found)) for (host, of_rank), found in agreed.items() if host == world.host}
+        remember(memory, known | ours)
+    first = world.rank - comm.rank
+    return [agreed[host, of_rank] for host, of_rank, _ in ranks[first : first + comm.size]], origin
 
 
-def measure_weight_rate(products: Products) -> float:
-    """Bytes of weights read in a second, here and now."""
-    config, dtype = products.what.config, products.what.dtype
-    rows = max(64, min(2 * config.intermediate_size, _LARGEST // config.hidden_size))
-    weight: Weight = torch.randn(rows, config.hidden_size).to(dtype)
-    if products.scheme is not None:
-        weight = quantize(torch.randn(rows, config.hidden_size), BITS[products.scheme], products.group)
-    first = products.backend.linear(weight, None)
-    copies = max(1, min(100, _ROOM // first.nbytes))
-    linears = [first, *(products.backend.linear(_copy(weight), None) for _ in range(copies - 1))]
-    x = torch.randn(1, config.hidden_size).to(dtype)
-    first(x)
-    return first.nbytes / time_each(linears, x)
+def _inside_its_host(step: StepCost, links: Links, hidden_size: int) -> StepCost:
+    """Without the part of its sums that went over hosts: that is the links' own."""
+    if step.sum_s is None or links.sums is None:
+        return step
+    return replace(step, sum_s=max(0.0, step.sum_s - links.sum_between_s(4 * hidden_size, links.sums.group)))
 
 
-def link_between(comm: "Communicator", world: "World", hidden_size: int, directory: Path) -> tuple[Link, str]:
-    """The link of these ranks, the same on all, and its origin. Collective.
+def _links_of_job(comm: "Communicator", world: "World", hidden_size: int, directory: Path) -> Links:
+    """The links of these ranks, the same on all. Collective.
 
-    It is measured every time, in a tenth of a second: who else is on the way changes. What is kept is for plans.
+    They are measured every time, in a tenth of a second: who else is on the way changes. What is kept is for plans.
     """
     if comm.size == 1:
-        return assumed_inside(), "not needed"
-    memory, hosts = directory / "links.json", world.gather(world.host)
-    values = world.gather(measure_link(comm, hidden_size))[0]
+        return Links(ASSUMED_INSIDE, ASSUMED_BETWEEN)
+    first = world.rank - comm.rank
+    hosts = world.gather(world.host)[first : first + comm.size]
+    near = next((rank for rank in range(1, comm.size) if hosts[rank] == hosts[0]), None)
+    far = next((rank for rank in range(1, comm.size) if hosts[rank] != hosts[0]), None)
+    found = [None if other is None else Link(*measure_link(comm, other)) for other in (near, far)]
+    sums = Sums(Group(comm.size, len(set(hosts))), *measure_sums(comm, hidden_size))
+    inside, between, sums = world.gather((*found, sums))[first]
     if world.rank == 0:
-        key = f"{link_key(hosts[: comm.size], hidden_size)}, {world.library}"
-        remember(memory, recall(memory) | {key: list(values)})
-    return Link(*values), "measured"
+        kept = {"inside": inside, "between": between, "sums": sums}
+        entry = {name: None if value is None else asdict(value) for name, value in kept.items()}
+        memory, key = directory / "links.json", f"{_links_key(hosts, hidden_size)}, {world.library}"
+        remember(memory, recall(memory) | {key: entry})
+    return Links(inside or ASSUMED_INSIDE, between or ASSUMED_BETWEEN, sums)
 
 
-def link_key(hosts: Sequence[str], hidden_size: int) -> str:
-    """What a link's figures depend on, besides the MPI library."""
-    return f"{' '.join(f'{host}:{count}' for host, count in Counter(hosts).items())}, rows of {hidden_size}"
-
-
-def remembered_speeds(products: Products, hosts: Sequence[str], cores: int, directory: Path) -> Speeds:
+def remembered_speeds(what: Measured, hosts: Sequence[str], cores: int, directory: Path) -> Speeds:
     """What is known without a job: of ranks on this machine and hosts like it; assumed where nothing is remembered.
 
     `cores`: of each host; ranks that outnumber them are slower by as much.
     """
-    what, counts = products.what, Counter(hosts)
+    counts = Counter(hosts)
     crowding = [max(1.0, counts[host] * what.threads / cores) for host in hosts]
-    cost, rates = remembered_cost(what, directory), recall(directory / "decode.json")
-    found = [_number(rates.get(_weight_key(products, counts[host]))) for host in hosts]
-    link = next(
-        (link for key, value in recall(directory / "links.json").items()
-         if key.startswith(link_key(hosts, what.config.hidden_size) + ",") and (link := _link(value))), None,
-    )  # fmt: skip
-    origins = {"layers": cost, "weights": all(found), "link": link}
+    cost, kept = remembered_cost(what, directory), recall(directory / "decode.json")
+    by_count = {count: _remembered_steps(what, kept, count, len(hosts), cores) for count in set(counts.values())}
+    steps = [by_count[counts[host]] for host in hosts]
+    links = _remembered_links(recall(directory / "links.json"), hosts, what.config.hidden_size)
+    layer = cost or assumed_cost(what.config, what.threads)
+    origins = {
+        "layers": "remembered" if cost else "assumed",
+        "steps": ", ".join(sorted({origin for _, _, origin in steps})),
+        "links": links[1],
+    }
     return Speeds(
-        [(cost or assumed_cost(what.config, what.threads)).times(factor) for factor in crowding],
-        [(rate or ASSUMED_WEIGHT_BYTES) / factor for rate, factor in zip(found, crowding, strict=True)],
-        link or assumed(what.config, hosts).link,
-        {name: "remembered" if value else "assumed" for name, value in origins.items()},
+        [layer.times(factor) for factor in crowding],
+        [both for both, _, _ in steps],
+        [alone for _, alone, _ in steps],
+        crowding,
+        links[0],
+        origins,
     )
 
 
-def assumed_inside() -> Link:
-    """For one rank, which sends nothing."""
-    return Link(0.0, float("1e12"))
+def _remembered_steps(
+    what: Measured, kept: dict[str, Any], per_host: int, num_ranks: int, cores: int
+) -> tuple[StepCost, StepCost, str]:
+    """Those of as many ranks a host, else of the nearest count, and where they come from."""
+    prefix = _steps_prefix(what)
+    found = {
+        counts: steps
+        for key, value in kept.items()
+        if key.startswith(prefix) and (steps := _read_steps(value)) and (counts := _counts(key.removeprefix(prefix)))
+    }
+    if not found:
+        step = assumed_step()
+        return step.slower(max(1.0, per_host * what.threads / cores)), step, "assumed"
+    best = min(found, key=lambda counts: (abs(counts[0] - per_host), abs(counts[1] - num_ranks)))
+    both, alone = found[best]
+    before, after = (max(1.0, count * what.threads / cores) for count in (best[0], per_host))
+    origin = "remembered" if best[0] == per_host else f"remembered of {best[0]} ranks a host"
+    return (alone if per_host == 1 else both.slower(after / before)), alone, origin
 
 
-def _weight_key(products: Products, ranks_of_host: int) -> str:
-    return f"{products.weight_key}, {ranks_of_host} ranks"
+def _remembered_links(kept: dict[str, Any], hosts: Sequence[str], hidden_size: int) -> tuple[Links, str]:
+    """Those of the same hosts; else of ranks on one host, with nearly as many; else what is assumed."""
+    entries = {key: links for key, value in kept.items() if (links := _read_links(value)) is not None}
+    key, most = f"{_links_key(hosts, hidden_size)}, ", max(Counter(hosts).values())
+    same = next((links for name, links in entries.items() if name.startswith(key)), None)
+    if same is not None:
+        return same, "remembered"
+    near = {
+        (f"rows of {hidden_size}," not in name, abs(links.sums.group.ranks - most)): links
+        for name, links in entries.items()
+        if links.sums is not None and links.sums.group.hosts == 1
+    }
+    told = [f"{'remembered' if near else 'assumed'} inside a host"] * (most > 1)
+    told += ["assumed between hosts"] * (len(set(hosts)) > 1)
+    links = near[min(near)] if near else Links(ASSUMED_INSIDE, ASSUMED_BETWEEN)
+    return links, ", ".join(told) or "not needed"
 
 
-def _copy(weight: Weight) -> Weight:
-    if isinstance(weight, QuantizedWeight):
-        return QuantizedWeight(weight.data.clone(), weight.out_features, weight.in_features, weight.bits, weight.group)
-    return weight.clone()
+def _links_key(hosts: Sequence[str], hidden_size: int) -> str:
+    """What the figures of links depend on, besides the MPI library."""
+    return f"{' '.join(f'{host}:{count}' for host, count in Counter(hosts).items())}, rows of {hidden_size}"
 
 
-def _number(kept: Any) -> float | None:
-    """A speed from a file, which anyone may have edited."""
-    return float(kept) if isinstance(kept, int | float) and 1e3 < kept < 1e15 else None
+def _steps_prefix(what: Measured) -> str:
+    config = what.config
+    machine = torch.cuda.get_device_name(what.device) if what.device.type == "cuda" else cpu_name()
+    heads = f"{config.num_attention_heads}/{config.num_key_value_heads} heads of {config.head_dim}"
+    shape = f"{config.hidden_size} to {config.intermediate_size}, {heads}"
+    return f"{machine}, torch {torch.__version__}, {what.threads} threads, {what.dtype}, {what.weights}, {shape}, "
 
 
-def _link(kept: Any) -> Link | None:
+def _steps_key(what: Measured, per_host: int, num_ranks: int) -> str:
+    return f"{_steps_prefix(what)}{per_host} ranks a host, {num_ranks} in all"
+
+
+def _counts(text: str) -> tuple[int, int] | None:
+    """The ranks of a host, and all, of the end of a key."""
+    words = text.split()
+    numbers = [int(word) for word in words if word.isdecimal()]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 and words[1:3] == ["ranks", "a"] else None
+
+
+def _read_steps(kept: Any) -> Steps | None:
+    """Costs from a file, which anyone may have edited."""
     try:
-        latency, rate, row = map(float, kept)
+        both, alone = (StepCost(**one) for one in kept)
+        values = [value for step in (both, alone) for value in astuple(step) if value is not None]
+        sound = min(values) >= 0 and min(both.weight_bytes_per_s, alone.weight_bytes_per_s) >= 1e3
     except (TypeError, ValueError):
         return None
-    return Link(latency, rate, row) if 0 <= latency < 10 and rate > 0 and 0 <= row < 10 else None
+    return (both, alone) if sound else None
+
+
+def _read_links(kept: Any) -> Links | None:
+    """Links from a file, which anyone may have edited."""
+    try:
+        inside, between = (None if kept[name] is None else Link(**kept[name]) for name in ("inside", "between"))
+        sums = Sums(**kept["sums"] | {"group": Group(**kept["sums"]["group"])})
+        rates = [sums.bytes_per_s, *(link.bytes_per_s for link in (inside, between) if link is not None)]
+        latencies = [sums.row_s, *(link.latency_s for link in (inside, between) if link is not None)]
+        sound = min(rates) > 0 and min(latencies) >= 0 and min(sums.group.ranks, sums.group.hosts) >= 1
+    except (TypeError, ValueError, KeyError):
+        return None
+    return Links(inside or ASSUMED_INSIDE, between or ASSUMED_BETWEEN, sums) if sound else None

@@ -8,7 +8,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.partition import split_evenly
 from mpi_spp.phase import needed
 from mpi_spp.plan.setting import Layout, Setting, cache_of
-from mpi_spp.plan.sync import round_bytes
+from mpi_spp.plan.sync import Moved
 
 # What the back ends' libraries take once they have run: code, thread pools, packed forms for several counts of rows.
 _LIBRARY_BYTES = {"plain": 16 << 20, "native": 14 << 20, "packed": 36 << 20}
@@ -32,11 +32,12 @@ class RankMemory:
         return self.weights + self.cache + self.buffers + self.program
 
 
-def memory_of_ranks(setting: Setting, layout: Layout) -> list[RankMemory]:
-    """For each rank of a replica."""
+def memory_of_ranks(setting: Setting, layout: Layout, moved: Moved | None) -> list[RankMemory]:
+    """For each rank of a replica; `moved`: by the sync."""
     sizes = setting.sizes()
     of_shares = sizes.of_shares(len(layout.plan.shares))
     vocabulary = split_evenly(setting.model.vocab_size, layout.num_ranks)
+    largest_rounds = [0] * layout.num_ranks if moved is None else (moved.sent + moved.received).max(axis=0).tolist()
     ranks = []
     for rank in range(layout.num_ranks):
         held = needed((layout.plan.prefill, layout.plan.decode), rank)
@@ -45,7 +46,7 @@ def memory_of_ranks(setting: Setting, layout: Layout) -> list[RankMemory]:
             RankMemory(
                 weights + sizes.of_head(vocabulary[rank]),
                 cache_bytes(setting, layout, rank),
-                buffer_bytes(setting, layout, rank),
+                buffer_bytes(setting, layout, rank) + _UNDER_WAY * int(largest_rounds[rank]),
                 setting.program_bytes,
                 _mapped_bytes(setting, layout, rank),
             )
@@ -63,14 +64,13 @@ def cache_bytes(setting: Setting, layout: Layout, rank: int) -> int:
 
 
 def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
-    """The most that is there at once besides: an estimate, and what the libraries keep."""
+    """The most that is there at once besides cache and sync: an estimate, and what the libraries keep."""
     model, itemsize = setting.model, setting.dtype.itemsize
     tokens, shards = max(map(len, layout.chunks)), layout.plan.prefill.places[rank].num_shards
     hidden = (1 + _UNDER_WAY) * tokens * model.hidden_size * 4
     heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
     inner = tokens * itemsize * (2 * model.hidden_size + max(heads, 3 * model.intermediate_size) // shards)
-    sync = _UNDER_WAY * max((sum(part) for part in round_bytes(setting, layout, rank)), default=0)
-    return hidden + inner + _visible_bytes(setting, tokens) + sync + _LIBRARY_BYTES.get(setting.kernels, 16 << 20)
+    return hidden + inner + _visible_bytes(setting, tokens) + _LIBRARY_BYTES.get(setting.kernels, 16 << 20)
 
 
 def _visible_bytes(setting: Setting, tokens: int) -> int:

@@ -20,6 +20,8 @@ from mpi_spp.strategies import Plan, Strategies, load_strategies, plan_phases
 
 PROGRAM_BYTES = 270_000_000  # Python, torch and MPI, measured: 250 MB; on the rank that has the tokenizer up to 400 MB
 
+_META = torch.device("meta")
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -95,8 +97,13 @@ def cache_dtype(setting: Setting) -> torch.dtype:
     return torch.int8 if setting.config.kv_cache_dtype == "int8" else setting.dtype
 
 
+def position_bytes(setting: Setting) -> int:
+    """Of one key/value head of one layer, as it travels."""
+    return KVCache(range(1), range(1), 1, setting.model.head_dim, cache_dtype(setting), _META).position_bytes
+
+
 def cache_of(setting: Setting, phase: Phase, rank: int, capacity: int) -> KVCache:
     """The cache that a rank would keep in a phase; it has a shape and no memory."""
-    region, meta = phase.regions[rank], torch.device("meta")
+    region = phase.regions[rank]
     layout = PanelShape() if setting.kernels == "native" else COLUMNS
-    return KVCache(region.layers, region.heads, capacity, setting.model.head_dim, cache_dtype(setting), meta, layout)
+    return KVCache(region.layers, region.heads, capacity, setting.model.head_dim, cache_dtype(setting), _META, layout)

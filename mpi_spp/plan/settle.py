@@ -4,19 +4,15 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpi_spp.config import RunConfig
 from mpi_spp.plan.choice import choose, require_room
 from mpi_spp.plan.forecast import forecast, speeds_as_data
-from mpi_spp.plan.measured import Products, link_between, weight_rates
 from mpi_spp.plan.setting import Setting
-from mpi_spp.plan.speeds import Speeds
-from mpi_spp.schedule import Cost
+from mpi_spp.units import limits_by_host
 
 if TYPE_CHECKING:
-    from mpi_spp.comm.communicator import Communicator
     from mpi_spp.comm.world import World
 
 log = logging.getLogger(__name__)
@@ -27,23 +23,11 @@ def needs_settling(config: RunConfig) -> bool:
     return config.is_open or config.max_memory is not None
 
 
-def measured_speeds(
-    products: Products, layers: Sequence[Cost], comm: "Communicator", world: "World", directory: Path
-) -> Speeds:
-    """Of the ranks of this replica; `layers`: what a layer costs on each of them. Collective."""
-    rates, rates_from = weight_rates(products, world, directory)
-    link, link_from = link_between(comm, world, products.what.config.hidden_size, directory)
-    first = world.rank - comm.rank
-    origins = {"layers": "measured", "weights": rates_from, "link": link_from}
-    return Speeds(layers, rates[first : first + comm.size], link, origins)
-
-
 def limits_of(config: RunConfig, hosts: Sequence[str], replica: slice) -> dict[str, int]:
     """The bytes that the ranks of one replica may use on each host: what all ranks there may, by their number."""
-    if config.max_memory is None:
-        return {}
-    all_ranks, mine = Counter(hosts), Counter(hosts[replica])
-    return {host: config.max_memory * count // all_ranks[host] for host, count in mine.items()}
+    limits, all_ranks = limits_by_host(config.max_memory, hosts, "--max-memory"), Counter(hosts)
+    mine = Counter(hosts[replica])
+    return {host: limits[host] * count // all_ranks[host] for host, count in mine.items() if host in limits}
 
 
 def settle(setting: Setting, world: "World") -> tuple[RunConfig, dict[str, Any] | None]:

@@ -1,78 +1,100 @@
 """Seconds of each phase, from what computing and links cost: a model of the run, not a promise."""
 
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from mpi_spp.partition import split_evenly
-from mpi_spp.plan.setting import Layout, Setting, cache_of, stage_costs
-from mpi_spp.plan.sync import round_bytes
-from mpi_spp.schedule import makespan
+from mpi_spp.plan.links import Group
+from mpi_spp.plan.setting import Layout, Setting, position_bytes
+from mpi_spp.plan.sync import Moved
+from mpi_spp.plan.timeline import timeline_of
+from mpi_spp.plan.work import largest_work
+
+_CANDIDATE_BYTES = 8  # a logit and its token
 
 
 @dataclass(frozen=True)
 class Times:
-    """Seconds: of the prefill, of the sync that is not hidden behind it, of one new token."""
+    """Seconds: of the prefill, of the sync that is not hidden behind it, of the first token, of each later one."""
 
     prefill: float
     sync: float
+    first: float
     token: float
 
     def request(self, new_tokens: int) -> float:
-        """From the prompt to the last token; the first one needs a choice and no layers."""
-        return self.prefill + self.sync + max(0, new_tokens - 1) * self.token
+        """From the prompt to the last token."""
+        return self.prefill + self.sync + self.first + max(0, new_tokens - 1) * self.token
 
 
-def times_of(setting: Setting, layout: Layout) -> Times:
-    """Of one request that has all ranks to itself."""
-    return Times(_prefill_s(setting, layout), _sync_s(setting, layout), _token_s(setting, layout))
+def times_of(setting: Setting, layout: Layout, moved: Moved | None) -> Times:
+    """Of one request that has all ranks to itself; `moved`: by the sync."""
+    found, choice = timeline_of(setting, layout, moved), _choice_s(setting, layout)
+    first = choice + _from_last_s(setting, layout.plan.prefill.places[0].num_stages)
+    return Times(found.prefill, found.exposed, first, _step_s(setting, layout) + choice)
 
 
-def _prefill_s(setting: Setting, layout: Layout) -> float:
-    phase, link = layout.plan.prefill, setting.speeds.link
-    row, stages = 4 * setting.model.hidden_size, []
-    for stage, cost in enumerate(stage_costs(phase, setting.speeds.layers)):
-        rank = next(rank for rank, place in enumerate(phase.places) if place.stage == stage)
-        shards, sums = phase.places[rank].num_shards, 2 * len(phase.spans[rank])
-        hop = link.latency_s if stage else 0.0
-        fixed = hop + sums * link.sum_s(0, shards)
-        per_token = (row / link.bytes_per_s if stage else 0.0) + sums * (
-            link.sum_s(row, shards) - link.sum_s(0, shards)
-        )
-        stages.append(replace(cost, per_chunk=cost.per_chunk + fixed, per_token=cost.per_token + per_token))
-    return makespan(stages, layout.chunks)
+def _step_s(setting: Setting, layout: Layout) -> float:
+    """One token of one sequence through all layers: stages work one after another, shards side by side."""
+    places = layout.plan.decode.places
+    num_stages, row = places[0].num_stages, 4 * setting.model.hidden_size
+    stages: list[list[int]] = [[] for _ in range(num_stages)]
+    for rank, place in enumerate(places):
+        stages[place.stage].append(rank)
+    links, hosts, hops = setting.speeds.links, setting.hosts, 0.0
+    for before, after in itertools.pairwise(stages):
+        crosses = any(hosts[a] != hosts[b] for a, b in zip(before, after, strict=True))
+        hops += links.of(same_host=not crosses).send_s(row)
+    return sum(_stage_s(setting, layout, ranks) for ranks in stages) + hops + _from_last_s(setting, num_stages)
 
 
-def _sync_s(setting: Setting, layout: Layout) -> float:
-    """What is left after the last tick: the last round that moves anything."""
-    link, last = setting.speeds.link, 0.0
-    for rank in range(layout.num_ranks):
-        moved = [max(part) for part in round_bytes(setting, layout, rank) if any(part)]
-        last = max(last, link.send_s(moved[-1]) if moved else 0.0)
-    return last
+def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
+    """Its ranks add up behind attention and behind the MLP, so each half of a layer takes as long as on the slowest."""
+    phase, speeds, hosts = layout.plan.decode, setting.speeds, [setting.hosts[rank] for rank in ranks]
+    steps = speeds.alone if len(set(hosts)) == len(ranks) else speeds.steps
+    positions = setting.prompt_tokens + setting.new_tokens // 2  # on average
+    weights, of_head = setting.sizes().of_shares(1)[0], positions * position_bytes(setting)
+    attention = mlp = fixed = 0.0
+    for rank in ranks:
+        step, work = steps[rank], largest_work(setting.model, layout.plan.shares, [phase.shares[rank]])
+        cache_s = len(phase.regions[rank].heads) * of_head / step.cache_bytes_per_s
+        attention = max(attention, work.attention * weights / step.weight_bytes_per_s + cache_s)
+        mlp = max(mlp, work.mlp * weights / step.weight_bytes_per_s)
+        fixed = max(fixed, step.per_layer)
+    per_token = max(steps[rank].per_token for rank in ranks)
+    sums = 2 * _row_sum_s(setting, ranks, hosts) if phase.places[ranks[0]].num_shards > 1 else 0.0
+    return per_token + len(phase.spans[ranks[0]]) * (attention + mlp + fixed + sums)
 
 
-def _token_s(setting: Setting, layout: Layout) -> float:
-    """One token of one sequence: stages work one after another, shards side by side."""
-    phase, link, row = layout.plan.decode, setting.speeds.link, 4 * setting.model.hidden_size
-    stages: dict[int, float] = {}
-    for rank, place in enumerate(phase.places):
-        sums = 2 * len(phase.spans[rank]) * link.sum_s(row, place.num_shards)
-        stages[place.stage] = max(stages.get(place.stage, 0.0), _read_s(setting, layout, rank) + sums)
-    hops = (len(stages) - 1) * link.send_s(row) + (link.send_s(row) if len(stages) > 1 else 0.0)
-    return sum(stages.values()) + hops + _choice_s(setting, layout)
+def _row_sum_s(setting: Setting, ranks: Sequence[int], hosts: Sequence[str]) -> float:
+    """One hidden state over the ranks of a stage: as it was measured amid computing, where it was."""
+    links, group = setting.speeds.links, Group(len(ranks), len(set(hosts)))
+    row = 4 * setting.model.hidden_size
+    known = [step for rank in ranks if (step := setting.speeds.steps[rank].sum_s) is not None]
+    if not known or group.per_host == 1:
+        return links.sum_s(row, group)
+    return max(max(known) + links.sum_between_s(row, group), links.sum_s(row, group))
 
 
-def _read_s(setting: Setting, layout: Layout, rank: int) -> float:
-    """A rank reads its weights and, on average, the cache at half of the answer."""
-    phase = layout.plan.decode
-    of_shares = setting.sizes().of_shares(len(layout.plan.shares))
-    weights = sum(of_shares[share] for share in phase.shares[rank]) * len(phase.spans[rank])
-    cache = cache_of(setting, phase, rank, setting.prompt_tokens + setting.new_tokens // 2).nbytes
-    return (weights + cache) / setting.speeds.weight_bytes_per_s[rank]
+def _from_last_s(setting: Setting, num_stages: int) -> float:
+    """Of several stages the last gives its hidden state to all."""
+    if num_stages == 1:
+        return 0.0
+    return setting.speeds.links.broadcast_s(4 * setting.model.hidden_size, _everyone(setting))
 
 
 def _choice_s(setting: Setting, layout: Layout) -> float:
-    """Each rank multiplies its slice of the vocabulary; one reduction."""
-    rows = split_evenly(setting.model.vocab_size, layout.num_ranks)
-    of_head = setting.sizes().of_head
-    slowest = max(of_head(rows[rank]) / speed for rank, speed in enumerate(setting.speeds.weight_bytes_per_s))
-    return slowest + setting.speeds.link.sum_s(8, layout.num_ranks)
+    """Each rank multiplies its slice of the vocabulary, all at once, and looks through it; one reduction."""
+    vocabulary = setting.model.vocab_size
+    row_bytes = setting.sizes().of_head(range(vocabulary)) / vocabulary
+    slices = split_evenly(vocabulary, layout.num_ranks)
+    slowest = max(
+        len(rows) * (row_bytes / step.weight_bytes_per_s + step.per_row)
+        for rows, step in zip(slices, setting.speeds.steps, strict=True)
+    )
+    return slowest + setting.speeds.links.sum_s(_CANDIDATE_BYTES, _everyone(setting))
+
+
+def _everyone(setting: Setting) -> Group:
+    return Group(len(setting.hosts), len(set(setting.hosts)))

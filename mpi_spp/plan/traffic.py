@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from mpi_spp.phase import Phase
 from mpi_spp.plan.setting import Layout, Setting
-from mpi_spp.plan.sync import round_bytes
+from mpi_spp.plan.sync import Moved
 
 _CANDIDATE_BYTES = 8  # a logit and its token
 
@@ -32,10 +32,13 @@ def prefill_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
     return sum(per_chunk, Traffic()) + _from_last(phase, rank, row)
 
 
-def sync_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
-    """Of the whole prompt's cache."""
-    moved = [part for part in round_bytes(setting, layout, rank) if any(part)]
-    return Traffic(len(moved), sum(sent for sent, _ in moved), sum(got for _, got in moved))
+def sync_traffic(layout: Layout, moved: Moved | None) -> list[Traffic]:
+    """Of the whole prompt's cache, for each rank."""
+    if moved is None:
+        return [Traffic()] * layout.num_ranks
+    busy = ((moved.sent > 0) | (moved.received > 0)).sum(axis=0)
+    columns = (busy, moved.sent.sum(axis=0), moved.received.sum(axis=0))
+    return [Traffic(*map(int, values)) for values in zip(*columns, strict=True)]
 
 
 def decode_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:

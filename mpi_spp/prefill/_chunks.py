@@ -6,6 +6,7 @@ from mpi_spp.comm.requests import Request
 from mpi_spp.kv.rounds import ALL_LAYERS
 from mpi_spp.model.batch import one_span
 from mpi_spp.prefill._job import PrefillJob
+from mpi_spp.report.timed import timed
 
 
 def stream(job: PrefillJob) -> torch.Tensor:
@@ -54,9 +55,11 @@ def _arrived(job: PrefillJob, number: int, arriving: tuple[torch.Tensor, Request
 
 
 def _compute(job: PrefillJob, tick: int, number: int, hidden: torch.Tensor) -> torch.Tensor:
-    batch, first = one_span(job.chunks[number], job.cache, len(job.prompt_ids)), job.layers.start
+    chunk, first = job.chunks[number], job.layers.start
 
     def after_layer(layer: int) -> None:
         job.exchange.reached(tick, layer - first + 1)
 
-    return job.stage.forward(hidden, batch, job.layers, job.shard, after_layer)
+    with timed("chunk", number, tick=tick, tokens=len(chunk), first_token=chunk.start):
+        batch = one_span(chunk, job.cache, len(job.prompt_ids))
+        return job.stage.forward(hidden, batch, job.layers, job.shard, after_layer)

@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-_ORIGINS = {"layers": "layers of the prefill", "weights": "weights of the decode", "link": "messages"}
+_ORIGINS = {"layers": "layers of the prefill", "steps": "steps of the decode", "links": "messages"}
 
 
 def print_plan(plan: dict[str, Any], joints: list[dict[str, Any]], console: Console) -> None:
@@ -69,7 +69,7 @@ def _times(plan: dict[str, Any]) -> Table:
 
 
 def _joints(joints: list[dict[str, Any]]) -> Table:
-    columns = ("prefill", "leaves", "decode", "wants", "syncs", "auto takes", "MiB received by a rank", "last round ms")
+    columns = ("prefill", "leaves", "decode", "wants", "syncs", "auto takes", "MiB received by a rank", "exposed ms")
     table = Table(*columns, title="which sync joins which prefill with which decode")
     for joint in joints:
         table.add_row(

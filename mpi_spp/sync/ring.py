@@ -8,6 +8,7 @@ from mpi_spp.kv.exchange import Shared
 from mpi_spp.kv.layout import WHOLE, KVLayout
 
 MOVES = Shared
+NEIGHBOURS_ONLY = True  # so what a rank sends is all but what the next one has made
 
 
 def joins(source: KVLayout, target: KVLayout) -> bool:

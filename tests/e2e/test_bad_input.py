@@ -113,6 +113,11 @@ CASES = {
     "a GPU that is not there": Case("--gpu-ids: GPU 99 is not there", ("--prompt", "hi", "--gpu-ids", "99,98,97")),
     "GPU ids that are no numbers": Case("'a,b' is no comma-separated list", ("--prompt", "hi", "--gpu-ids", "a,b")),
     "a log directory below a file": Case("--log-dir:", ("--prompt", "hi", "--log-dir", "{model}/config.json/logs")),
+    "a trace in no directory": Case(
+        "--trace: no/such/out.json cannot be written",
+        ("--prompt", "hi", "--trace", "no/such/out.json"),
+        model="no/model",
+    ),
     "a JSON file in no directory": Case("--json:", ("--prompt", "hi", "--json", "no/such/out.json")),
     "more ranks than layers": Case("3 stages, but {model} has 2 layers", damage=change_config(num_hidden_layers=2)),
 }

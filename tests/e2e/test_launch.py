@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+import smollm2
 from debug_client import DebugClient
 
 from mpi_spp.launch.hostfile import Host
@@ -196,6 +197,15 @@ def test_shared_options_reach_the_inner_command() -> None:
     argv = json.loads(launch(*words, "--", "generate", "--model", "m", "--prompt", "x").stdout)["argv"]
     assert argv[-4:] == ["--gpu-ids", "5,6", "--threads", "3"]
     assert argv[argv.index("mpi_spp.launch.placement") + 1 :][:2] == ["--threads", "3"]
+
+
+def test_limits_of_a_hostfile_reach_the_ranks(tmp_path: Path) -> None:
+    """Which refuse what needs more."""
+    hostfile = tmp_path / "hosts"
+    hostfile.write_text("localhost slots=2 max-memory=1MB\n")
+    words = ["--hostfile", str(hostfile), "--", "generate", "--model", smollm2.NAME, "--prompt", "x"]
+    refused = launch(*words)
+    assert refused.returncode == 2 and refused.stderr.count("mpi-spp: error: --max-memory: ") == 1
 
 
 class Job:

@@ -119,10 +119,17 @@ def test_only_options_that_change_answers_count(tmp_path: Path) -> None:
 def test_one_file_is_not_written_over_another(tmp_path: Path) -> None:
     a, b = tmp_path / "a", tmp_path / "b"
     (tmp_path / "link").symlink_to(a)
-    _require_different(Files(a, b, 8), "-")
-    for files, other in ((Files(a, a, 8), None), (Files(a, tmp_path / "link", 8), None), (Files(a, b, 8), str(b))):
+    apart = Files(a, b, 8)
+    _require_different(apart, "-", str(tmp_path / "c"))
+    for files, answers, trace in (
+        (Files(a, a, 8), None, None),
+        (Files(a, tmp_path / "link", 8), None, None),
+        (apart, str(b), None),
+        (apart, None, str(a)),
+        (apart, str(tmp_path / "c"), str(tmp_path / "c")),
+    ):
         with pytest.raises(UserError, match="too; give another file"):
-            _require_different(files, other)
+            _require_different(files, answers, trace)
 
 
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 9))

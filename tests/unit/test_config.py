@@ -48,6 +48,8 @@ def make(**options: Any) -> RunConfig:
         ({"num_return_sequences": 3}, "--num-return-sequences: 3 greedy answers would all be the same; give --temp"),
         ({"top_k": 5}, "--top-k: no meaning without sampling; give --temperature above 0"),
         ({"top_p": 0.5, "seed": 0}, "--top-p and --seed: no meaning without sampling"),
+        ({"trace": "-"}, "--trace: - is no file of its own"),
+        ({"trace": "out", "json": "out"}, "--trace: out is no file of its own"),
     ],
 )
 def test_errors_name_the_option_and_the_value(options: dict[str, Any], named: str) -> None:

@@ -24,9 +24,10 @@ LEVELS = [
     {"model", "kv", "comm", "phase"},
     {"prefill", "sync", "decode", "sampling", "costs", "strategies"},
     {"plan"},
-    {"loading", "connections"},
+    {"loading", "connections", "tracing"},
+    {"caches"},
     {"engine", "launch"},
-    {"benchmark", "batch", "fan_out"},
+    {"benchmark", "batch", "doctor", "fan_out"},
     {"cli"},
     {"__main__"},
 ]

@@ -60,6 +60,16 @@ def test_where_memory_of_other_processes_is_closed() -> None:
     assert line(INTEL, cma_refused=True) == line(INTEL)
 
 
+def test_the_network_between_the_hosts() -> None:
+    ranks = "--mca btl_tcp_if_include"
+    assert f" --prtemca prte_if_include eth1 {ranks} eth1 " in line(OPEN_MPI_5, interface="eth1")
+    assert f" --mca oob_tcp_if_include 10.0.0.0/24 {ranks} 10.0.0.0/24 " in line(OPEN_MPI_4, interface="10.0.0.0/24")
+    for launcher in (MPICH, INTEL):
+        assert " -iface eth1 -genv FI_TCP_IFACE eth1 " in line(launcher, interface="eth1")
+        with pytest.raises(UserError, match=r"--interface: 10\.0\.0\.0/24 is a subnet"):
+            line(launcher, interface="10.0.0.0/24")
+
+
 def test_root_and_the_users_own_options() -> None:
     assert " --allow-run-as-root " in line(OPEN_MPI_4, as_root=True)
     assert line(MPICH, as_root=True) == line(MPICH)

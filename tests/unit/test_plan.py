@@ -22,29 +22,8 @@ from mpi_spp.plan.forecast import forecast
 from mpi_spp.plan.setting import Setting
 from mpi_spp.plan.speeds import assumed
 from mpi_spp.plan.sync import joints
-from mpi_spp.units import parse_bytes, show_bytes
 
 PAIRS = list(itertools.product(("pipeline", "tensor"), ("pipeline", "replicated", "tensor")))
-
-
-@pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """config.json alone."""
-    from transformers import LlamaConfig
-
-    path = tmp_path_factory.mktemp("model")
-    LlamaConfig(
-        hidden_size=256, intermediate_size=1000, num_hidden_layers=8, num_attention_heads=8, num_key_value_heads=4,
-        vocab_size=3001, max_position_embeddings=1 << 20, dtype="float32",
-    ).save_pretrained(path)  # fmt: skip
-    return path
-
-
-@pytest.fixture(scope="module")
-def model(directory: Path) -> ModelConfig:
-    from mpi_spp.model.config import read_config
-
-    return read_config(directory)
 
 
 def setting_of(model: ModelConfig, num_ranks: int, prefill: str, decode: str, **options: object) -> Setting:
@@ -151,21 +130,6 @@ def test_auto_takes_the_fastest_that_fits(model: ModelConfig) -> None:
         choice.choose(limited(setting, 1000))
 
 
-@pytest.mark.parametrize("text, count", [("8GiB", 8 << 30), ("500MB", 500_000_000), ("2g", 2 << 30), ("512", 512)])
-def test_amounts_of_memory(text: str, count: int) -> None:
-    assert parse_bytes(text, "--max-memory") == count
-
-
-@pytest.mark.parametrize("text", ["", "much", "-1", "0", "1XB", "1e9"])
-def test_what_is_no_amount(text: str) -> None:
-    with pytest.raises(UserError, match="--max-memory"):
-        parse_bytes(text, "--max-memory")
-
-
-def test_shown_amounts() -> None:
-    assert [show_bytes(count) for count in (512, 1 << 20, 3 << 29)] == ["512 B", "1 MiB", "1.5 GiB"]
-
-
 def test_memory_of_hosts(tmp_path: Path) -> None:
     path = tmp_path / "hosts"
     path.write_text("node1 slots=2 max-memory=8GiB\nnode2:3\nnode1 slots=1\n")
@@ -192,7 +156,7 @@ def test_the_command_writes_json(directory: Path, tmp_path: Path) -> None:
     assert plan(directory, *arguments).exit_code == 0
     told = json.loads(path.read_text())
     assert [rank["host"] for rank in told["ranks"]] == ["a", "a", "b"]
-    assert told["speeds"]["link"]["bytes_per_s"] == 1e9 / 8
+    assert told["speeds"]["links"]["between"]["bytes_per_s"] == 1e9 / 8
     assert told["choice"]["decode"] == told["decode"] and len(told["joints"]) >= len(PAIRS)
 
 
@@ -204,6 +168,7 @@ def test_the_command_writes_json(directory: Path, tmp_path: Path) -> None:
         (("--num-ranks", "2", "--mesh", "pp=3"), "is for 3 ranks"),
         (("--num-ranks", "2", "--prompt-tokens", "2000000"), "positions"),
         (("--num-ranks", "2", "--link-gbit", "0"), "--link-gbit"),
+        (("--num-ranks", "2", "--link", "1gbe"), "all ranks are on one host"),
         (("--num-ranks", "9"), "8 layers"),
     ],
 )

@@ -1,0 +1,54 @@
+"""`mpi-spp trace`: what a file of `--trace` says, in numbers and as a picture."""
+
+from pathlib import Path
+
+import click
+
+from mpi_spp.cli._options import json_option
+from mpi_spp.cli._output import check_writable, write_json
+
+_FILE = click.argument("file", type=click.Path(path_type=Path))
+
+
+@click.group("trace")
+def command() -> None:
+    """Read the file that `--trace FILE` of a run has written. Perfetto (https://ui.perfetto.dev) opens it, too."""
+
+
+@command.command()
+@_FILE
+@json_option("Write the numbers, and every segment of the critical path, to this file;")
+def summary(file: Path, json: str | None) -> None:
+    """How busy each rank was and what it waited for, and the critical path.
+
+    busy: it computed; bubble: it waited for a rank that was late; exposed: it waited for a message that was on its way;
+    other: none of these. Counted from the start of the first prefill to the end of all computation.
+    """
+    from mpi_spp.report.perfetto import read_trace
+    from mpi_spp.report.trace_summary import print_trace_summary, summarize_trace
+
+    check_writable(json)
+    found = summarize_trace(read_trace(file))
+    if json != "-":
+        import sys
+
+        from rich.console import Console
+
+        print_trace_summary(found, Console(width=None if sys.stdout.isatty() else 160))
+    write_json(json, {"file": str(file), **found})
+
+
+@command.command()
+@_FILE
+@click.argument("picture", type=click.Path(path_type=Path))
+@json_option("Write which ranks and how many events were drawn to this file;")
+def plot(file: Path, picture: Path, json: str | None) -> None:
+    """Draw the ranks as rows, chunks coloured, into a .png, a .svg, or a .html that needs no other file."""
+    from mpi_spp.report.perfetto import read_trace
+    from mpi_spp.report.trace_plot import write_plot
+
+    check_writable(json)
+    timelines = read_trace(file)
+    write_plot(picture, timelines, file.name)
+    events = {str(timeline.rank): len(timeline.events) for timeline in timelines}
+    write_json(json, {"file": str(file), "picture": str(picture), "events": events})

@@ -1,0 +1,144 @@
+"""When each chunk of a prefill is computed, and what of the sync is left then: a queue of rounds beside a pipeline."""
+
+import itertools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from mpi_spp.plan.links import Group
+from mpi_spp.plan.setting import Layout, Setting
+from mpi_spp.plan.sync import Array, Moved
+from mpi_spp.plan.work import largest_work
+from mpi_spp.schedule import Cost, finish_times
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Seconds of the prefill, and of the sync behind it."""
+
+    prefill: float
+    exposed: float
+
+
+def timeline_of(setting: Setting, layout: Layout, moved: Moved | None) -> Timeline:
+    """Of one prompt; `moved`: by the sync."""
+    ranks = _ranks_of_stages(layout)
+    taken = _taken(setting, layout, ranks)
+    sending, latency = _hops(setting, layout, ranks)
+    # A link carries one chunk after another, as a stage computes them: so it is one, between two others.
+    between = range(1, len(ranks))
+    in_turn = np.insert(taken, between, sending, axis=0)
+    finished = finish_times(in_turn, np.insert(np.zeros_like(taken), between, latency, axis=0))[::2]
+    end = float(finished[-1, -1])
+    if moved is None:
+        return Timeline(end, 0.0)
+    layers = np.array([len(layout.plan.prefill.spans[of_stage[0]]) for of_stage in ranks])
+    synced = _synced(setting, moved, _starts(moved, finished, taken, layers))
+    return Timeline(end, max(0.0, synced - end))
+
+
+def _ranks_of_stages(layout: Layout) -> list[list[int]]:
+    places = layout.plan.prefill.places
+    ranks: list[list[int]] = [[] for _ in range(places[0].num_stages)]
+    for rank, place in enumerate(places):
+        ranks[place.stage].append(rank)
+    return ranks
+
+
+def _taken(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> Array:
+    """Seconds of computing for each chunk in each stage, [stages, chunks]."""
+    prefixes = np.array([chunk.start for chunk in layout.chunks], dtype=float)
+    tokens = np.array([len(chunk) for chunk in layout.chunks], dtype=float)
+    rows = [_stage_cost(setting, layout, of_stage).seconds(prefixes, tokens) for of_stage in ranks]
+    sums = [_sums_s(setting, layout, of_stage, tokens) for of_stage in ranks]
+    result: Array = np.array(rows) * _crowding(setting, ranks, len(tokens)) + np.array(sums)
+    return result
+
+
+def _stage_cost(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Cost:
+    """Of all its layers on its slowest rank. The shards of a layer wait for one another behind attention and MLP."""
+    phase, costs = layout.plan.prefill, [setting.speeds.layers[rank] for rank in ranks]
+    slowest = max(costs, key=lambda cost: cost.seconds(0, cost.longest) / cost.longest)
+    work = largest_work(setting.model, layout.plan.shares, [phase.shares[rank] for rank in ranks])
+    weights, layers = work.attention + work.mlp, len(phase.spans[ranks[0]])
+    return Cost(
+        slowest.longest,
+        layers * slowest.per_chunk * weights,
+        layers * slowest.per_prefix * work.kv_heads,
+        layers * slowest.per_token * weights,
+        layers * slowest.per_pair * work.query_heads,
+    )
+
+
+def _sums_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
+    """Two all-reduces a layer among the ranks of a stage, for each chunk."""
+    phase, links = layout.plan.prefill, setting.speeds.links
+    group = Group(len(ranks), len({setting.hosts[rank] for rank in ranks}))
+    if group.ranks == 1:
+        return np.zeros(len(tokens))
+    nothing, token = (links.sum_s(size, group) for size in (0, 4 * setting.model.hidden_size))
+    result: Array = 2 * len(phase.spans[ranks[0]]) * (nothing + tokens * (token - nothing))
+    return result
+
+
+def _crowding(setting: Setting, ranks: Sequence[Sequence[int]], num_chunks: int) -> Array:
+    """How the time of a chunk in a stage, [stages, chunks], differs from that when all ranks of its host compute.
+
+    Where threads outnumber cores, who waits for a chunk leaves its core to others. Stage s has chunk c in tick s + c.
+    """
+    result = np.ones((len(ranks), num_chunks))
+    if max(setting.speeds.crowding) == 1:
+        return result
+    there = Counter(setting.hosts)
+    ticks = np.arange(len(ranks))[:, None] + np.arange(num_chunks)  # [stages, chunks]
+    active = {host: np.zeros(len(ranks) + num_chunks - 1) for host in there}
+    for stage, of_stage in enumerate(ranks):
+        for rank in of_stage:
+            active[setting.hosts[rank]][stage : stage + num_chunks] += 1
+    for stage, of_stage in enumerate(ranks):
+        factors = []
+        for rank in of_stage:
+            host, all_at_once = setting.hosts[rank], setting.speeds.crowding[rank]
+            busy = active[host][ticks[stage]] / there[host]
+            factors.append(np.maximum(1.0, all_at_once * busy) / all_at_once)
+        result[stage] = np.max(factors, axis=0)
+    return result
+
+
+def _hops(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+    """A chunk's hidden states from each stage to the next: seconds on their link, and before that, [links, chunks]."""
+    sizes = np.array([len(chunk) for chunk in layout.chunks]) * 4.0 * setting.model.hidden_size
+    links, hosts = setting.speeds.links, setting.hosts
+    sending, latency = np.zeros((2, len(ranks) - 1, len(sizes)))
+    for number, (before, after) in enumerate(itertools.pairwise(ranks)):
+        leaving = Counter(hosts[a] for a, b in zip(before, after, strict=True) if hosts[a] != hosts[b])
+        link = links.of(same_host=not leaving)
+        at_once = max(leaving.values(), default=1)  # the shards of a host share its way out
+        sending[number], latency[number] = at_once * sizes / link.bytes_per_s, link.latency_s
+    return sending, latency
+
+
+def _starts(moved: Moved, finished: Array, taken: Array, layers: Array) -> Array:
+    """When each round starts: when the last rank has come so far, [rounds]."""
+    chunk = moved.ticks[:, None] - np.arange(len(layers))  # that a stage has in the round's tick: [rounds, stages]
+    has_one = (chunk >= 0) & (chunk < taken.shape[1])
+    stage, index = np.arange(len(layers)), np.clip(chunk, 0, taken.shape[1] - 1).astype(int)
+    left = 1 - np.minimum(1.0, moved.layers_done[:, None] / layers)  # of the stage's layers in this tick
+    reached = np.where(has_one, finished[stage, index] - left * taken[stage, index], 0.0)
+    result: Array = np.maximum.accumulate(reached.max(axis=1))
+    return result
+
+
+def _synced(setting: Setting, moved: Moved, starts: Array) -> float:
+    """When all rounds are done: their bytes go one after another over the busiest link, latencies side by side."""
+    links = setting.speeds.links
+    between = np.maximum(moved.leaving, moved.entering).max(axis=1)
+    inside = moved.inside.max(axis=1)
+    seconds = np.maximum(between / links.between.bytes_per_s, inside / links.inside.bytes_per_s)
+    queued = seconds.cumsum()
+    through = queued + np.maximum.accumulate(starts - (queued - seconds))
+    first = np.where(between > 0, links.between.latency_s, np.where(inside > 0, links.inside.latency_s, 0.0))
+    later = first if moved.in_steps else np.where(first > 0, links.inside.latency_s, 0.0)
+    return float((through + first + (moved.messages - 1) * later).max())

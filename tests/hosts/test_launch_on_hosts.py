@@ -1,0 +1,143 @@
+"""`mpi-spp launch` on three hosts as a user has them: other names, other networks, ssh between them."""
+
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reciting_model
+import smollm2
+from mpirun import end, environments, finish, mpi_spp, read_some, run, start
+
+from benchmarks.hosts.machine import run as on_host
+from benchmarks.hosts.network import Host, Network
+from mpi_spp.mesh import mesh_of
+from mpi_spp.plan.sync import joints
+
+NEW_TOKENS = 8
+LONG = 50_000  # tokens: minutes of work
+RUN_SECONDS = 90.0  # three ranks on the cores of a machine that may be busy; 8 to 12 on two free ones
+TIMEOUT = 4  # seconds
+SECONDS_TO_END = 15.0
+SYNCS = [
+    (joint.decode, sync) for joint in joints(mesh_of(None, 3)) for sync in joint.syncs if joint.prefill == "pipeline"
+]
+
+
+@pytest.fixture(scope="module")
+def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """It recites for minutes."""
+    return reciting_model.build(tmp_path_factory.mktemp("models") / "long", max_position_embeddings=2 * LONG)
+
+
+def launch(network: Network, *command: str, options: Sequence[str] = (), python: str = sys.executable) -> list[str]:
+    """The line of the documents, on the first host."""
+    words = ["launch", "--hostfile", str(network.hostfile), "--threads", "1", *options, "--", *command]
+    return network.hosts[0].line(*mpi_spp(*words, python=python))
+
+
+def answer(network: Network, path: Path, *options: str, **settings: Any) -> dict[str, Any]:
+    """The report of a run of the default model over a real text."""
+    expected = smollm2.reference()
+    (path / "ids.json").write_text(json.dumps(expected["prompt_ids"]))
+    lengths = ["--max-new-tokens", str(NEW_TOKENS), "--ignore-eos", "--prompt-ids", str(path / "ids.json")]
+    model = ["--model", smollm2.NAME, "--dtype", "float32"]
+    command = ["generate", *model, *lengths, *options, "--json", str(path / "out.json")]
+    ended = run(launch(network, *command, **settings), timeout=RUN_SECONDS)
+    assert ended.status == 0, ended.stderr
+    told: dict[str, Any] = json.loads((path / "out.json").read_text())
+    assert told["token_ids"] == expected["token_ids"][:NEW_TOKENS]
+    assert [rank["host"] for rank in told["ranks"]] == ["node1", "node2", "node3"]
+    return told
+
+
+@pytest.mark.parametrize(("decode", "sync"), SYNCS)
+def test_the_tokens_are_those_of_one_rank(three_hosts: Network, tmp_path: Path, decode: str, sync: str) -> None:
+    fixed = ["--chunk-size", "128", "--layer-split", "even"]  # nothing to measure
+    told = answer(three_hosts, tmp_path, "--decode", decode, "--sync-strategy", sync, *fixed)
+    assert all(sent > 0 for sent in (rank["kv_bytes_sent"] for rank in told["ranks"])) == (sync != "none")
+
+
+def test_the_tokens_with_mpich(three_hosts: Network, tmp_path: Path) -> None:
+    if "mpich" not in environments():
+        pytest.skip("needs an environment with MPICH; bin/test --mpi both makes it")
+    answer(three_hosts, tmp_path, python=environments()["mpich"][1])
+
+
+def test_hosts_that_all_have_a_network_of_the_same_address(three_hosts: Network, tmp_path: Path) -> None:
+    """As machines with Docker do: an MPI may try to reach other hosts by it."""
+    for host in three_hosts.hosts:
+        for words in ("add docker0 type bridge", "set docker0 up"):
+            on_host(*host.line("ip", "link", *words.split()))
+        on_host(*host.line("ip", "address", "add", "172.17.0.1/16", "dev", "docker0"))
+    answer(three_hosts, tmp_path, options=["--interface", "eth0"])
+
+
+def begin_long(network: Network, model: Path, *options: str) -> Any:
+    """A run in the middle of its decode."""
+    lengths = ["--ignore-eos", "--max-new-tokens", str(LONG), "--prompt", "hi"]
+    process = start(launch(network, "generate", "--model", str(model), *lengths, *options))
+    try:
+        assert read_some(process, timeout=RUN_SECONDS)
+    except BaseException:
+        end(process)
+        raise
+    return process
+
+
+def wait_for_quiet(hosts: list[Host]) -> None:
+    """All that the job started is gone, or will be in a moment."""
+    deadline = time.monotonic() + 5
+    while any(host.processes() for host in hosts):
+        assert time.monotonic() < deadline, [host.processes() for host in hosts]
+        time.sleep(0.05)
+
+
+def test_a_host_that_goes_down_ends_the_job(three_hosts: Network, long_model: Path) -> None:
+    process = begin_long(three_hosts, long_model)
+    three_hosts.hosts[1].power_off()
+    ended = finish(process, time.monotonic(), SECONDS_TO_END)
+    assert ended.status not in (0, 2)
+    wait_for_quiet(three_hosts.hosts)
+
+
+def test_a_host_that_is_cut_off_ends_the_job(three_hosts: Network, long_model: Path) -> None:
+    """Nobody is told that packets are lost: the ranks find out by waiting in vain."""
+    process = begin_long(three_hosts, long_model, "--timeout", str(TIMEOUT))
+    three_hosts.cut_off(three_hosts.hosts[1])
+    ended = finish(process, time.monotonic(), TIMEOUT + SECONDS_TO_END)
+    assert ended.status not in (0, 2)
+    assert "rank 0 (node1) has waited " in ended.stderr and "nothing is heard of rank 1 (node2)" in ended.stderr
+    wait_for_quiet(three_hosts.hosts)
+
+
+def spoil(network: Network, how: str) -> str:
+    """A host that will not do: its name."""
+    if how == "unknown":
+        return "node9"
+    last = network.hosts[2]
+    if how == "refuses":
+        on_host(*last.line("mount", "--bind", "/dev/null", "/etc/ssh/authorized_keys"))
+    else:
+        network.cut_off(last)
+    return last.name
+
+
+@pytest.mark.parametrize(
+    ("how", "reason"),
+    [
+        ("unknown", "Could not resolve hostname"),
+        ("refuses", "Permission denied (publickey)"),
+        ("silent", "connect to host node3 port 22"),
+    ],
+)
+def test_a_host_that_cannot_be_reached_is_one_line(three_hosts: Network, how: str, reason: str) -> None:
+    name = spoil(three_hosts, how)
+    three_hosts.hostfile.write_text(f"node1\n{name}\n")
+    ended = run(launch(three_hosts, "generate", "--model", "any", "--prompt", "hi"), timeout=SECONDS_TO_END)
+    assert (ended.status, ended.stdout, len(ended.error_lines)) == (2, "", 1), ended.stderr
+    assert ended.stderr.startswith(f"mpi-spp: error: --hostfile: {name} cannot be reached by ssh (")
+    assert reason in ended.stderr

@@ -1,0 +1,96 @@
+"""What a sync moves, counted for all ranks at once: the same as the rounds that an exchange would run, one by one."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mpi_spp.config import GRANULARITIES, RunConfig
+from mpi_spp.errors import UserError
+from mpi_spp.kv.exchange import takes_for_host
+from mpi_spp.kv.rounds import Round, plan_rounds
+from mpi_spp.mesh import Mesh
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.plan.setting import Layout, Setting, lay_out, position_bytes
+from mpi_spp.plan.speeds import assumed
+from mpi_spp.plan.sync import Moved, moved_by
+
+MESHES = [Mesh(pp=pp, tp=tp) for pp, tp in itertools.product((1, 2, 3), (1, 2)) if pp * tp > 1]
+PAIRS = [
+    ("pipeline", "replicated", "pairwise"),
+    ("tensor", "replicated", "ring"),
+    ("pipeline", "replicated", "ring"),
+    ("pipeline", "replicated", "shared"),
+    ("pipeline", "tensor", "reshard"),
+    ("tensor", "pipeline", "reshard"),
+]
+
+
+def parcels(round_: Round, sync: str, layout: Layout, hosts: list[str]) -> np.ndarray:
+    """What goes from each rank to each other."""
+    ranks, regions = range(len(hosts)), layout.plan.decode.regions
+    found = np.zeros((len(hosts), len(hosts)))
+    for a, b in itertools.permutations(ranks, 2):
+        block = round_.blocks[a]
+        if sync == "pairwise" or (sync == "shared" and takes_for_host(hosts, a, b)):
+            found[a, b] = len(block)
+        elif sync == "reshard":
+            found[a, b] = len(block.within(regions[b]))
+        elif sync == "ring" and b == (a + 1) % len(hosts):
+            found[a, b] = sum(len(block) for owner, block in enumerate(round_.blocks) if owner != b)
+    return found
+
+
+def by_host(parcels: np.ndarray, hosts: list[str], axis: int) -> list[float]:
+    """What passes between hosts: leaves them (axis 0), or enters them (axis 1)."""
+    names = list(dict.fromkeys(hosts))
+    totals = dict.fromkeys(names, 0.0)
+    for pair in itertools.product(range(len(hosts)), repeat=2):
+        if hosts[pair[0]] != hosts[pair[1]]:
+            totals[hosts[pair[axis]]] += parcels[pair]
+    return list(totals.values())
+
+
+@given(
+    mesh=st.sampled_from(MESHES),
+    pair=st.sampled_from(PAIRS),
+    granularity=st.sampled_from(GRANULARITIES),
+    tokens=st.integers(1, 40),
+    places=st.lists(st.sampled_from("abc"), min_size=6, max_size=6),
+)
+def test_counts_are_those_of_the_rounds(
+    model: ModelConfig, mesh: Mesh, pair: tuple[str, str, str], granularity: str, tokens: int, places: list[str]
+) -> None:
+    prefill, decode, sync = pair
+    hosts = sorted(places[: mesh.size])
+    config = RunConfig(
+        model="some", prefill=prefill, decode=decode, sync_strategy=sync, sync_granularity=granularity, chunk_size=7
+    )
+    setting = Setting(config, model, mesh, hosts, torch.float32, "plain", tokens, 1, assumed(model, hosts))
+    try:
+        layout = lay_out(setting)
+    except UserError:
+        return  # a layout that no sync has to join, such as one stage of tensor shards to tensor shards
+    moved, plan = moved_by(setting, layout), layout.plan
+    if plan.prefill.regions == plan.decode.regions:
+        assert moved is None
+        return
+    assert moved is not None
+    rounds = plan_rounds(granularity, plan.prefill.regions, [p.stage for p in plan.prefill.places], layout.chunks)
+    check(moved, rounds, sync, layout, hosts, position_bytes(setting))
+
+
+def check(moved: Moved, rounds: list[Round], sync: str, layout: Layout, hosts: list[str], row: int) -> None:
+    assert len(rounds) == len(moved.ticks)
+    assert [one.ready_at for one in rounds] == list(zip(moved.ticks, moved.layers_done, strict=True))
+    same = np.array([[a == b for b in hosts] for a in hosts])
+    for number, round_ in enumerate(rounds):
+        found = row * parcels(round_, sync, layout, hosts)
+        assert moved.sent[number] == pytest.approx(found.sum(axis=1))
+        assert moved.received[number] == pytest.approx(found.sum(axis=0))
+        assert moved.inside[number] == pytest.approx((found * same).sum(axis=0))
+        assert moved.leaving[number] == pytest.approx(by_host(found, hosts, 0))
+        assert moved.entering[number] == pytest.approx(by_host(found, hosts, 1))
