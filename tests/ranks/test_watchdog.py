@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +19,8 @@ from mpi_spp.sync import ring
 
 pytestmark = pytest.mark.skipif(the_world().size == 1, reason="who is alone waits for nobody")
 
-LATE_SECONDS, TIMEOUT = 0.5, 0.2
+TIMEOUT = 0.2
+LATEST_SECONDS = 30.0
 LARGE = 1 << 20  # numbers: more than any library sends ahead
 Calls = tuple[Callable[[], object], Callable[[], object]]  # of those who wait, and of the last rank, which is late
 
@@ -112,8 +114,8 @@ WORDS = {
 
 
 @contextmanager
-def looking_on() -> Iterator[list[str]]:
-    """What a watchdog would say when it ended the job."""
+def looking_on(told: Path) -> Iterator[list[str]]:
+    """What a watchdog would say when it ended the job; the file is made then."""
     watchdog, ends, lines = Watchdog(lives[0], TIMEOUT), threading.Event(), list[str]()
 
     def look() -> None:
@@ -121,6 +123,7 @@ def looking_on() -> Iterator[list[str]]:
             finding = watchdog.look(watchdog.tick)
             if finding is not None and finding.is_end:
                 lines.append(finding.line)
+                told.touch()
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -132,13 +135,15 @@ def looking_on() -> Iterator[list[str]]:
 
 
 @pytest.mark.parametrize("kind", WORDS)
-def test_who_waits_for_whom_in_what(kind: str, world: World) -> None:
-    """The last rank comes late, so all others wait; round the ring, some of them for one another."""
+def test_who_waits_for_whom_in_what(kind: str, world: World, tmp_path: Path) -> None:
+    """The last rank comes when all others have been seen to wait; round the ring, some of them for one another."""
     wait, late = calls_of(kind, world)
-    world.agree()
-    with looking_on() as lines:
+    directory = world.on_rank_0(lambda: tmp_path)
+    with looking_on(directory / str(world.rank)) as lines:
         if world.rank == world.size - 1:
-            time.sleep(LATE_SECONDS)
+            deadline = time.monotonic() + LATEST_SECONDS
+            while len(list(directory.iterdir())) < world.size - 1 and time.monotonic() < deadline:
+                time.sleep(0.02)
             late()
         else:
             wait()
