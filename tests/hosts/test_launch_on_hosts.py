@@ -20,7 +20,7 @@ from mpi_spp.plan.sync import joints
 NEW_TOKENS = 8
 LONG = 50_000  # tokens: minutes of work
 RUN_SECONDS = 90.0  # three ranks on the cores of a machine that may be busy; 8 to 12 on two free ones
-TIMEOUT = 4  # seconds
+TIMEOUT = 10  # seconds; while ranks start on a busy machine nothing moves for some
 SECONDS_TO_END = 15.0
 SECONDS_OF_GUARD = 25.0  # mpi_spp/launch/guard.py
 SYNCS = [
