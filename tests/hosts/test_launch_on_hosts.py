@@ -69,7 +69,7 @@ def test_the_tokens_with_mpich(three_hosts: Network, tmp_path: Path) -> None:
 
 
 def test_hosts_that_all_have_a_network_of_the_same_address(three_hosts: Network, tmp_path: Path) -> None:
-    """As machines with Docker do: an MPI may try to reach other hosts by it."""
+    """As machines with Docker do: without the option Open MPI tries to reach other hosts by it, and does not start."""
     for host in three_hosts.hosts:
         for words in ("add docker0 type bridge", "set docker0 up"):
             on_host(*host.line("ip", "link", *words.split()))
