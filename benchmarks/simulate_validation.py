@@ -63,7 +63,7 @@ GROUPS = (
 @click.option("--fresh", is_flag=True, help="Forget what was measured before.")
 @click.option("--json", "path", type=click.Path(), help="Write the rows to this file.")
 def main(only: str, fresh: bool, path: str | None) -> None:
-    """Print predicted and measured seconds of each phase, and the errors."""
+    """Print predicted and measured seconds of each phase, and the error to the median of the rounds."""
     from mpi_spp.model.store import cache_directory
 
     if fresh:
@@ -154,7 +154,9 @@ def _show(row: dict[str, Any]) -> None:
     for phase, factor, unit in (("prefill", 1, "s"), ("decode", 1e3, "ms")):
         of_phase = row[phase]
         measured = statistics.median(of_phase["measured_s"]) * factor
-        told.append(f"{phase} {of_phase['predicted_s'] * factor:7.3f} {measured:7.3f} {unit} {of_phase['error']:+6.1%}")
+        best = min(of_phase["measured_s"]) * factor
+        predicted, error = of_phase["predicted_s"] * factor, of_phase["error"]
+        told.append(f"{phase} {predicted:7.3f}, measured {measured:7.3f} ({best:7.3f} at best) {unit} {error:+6.1%}")
     what = f"{row['prefill_strategy']} {row['decode_strategy']} chunk {row['chunk']}"
     click.echo(f"{row['group']:42} {what:30} {'   '.join(told)}")
 

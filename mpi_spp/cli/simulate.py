@@ -121,9 +121,11 @@ def _device(given: dict[str, Any]) -> Any:
     flops, rate = given["tflops"], given["memory_gb_per_s"]
     if named is None and flops is None and rate is None:
         return None
-    if named is None and (flops is None or rate is None):
-        missing = "--tflops" if flops is None else "--memory-gb-per-s"
-        raise UserError(f"{missing}: is missing; a device has both, or give --compute")
+    if named is None:
+        if flops is None or rate is None:
+            missing = "--tflops" if flops is None else "--memory-gb-per-s"
+            raise UserError(f"{missing}: is missing; a device has both, or give --compute")
+        return Device(flops * 1e12, rate * 1e9)
     return Device(named.flops if flops is None else flops * 1e12, named.bytes_per_s if rate is None else rate * 1e9)
 
 

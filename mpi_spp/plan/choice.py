@@ -10,7 +10,6 @@ from mpi_spp.errors import UserError
 from mpi_spp.mesh import Mesh
 from mpi_spp.plan.forecast import Forecast, forecast
 from mpi_spp.plan.setting import Setting
-from mpi_spp.plan.speeds import Speeds
 from mpi_spp.units import show_bytes
 
 _MOST_RANKS = 64
@@ -110,17 +109,10 @@ def _more_ranks(setting: Setting) -> Iterator[tuple[str, Setting]]:
         config = replace(setting.config, mesh=str(mesh), layer_split="auto")
         setting = replace(
             setting, hosts=hosts, mesh=mesh, limits={**setting.limits, **limit}, config=config,
-            speeds=_stretched(setting.speeds, len(hosts)),
+            speeds=setting.speeds.stretched(len(hosts)),
         )  # fmt: skip
         for tried in [setting, *_all_strategies(setting)]:
             yield f"{len(hosts)} ranks on {count} hosts like {first} with {_name(tried)}", tried
-
-
-def _stretched(speeds: Speeds, count: int) -> Speeds:
-    """Further ranks are as fast as the first one."""
-    names = ("layers", "steps", "alone", "crowding")
-    lists = {name: list(getattr(speeds, name)) for name in names}
-    return replace(speeds, **{name: found + found[:1] * (count - len(found)) for name, found in lists.items()})
 
 
 def _longest_prompt(setting: Setting) -> int | None:

@@ -65,6 +65,17 @@ class Speeds:
             crowding=self.crowding[:count],
         )
 
+    def stretched(self, count: int) -> "Speeds":
+        """Of so many ranks: further ones are as fast as the first."""
+        more = count - len(self.layers)
+        return replace(
+            self,
+            layers=[*self.layers, *[self.layers[0]] * more],
+            steps=[*self.steps, *[self.steps[0]] * more],
+            alone=[*self.alone, *[self.alone[0]] * more],
+            crowding=[*self.crowding, *[self.crowding[0]] * more],
+        )
+
     def without_sums(self) -> "Speeds":
         """With all-reduces as the links alone would have them."""
         steps, alone = ([replace(step, sum_s=None) for step in of] for of in (self.steps, self.alone))

@@ -55,13 +55,16 @@ def moved_by(setting: Setting, layout: Layout) -> Moved | None:
     last, in_tick = len(layout.chunks) + int(stages.max()) - 1, np.arange(1.0, len(slices) + 1)
     ticks = np.arange(len(lengths)) if granularity != "prefill" else np.array([last])
     done = in_tick if granularity == "layer" else np.array([float(ALL_LAYERS)])
-    neighbours_only = getattr(layout.strategies.sync, "NEIGHBOURS_ONLY", False)
     return Moved(
-        np.repeat(ticks, len(slices)),
-        np.tile(done, len(ticks)),
-        *(of_rounds(name) for name in ("sent", "received", "inside", "leaving", "entering")),
-        layout.num_ranks - 1,
-        neighbours_only,
+        ticks=np.repeat(ticks, len(slices)),
+        layers_done=np.tile(done, len(ticks)),
+        sent=of_rounds("sent"),
+        received=of_rounds("received"),
+        inside=of_rounds("inside"),
+        leaving=of_rounds("leaving"),
+        entering=of_rounds("entering"),
+        messages=layout.num_ranks - 1,
+        in_steps=getattr(layout.strategies.sync, "NEIGHBOURS_ONLY", False),
     )
 
 

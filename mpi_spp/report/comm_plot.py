@@ -1,23 +1,10 @@
 """Measured communication as a picture: time and bandwidth against the size of a message."""
 
-import importlib.util
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
-from mpi_spp.errors import UserError
-
-SUFFIXES = (".png", ".svg")
 _LINES = {"blocking": "-", "nonblocking": "--", "persistent": ":"}
 _INCHES = 3.6  # of a panel
-
-
-def require_plots(path: str, option: str) -> None:
-    """Raise UserError, naming the option, unless a picture can be drawn to this path: before the work, not after it."""
-    if Path(path).suffix not in SUFFIXES:
-        raise UserError(f"{option}: {path} has to end in {' or '.join(SUFFIXES)}")
-    if importlib.util.find_spec("matplotlib") is None:
-        raise UserError(f"{option}: matplotlib is not installed; pip install 'mpi-spp[plots]'")
 
 
 def plot_comm(result: Mapping[str, Any], path: str) -> None:

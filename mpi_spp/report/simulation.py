@@ -1,5 +1,6 @@
 """A simulation as a table and as a picture, from its plain data."""
 
+from pathlib import PurePath
 from typing import Any
 
 from rich.console import Console
@@ -77,11 +78,13 @@ def draw(data: dict[str, Any], path: str) -> None:
     for axes, what in ((times, "seconds"), (efficiency, "speed-up over 1 rank / ranks")):
         axes.set(xscale="log", yscale="log", xlabel="ranks", ylabel=what)
         axes.set_xticks(ranks, minor=False)
+        axes.tick_params(axis="x", labelrotation=45)
         axes.xaxis.set_major_formatter(ScalarFormatter())
         axes.minorticks_off()
         axes.grid(alpha=0.3)
         if data["knee"] is not None:
             axes.axvline(data["knee"], linestyle=":", color="grey", label="knee")
         axes.legend()
-    figure.suptitle(f"{data['model']}, {data['prompt_tokens']} + {data['new_tokens']} tokens: {knee_in_words(data)}")
+    request = f"{PurePath(data['model']).name}, {data['prompt_tokens']} + {data['new_tokens']} tokens"
+    figure.suptitle(f"{request}\n{knee_in_words(data)}", fontsize="medium")
     figure.savefig(path, dpi=120)
