@@ -1,11 +1,12 @@
 """What does a slow network cost the prefill? Strategies and granularities of the KV sync at several speeds of link.
 
     sudo .venv/bin/python -m benchmarks.network_study [--hosts 2 --hosts 3] [--mbit 100 --mbit 1000 --mbit 10000]
-        [--prompt-tokens 1024] [--chunk-size 128] [--repetitions 5] [--json OUT.json] [--plot OUT.png]
+        [--prompt-tokens 1024] [--chunk-size 128] [--rounds 3] [--repetitions 3] [--json OUT.json] [--plot OUT.png]
 
 Makes hosts on this machine (benchmarks/hosts), of one rank with one thread each, and prints a table for each count of
-them. No run can be faster than without a limit, nor than its bytes pass the busiest link: the larger of both is the
-bound, and `near` is the bound over the time taken. Needs root, and a core for each host to be worth reading.
+them. The links take turns, A B C A B C, as the cases of a launch do. No run can be faster than without a limit, nor
+than its bytes pass the busiest link: the larger of both is the bound, and `near` is the bound over the time taken.
+Needs root, and a core for each host to be worth reading.
 """
 
 import itertools
@@ -66,17 +67,24 @@ class Row:
 @click.option("--mbit", "rates", type=float, multiple=True, default=(100, 1000, 10000), show_default=True)
 @click.option("--prompt-tokens", default=1024, show_default=True)
 @click.option("--chunk-size", default="128", show_default=True)
-@click.option("--repetitions", default=5, show_default=True)
+@click.option("--rounds", default=3, show_default=True, help="Turns of every link.")
+@click.option("--repetitions", default=3, show_default=True, help="Turns of every case in one launch.")
 @click.option("--json", type=click.Path(dir_okay=False, writable=True), help="Write all samples to this file.")
 @click.option("--plot", type=click.Path(dir_okay=False, writable=True), help="Draw the times into this file.")
 def main(
-    model: str, counts: Sequence[int], rates: Sequence[float], json: str | None, plot: str | None, **lengths: Any
+    model: str,
+    counts: Sequence[int],
+    rates: Sequence[float],
+    rounds: int,
+    json: str | None,
+    plot: str | None,
+    **lengths: Any,
 ) -> None:
     """Print a table for every count of hosts; each has one rank of one thread."""
     try:
         if plot is not None:
             require_plots(plot, "--plot")
-        rows, results = _study(model, counts, rates, lengths)
+        rows, results = _study(model, counts, rates, rounds, lengths)
     except UserError as error:
         raise click.ClickException(str(error)) from None
     if json is not None:
@@ -88,30 +96,34 @@ def main(
 
 
 def _study(
-    model: str, counts: Sequence[int], rates: Sequence[float], lengths: dict[str, Any]
+    model: str, counts: Sequence[int], rates: Sequence[float], rounds: int, lengths: dict[str, Any]
 ) -> tuple[list[Row], list[dict[str, Any]]]:
     """Measure and print; all rows, and the results that they are from."""
-    rows, results = [], []
+    rows: list[Row] = []
+    results: list[dict[str, Any]] = []
     for count in counts:
+        links: dict[float | None, list[dict[str, Any]]] = {mbit: [] for mbit in (None, *rates)}
         with network(count) as made:
-            for mbit in (None, *rates):
+            for mbit in [*links] * rounds:
                 made.shape(None if mbit is None else mbit * 1e6)
-                measured = [_measure(made, model, decode, lengths) for decode in _DECODES]
-                results += [{"hosts": count, "mbit": mbit, **result} for result in measured]
-                rows += [row for result in measured for row in rows_of(count, mbit, result)]
-        click.echo(
-            f"\n{model}, {_named(lengths)}, {count} hosts\n\n{table([row for row in rows if row.hosts == count])}"
-        )
+                links[mbit] += [_measure(made, model, decode, lengths) for decode in _DECODES]
+        here = [row for mbit, measured in links.items() for row in rows_of(count, mbit, measured)]
+        click.echo(f"\n{model}, {_named(lengths)}, rounds {rounds}, {count} hosts\n\n{table(here)}")
+        rows += here
+        results += [{"hosts": count, "mbit": mbit, **one} for mbit, measured in links.items() for one in measured]
     return rows, results
 
 
-def rows_of(hosts: int, mbit: float | None, result: dict[str, Any]) -> Iterator[Row]:
-    """The cases of a result of `bench prefill`."""
-    for case in result["cases"]:
-        _, strategy, granularity, *_ = case["name"].split()
-        seconds = [median(sample[name] for sample in case["timings"]) for name in ("prefill_s", "sync_exposed_s")]
-        busiest = max(range(hosts), key=lambda rank: case["bytes_sent"][rank])
-        sent = (case["kv_bytes_sent"][busiest], case["bytes_sent"][busiest])
+def rows_of(hosts: int, mbit: float | None, results: Sequence[dict[str, Any]]) -> Iterator[Row]:
+    """The cases of results of `bench prefill`, each with its samples from all of them."""
+    cases = [case for result in results for case in result["cases"]]
+    for name in dict.fromkeys(case["name"] for case in cases):
+        alike = [case for case in cases if case["name"] == name]
+        timings = [timing for case in alike for timing in case["timings"]]
+        _, strategy, granularity, *_ = name.split()
+        seconds = [median(timing[phase] for timing in timings) for phase in ("prefill_s", "sync_exposed_s")]
+        busiest = max(range(hosts), key=alike[0]["bytes_sent"].__getitem__)
+        sent = (alike[0]["kv_bytes_sent"][busiest], alike[0]["bytes_sent"][busiest])
         yield Row(hosts, mbit, strategy, granularity, *seconds, *sent)
 
 
@@ -142,7 +154,8 @@ def draw(rows: Sequence[Row], path: str) -> None:
             links, color = [_link(row.mbit) for row in line], f"C{number}"
             panel.plot(links, [row.total_s for row in line], "o-", color=color, label=" ".join(case))
             panel.plot(links, [row.least_s(_free(row, here)) for row in line], ":", color=color)
-        panel.set(title=f"{count} hosts", xlabel="link", ylabel="prefill and sync, s", yscale="log")
+        panel.set(title=f"{count} hosts", xlabel="link", ylabel="prefill and sync, s")
+        panel.set_ylim(bottom=0)
         panel.legend(fontsize="small")
     figure.savefig(path, bbox_inches="tight", dpi=150)
 

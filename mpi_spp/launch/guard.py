@@ -19,9 +19,10 @@ _LINE = "mpi-spp: error: the ranks on this host have ended, and mpirun still wai
 
 
 def guard_this_process(patience: float = _PATIENCE_SECONDS) -> None:
-    """Have this process, which is to become the launcher, ended `patience` seconds after the last rank on this host.
+    """Have this process, which is to become the launcher, ended when it awaits a host for `patience` seconds in vain:
 
-    The guard is a process of its own that ends with the launcher; where no rank runs on this host it does nothing.
+    its ranks on this host have come and gone, and an ssh of its own to another host has not. The guard is a process
+    that ends with the launcher; it does nothing where no rank runs on this host, or where ranks start without ssh.
     """
     launcher, handle = os.getpid(), os.pidfd_open(os.getpid())
     child = os.fork()
@@ -45,11 +46,15 @@ def _let_go_of_output() -> None:
 
 
 def _guard(launcher: int, handle: int, patience: float) -> None:
-    had_ranks, looks_without = False, 0
+    had_ranks, looks = False, 0
     while not _has_ended(handle, patience / _LOOKS):
-        has_ranks = any(_is_rank(process) for process in _descendants(launcher))
-        had_ranks, looks_without = had_ranks or has_ranks, 0 if has_ranks else looks_without + 1
-        if had_ranks and looks_without > _LOOKS:
+        others = list(_descendants(launcher))
+        has_ranks = any(_is_rank(process) for process in others)
+        had_ranks = had_ranks or has_ranks
+        # Without an ssh it may be output that nobody takes which keeps it.
+        awaits_host = had_ranks and not has_ranks and any(_is_ssh(process) for process in others)
+        looks = looks + 1 if awaits_host else 0
+        if looks > _LOOKS:
             os.write(2, _LINE.encode())
             return _end(launcher, handle)
     return None
@@ -82,6 +87,10 @@ def _descendants(process: int) -> Iterator[int]:
 
 def _is_rank(process: int) -> bool:
     return any(name in _read(Path(f"/proc/{process}/environ")) for name in _ONLY_RANKS_HAVE)
+
+
+def _is_ssh(process: int) -> bool:
+    return _read(Path(f"/proc/{process}/comm")).strip() == b"ssh"
 
 
 def _read(path: Path) -> bytes:
