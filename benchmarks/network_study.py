@@ -21,8 +21,9 @@ from typing import Any
 
 import click
 
-from benchmarks.hosts.machine import why_not
 from benchmarks.hosts.network import Network, network
+from mpi_spp.errors import UserError
+from mpi_spp.report.plots import require_plots
 
 _GRANULARITIES = ("layer", "chunk", "prefill")
 _DECODES = {"replicated": ("pairwise", "ring"), "tensor": ("reshard",)}  # with the syncs that lead to them
@@ -72,11 +73,24 @@ def main(
     model: str, counts: Sequence[int], rates: Sequence[float], json: str | None, plot: str | None, **lengths: Any
 ) -> None:
     """Print a table for every count of hosts; each has one rank of one thread."""
-    reason = why_not()
-    if reason is not None:
-        raise click.ClickException(reason)
+    try:
+        if plot is not None:
+            require_plots(plot, "--plot")
+        rows, results = _study(model, counts, rates, lengths)
+    except UserError as error:
+        raise click.ClickException(str(error)) from None
+    if json is not None:
+        told = {"benchmark": "network", "rows": list(map(asdict, rows)), "results": results}
+        told["measured_at"] = time.strftime("%Y-%m-%d %H:%M:%S")
+        Path(json).write_text(jsons.dumps(told, indent=1) + "\n", encoding="utf-8")
     if plot is not None:
-        _pyplot()  # its lack is better told now than after the measurement
+        draw(rows, plot)
+
+
+def _study(
+    model: str, counts: Sequence[int], rates: Sequence[float], lengths: dict[str, Any]
+) -> tuple[list[Row], list[dict[str, Any]]]:
+    """Measure and print; all rows, and the results that they are from."""
     rows, results = [], []
     for count in counts:
         with network(count) as made:
@@ -88,12 +102,7 @@ def main(
         click.echo(
             f"\n{model}, {_named(lengths)}, {count} hosts\n\n{table([row for row in rows if row.hosts == count])}"
         )
-    if json is not None:
-        told = {"benchmark": "network", "rows": list(map(asdict, rows)), "results": results}
-        told["measured_at"] = time.strftime("%Y-%m-%d %H:%M:%S")
-        Path(json).write_text(jsons.dumps(told, indent=1) + "\n", encoding="utf-8")
-    if plot is not None:
-        draw(rows, plot)
+    return rows, results
 
 
 def rows_of(hosts: int, mbit: float | None, result: dict[str, Any]) -> Iterator[Row]:
@@ -121,9 +130,11 @@ def table(rows: Sequence[Row]) -> str:
 
 def draw(rows: Sequence[Row], path: str) -> None:
     """Seconds over the speed of the link, a panel for each count of hosts; broken lines are bounds."""
-    pyplot = _pyplot()
+    from matplotlib.figure import Figure
+
     counts = sorted({row.hosts for row in rows})
-    figure, panels = pyplot.subplots(1, len(counts), figsize=(6 * len(counts), 5), sharey=True, squeeze=False)
+    figure = Figure(figsize=(6 * len(counts), 5))
+    panels = figure.subplots(1, len(counts), sharey=True, squeeze=False)
     for panel, count in zip(panels[0], counts, strict=True):
         here = sorted((row for row in rows if row.hosts == count), key=_speed)
         for number, case in enumerate(dict.fromkeys((row.strategy, row.granularity) for row in here)):
@@ -175,17 +186,6 @@ def _link(mbit: float | None) -> str:
 
 def _named(lengths: dict[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in lengths.items())
-
-
-def _pyplot() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise click.ClickException("--plot: needs matplotlib; pip install 'mpi-spp[plots]'") from None
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _GROWTH = 4  # from one size of a range to the next
 _LARGEST = 1 << 30  # what raw MPI counts in 32 bits
+_COLUMNS = 160  # a launcher hides the terminal's width, and figures must not be cut
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -234,7 +235,7 @@ def _tell(
         "machine": machine,
     }
     stream = sys.stderr if json == "-" else sys.stdout
-    print_comm(result, Console(file=stream, width=None if stream.isatty() else 160))
+    print_comm(result, Console(file=stream, width=_COLUMNS))
     write_json(json, result)
     if plot is not None:
         from mpi_spp.report.comm_plot import plot_comm

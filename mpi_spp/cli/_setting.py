@@ -97,46 +97,13 @@ def read_known(config: RunConfig, ranks_of_a_host: int) -> Known:
     from mpi_spp.launch.placement import cores_here
     from mpi_spp.model.locate import locate
     from mpi_spp.model.store import cache_directory
+    from mpi_spp.plan.likely import likely_dtype, likely_kernels
 
     cores, directory = len(cores_here()), locate(config.model, download=False)
     model, kept = read_model(directory), cache_directory() / "kernels"
     threads = config.threads or max(1, cores // ranks_of_a_host)
-    dtype = _dtype(config, directory, model)
-    return Known(config, model, dtype, _kernels(config, model, dtype, threads, kept), threads, cores, kept)
-
-
-def _dtype(config: RunConfig, directory: Any, model: Any) -> Any:
-    """As a run takes it; float32 where neither config.json nor a file's header says what the checkpoint is in."""
-    import torch
-
-    from mpi_spp.model.checkpoint import Checkpoint
-    from mpi_spp.model.device import choose_dtype
-    from mpi_spp.model.weights import checkpoint_dtype
-
-    of_checkpoint = model.dtype
-    if of_checkpoint is None and config.dtype == "auto":
-        try:
-            of_checkpoint = checkpoint_dtype(Checkpoint(directory))
-        except UserError:
-            of_checkpoint = torch.float32
-    return choose_dtype(config.dtype, of_checkpoint, torch.device("cpu"))
-
-
-def _kernels(config: RunConfig, model: Any, dtype: Any, threads: int, directory: Any) -> str:
-    """The back end that a run would take: what was measured as fastest, else the likeliest."""
-    import torch
-
-    from mpi_spp.kernels.choice import backends, remembered
-
-    found = list(backends(dtype, torch.device("cpu"), directory))
-    if config.kernels != "auto":
-        if config.kernels not in found:
-            raise UserError(
-                f"--kernels: {config.kernels} cannot run {dtype} here; choose one of auto, {', '.join(found)}"
-            )
-        return config.kernels
-    shape = (2 * model.intermediate_size, model.hidden_size)
-    return remembered(shape, dtype, threads, directory) or found[-1]
+    dtype = likely_dtype(config, directory, model)
+    return Known(config, model, dtype, likely_kernels(config, model, dtype, threads, kept), threads, cores, kept)
 
 
 def _with_links(speeds: "Speeds", given: Mapping[str, Any]) -> "Speeds":

@@ -11,9 +11,11 @@ import click
 
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
 from mpi_spp.cli._options import parse_gpu_ids
+from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
 from mpi_spp.comm.environment import launched_size
 from mpi_spp.errors import UserError
-from mpi_spp.launch.hostfile import Host, memory_limits, read_hostfile
+from mpi_spp.launch.guard import guard_this_process
+from mpi_spp.launch.hostfile import Host, is_this_machine, memory_limits, read_hostfile
 from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
 from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
 from mpi_spp.launch.placement import cores_here
@@ -33,14 +35,15 @@ _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="Threads and cores of each rank.  [default: every host divides all its cores]",
+    help="Threads and cores of each rank.  [default: every host divides all its cores; with --scheduler: 1]",
 )
 @click.option(
     "--interface",
     metavar="NAME|SUBNET",
     help="Network between the hosts, where they have several: eth1, or 10.0.0.0/24 (Open MPI only).",
 )
-@click.option("--dry-run", is_flag=True, help="Print the line and start nothing.")
+@slurm_options
+@click.option("--dry-run", is_flag=True, help="Print the line, or the script, and start nothing.")
 @click.option("--json", "as_json", is_flag=True, help="With --dry-run: print it as JSON.")
 @click.option("--debug-rank", type=click.IntRange(min=0), help="This rank waits for a debugger.")
 @click.option(
@@ -58,11 +61,13 @@ def command(
     debug_rank: int | None,
     debug_port: int,
     inner: tuple[str, ...],
+    **allocation: Any,
 ) -> None:
     """Run an mpi-spp COMMAND on several ranks: mpi-spp launch -np 3 -- generate --model ...
 
     The mpirun beside this Python is used, else the one on PATH; MPI_SPP_MPIRUN names another, with options if need be.
     Ranks on other hosts start by ssh, and need this Python and the model under the same paths.
+    With --scheduler slurm the command is submitted, to run on nodes that Slurm chooses.
     """
     if as_json and not dry_run:
         raise click.UsageError("--json: prints the line of --dry-run; give both")
@@ -72,6 +77,14 @@ def command(
     shared = {"gpu_ids": ",".join(map(str, gpu_ids)), "threads": str(threads or ""), "max_memory": memory_limits(hosts)}
     inner, values = _complete(inner, shared)
     gpu_ids, threads = gpu_ids or values.get("gpu_ids") or (), threads or values.get("threads")
+    asked = allocation_of(allocation, gpu_ids)
+    if asked is not None:
+        num_ranks = num_ranks or asked.default_num_ranks(hosts)
+        program = (sys.executable, "-m", "mpi_spp", *inner)
+        exports = _debugging(debug_rank, debug_port, num_ranks)
+        request = request_here(program, num_ranks, hosts, threads, exports, interface)
+        print_or_submit(asked, request, dry_run, as_json)
+        return
     num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, len(cores_here()))
     check_gpu_ids(gpu_ids, num_ranks, hosts)
     launcher = find_launcher()
@@ -82,6 +95,8 @@ def command(
     else:
         require_same_mpi(launcher)
         require_hosts(hosts, launcher)
+        if not all(is_this_machine(host.name) for host in hosts):
+            guard_this_process()
         _become(argv, environment)
 
 

@@ -12,7 +12,7 @@ from mpi_spp.comm.library import MPI
 
 LARGEST_COUNT = 2**31 - 1  # counts are 32-bit in Open MPI 5
 
-# An MPI buffer specification: [memory, count, datatype].
+# An MPI buffer specification: [memory, datatype] or [memory, counts, datatype].
 Spec = list[Any]
 
 
@@ -41,8 +41,8 @@ def memory_of(tensor: torch.Tensor) -> MPI.buffer:
 
 def spec_of(tensor: torch.Tensor) -> Spec:
     """The MPI buffer specification of a contiguous tensor. The tensor must outlive the transfer."""
-    unit = unit_bytes(tensor)
-    return [memory_of(tensor), tensor.nbytes // unit, bytes_type(unit)]
+    memory = memory_of(tensor)  # mpi4py counts what it holds
+    return [memory, MPI.BYTE if len(memory) <= LARGEST_COUNT else bytes_type(unit_bytes(tensor))]
 
 
 class Staging(Protocol):

@@ -3,6 +3,8 @@
 from __future__ import annotations  # types of MPI are named before it is loaded
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -69,16 +71,16 @@ class Communicator:
 
     def isend(self, tensor: torch.Tensor, dest: int, tag: int = 0) -> Request:
         """Start sending a contiguous tensor; it must not change before the request is complete."""
-        buffer = self._staging.outgoing(tensor)
-        self.bytes_sent += tensor.nbytes
-        operation = Operation("send", self._name, (self.members[dest],), tensor.nbytes, tag)
-        return Transfer(self._comm.Isend(spec_of(buffer), dest, self._wrap(tag)), operation, buffer)
+        buffer, nbytes = self._staging.outgoing(tensor), tensor.nbytes
+        self.bytes_sent += nbytes
+        operation = Operation("send", self._name, (self.members[dest],), nbytes, tag)
+        return Transfer(lambda: self._comm.Isend(spec_of(buffer), dest, self._wrap(tag)), operation, buffer)
 
     def irecv(self, tensor: torch.Tensor, source: int, tag: int = 0) -> Request:
         """Start receiving into a contiguous tensor of exactly the size that was sent."""
         buffer, finish = self._staging.incoming(tensor, read_too=False)
         operation = Operation("receive", self._name, (self.members[source],), tensor.nbytes, tag)
-        return Transfer(self._comm.Irecv(spec_of(buffer), source, self._wrap(tag)), operation, buffer, finish)
+        return Transfer(lambda: self._comm.Irecv(spec_of(buffer), source, self._wrap(tag)), operation, buffer, finish)
 
     def iallgather(self, tensor: torch.Tensor, lengths: Sequence[int]) -> Request:
         """Start filling a tensor [sum(lengths), row] whose slices belong to the ranks: each gives its own, in place.
@@ -86,13 +88,15 @@ class Communicator:
         `lengths[r]` is the number of rows of rank r; it may be 0.
         """
         buffer, finish = self._staging.incoming(tensor, read_too=True)
+        row = buffer.nbytes // max(1, buffer.shape[0])
+        nbytes = lengths[self.rank] * row
+        self.bytes_sent += nbytes * (self.size - 1)
+        operation = self._of_all("allgather", nbytes)
+        if min(lengths) == max(lengths):  # on all ranks alike; libraries know more ways for equal parts
+            return Transfer(lambda: self._comm.Iallgather(MPI.IN_PLACE, spec_of(buffer)), operation, buffer, finish)
         unit = unit_bytes(buffer)
-        units_per_row = buffer[:1].nbytes // unit
-        counts, offsets = _counts(lengths, units_per_row)
-        self.bytes_sent += counts[self.rank] * unit * (self.size - 1)
-        spec = [memory_of(buffer), (counts, offsets), bytes_type(unit)]
-        operation = self._of_all("allgather", counts[self.rank] * unit)
-        return Transfer(self._comm.Iallgatherv(MPI.IN_PLACE, spec), operation, buffer, finish)
+        spec = [memory_of(buffer), _counts(tuple(lengths), row // unit), bytes_type(unit)]
+        return Transfer(lambda: self._comm.Iallgatherv(MPI.IN_PLACE, spec), operation, buffer, finish)
 
     def ialltoall(
         self, outgoing: torch.Tensor, out_lengths: Sequence[int], incoming: torch.Tensor, in_lengths: Sequence[int]
@@ -105,14 +109,12 @@ class Communicator:
         buffer, finish = self._staging.incoming(incoming, read_too=False)
         unit = max(unit_bytes(ready), unit_bytes(buffer))
         row = outgoing.shape[-1] * outgoing.element_size()
-        send, receive = (
-            [memory_of(tensor), _counts(lengths, row // unit), bytes_type(unit)]
-            for tensor, lengths in ((ready, out_lengths), (buffer, in_lengths))
-        )
+        send = [memory_of(ready), _counts(tuple(out_lengths), row // unit), bytes_type(unit)]
+        receive = [memory_of(buffer), _counts(tuple(in_lengths), row // unit), bytes_type(unit)]
         others = (sum(out_lengths) - out_lengths[self.rank]) * row
         self.bytes_sent += others
         operation = self._of_all("alltoall", others // max(1, self.size - 1))
-        return Transfer(self._comm.Ialltoallv(send, receive), operation, (ready, buffer), finish)
+        return Transfer(lambda: self._comm.Ialltoallv(send, receive), operation, (ready, buffer), finish)
 
     def sum_in_place(self, tensor: torch.Tensor) -> None:
         """Add up the tensors of all ranks, in place; all ranks get the same bits. float32 only.
@@ -124,7 +126,7 @@ class Communicator:
         if self.size == 1:
             return
         buffer, finish = self._staging.incoming(tensor, read_too=True)
-        spec = [memory_of(buffer), buffer.numel(), MPI.FLOAT]
+        spec = [memory_of(buffer), MPI.FLOAT]
         self.bytes_sent += 2 * tensor.nbytes * (self.size - 1) // self.size
         operation = self._of_all("sum", tensor.nbytes)
         if self._idle.spins:
@@ -133,7 +135,7 @@ class Communicator:
             if finish is not None:
                 finish()
         else:
-            self.wait(Transfer(self._comm.Iallreduce(MPI.IN_PLACE, spec), operation, buffer, finish))
+            self.wait(Transfer(lambda: self._comm.Iallreduce(MPI.IN_PLACE, spec), operation, buffer, finish))
 
     def hosts(self, host: str) -> Hosts:
         """Its ranks by host, of which this rank's is named. Collective."""
@@ -151,8 +153,21 @@ class Communicator:
         """The tensors of all ranks, [size, *shape], in the order of ranks; all are of the same shape and dtype."""
         rows = tensor.new_empty((self.size, *tensor.shape))
         rows[self.rank] = tensor
-        self.wait(self.iallgather(rows, [1] * self.size))
+        self.allgather_in_place(rows)
         return rows
+
+    def allgather_in_place(self, rows: torch.Tensor) -> None:
+        """Fill a tensor [size, ...], of which this rank has filled in its own row, with the rows of all."""
+        if not self._idle.spins:
+            self.wait(self.iallgather(rows, [1] * self.size))
+            return
+        buffer, finish = self._staging.incoming(rows, read_too=True)
+        nbytes = buffer.nbytes // self.size
+        self.bytes_sent += nbytes * (self.size - 1)
+        with waiting(self._of_all("allgather", nbytes)):
+            self._comm.Allgather(MPI.IN_PLACE, spec_of(buffer))
+        if finish is not None:
+            finish()
 
     def broadcast(self, tensor: torch.Tensor, root: int) -> None:
         """Give all ranks the root's values, in place."""
@@ -160,7 +175,7 @@ class Communicator:
         if self.rank == root:
             self.bytes_sent += tensor.nbytes * (self.size - 1)
         operation = self._of_all("broadcast", tensor.nbytes)
-        self.wait(Transfer(self._comm.Ibcast(spec_of(buffer), root), operation, buffer, finish))
+        self.wait(Transfer(lambda: self._comm.Ibcast(spec_of(buffer), root), operation, buffer, finish))
 
     def largest(self, values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
         """For each row the id of the largest value over all ranks; of equal values the lowest id.
@@ -171,13 +186,14 @@ class Communicator:
         mine["value"], mine["id"] = values.cpu().numpy(), ids.cpu().numpy()
         best = np.empty_like(mine)
         self.bytes_sent += mine.nbytes * (self.size - 1)
-        request = self._comm.Iallreduce([mine, MPI.FLOAT_INT], [best, MPI.FLOAT_INT], MPI.MAXLOC)
-        self.wait(Transfer(request, self._of_all("largest", mine.nbytes), (mine, best)))
+        buffers = [mine, MPI.FLOAT_INT], [best, MPI.FLOAT_INT]
+        operation = self._of_all("largest", mine.nbytes)
+        self.wait(Transfer(lambda: self._comm.Iallreduce(*buffers, MPI.MAXLOC), operation, (mine, best)))
         return torch.from_numpy(best["id"].astype(np.int64))
 
     def barrier(self) -> None:
         """Return when all ranks have called this."""
-        self.wait(Transfer(self._comm.Ibarrier(), self._of_all("barrier", 0), None))
+        self.wait(Transfer(lambda: self._comm.Ibarrier(), self._of_all("barrier", 0), None))
 
     def wait(self, request: Request, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Return when the request is complete, leaving the core to others when it is shared.
@@ -193,7 +209,8 @@ class Communicator:
         return tag % (self._largest_tag + 1)
 
 
-def _counts(lengths: Sequence[int], units: int) -> tuple[list[int], list[int]]:
+@lru_cache(maxsize=256)
+def _counts(lengths: tuple[int, ...], units: int) -> tuple[Sequence[int], Sequence[int]]:
     """Counts and offsets of slices of so many rows, in units of which a row has so many."""
     counts = [length * units for length in lengths]
-    return counts, [sum(counts[:rank]) for rank in range(len(counts))]
+    return counts, [0, *accumulate(counts[:-1])]

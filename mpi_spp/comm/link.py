@@ -17,9 +17,12 @@ def measure_link(comm: Communicator, other: int) -> tuple[float, float]:
 
     On rank 0. The least of several rounds counts: noise only adds.
     """
-    small = _ping_pong(comm, other, torch.zeros(8, dtype=torch.uint8), _ROUNDS)
-    large = _ping_pong(comm, other, torch.zeros(_LARGE, dtype=torch.uint8), _LARGE_ROUNDS)
-    return small, _LARGE / max(large - small, 1e-9)
+    return _measure(comm, 0, other, comm.barrier)
+
+
+def measure_pair(comm: Communicator, first: int, second: int) -> tuple[float, float]:
+    """The same between any two ranks, who alone call this. On the first."""
+    return _measure(comm, first, second, lambda: None)
 
 
 def measure_sums(comm: Communicator, hidden_size: int) -> tuple[float, float]:
@@ -33,18 +36,27 @@ def measure_sums(comm: Communicator, hidden_size: int) -> tuple[float, float]:
     return small, 2 * _LARGE * (comm.size - 1) / comm.size / max(large - small, 1e-9)
 
 
-def _ping_pong(comm: Communicator, other: int, message: torch.Tensor, rounds: int) -> float:
+def _measure(comm: Communicator, first: int, second: int, before: Callable[[], object]) -> tuple[float, float]:
+    """Seconds of an empty message, and bytes a second; `before` each round."""
+    small = _ping_pong(comm, first, second, torch.zeros(8, dtype=torch.uint8), _ROUNDS, before)
+    large = _ping_pong(comm, first, second, torch.zeros(_LARGE, dtype=torch.uint8), _LARGE_ROUNDS, before)
+    return small, _LARGE / max(large - small, 1e-9)
+
+
+def _ping_pong(
+    comm: Communicator, first: int, second: int, message: torch.Tensor, rounds: int, before: Callable[[], object]
+) -> float:
     """Seconds of one way."""
 
     def there_and_back() -> None:
-        if comm.rank == 0:
-            comm.wait(comm.isend(message, other, _TAG))
-            comm.wait(comm.irecv(message, other, _TAG))
-        elif comm.rank == other:
-            comm.wait(comm.irecv(message, 0, _TAG))
-            comm.wait(comm.isend(message, 0, _TAG))
+        if comm.rank == first:
+            comm.wait(comm.isend(message, second, _TAG))
+            comm.wait(comm.irecv(message, second, _TAG))
+        elif comm.rank == second:
+            comm.wait(comm.irecv(message, first, _TAG))
+            comm.wait(comm.isend(message, first, _TAG))
 
-    return _least(there_and_back, rounds, comm.barrier) / 2
+    return _least(there_and_back, rounds, before) / 2
 
 
 def _least(work: Callable[[], object], rounds: int, before: Callable[[], object]) -> float:

@@ -33,7 +33,7 @@ class Mailbox:
     def post(self, value: Any, dest: int) -> None:
         """Send without waiting."""
         operation = Operation("send", "mailbox", (dest,))
-        self._sends.append(Transfer(self._comm.isend(value, dest), operation, value))
+        self._sends.append(Transfer(lambda: self._comm.isend(value, dest), operation, value))
 
     def take(self) -> tuple[int, Any] | None:
         """The next message that is here, after the rank that sent it; None when there is none."""
@@ -102,7 +102,7 @@ def collect(comm: Communicator, value: Any) -> list[Any]:
         content = torch.empty(int(length), dtype=torch.uint8)
         for piece in content.split(_PIECE_BYTES):
             comm.wait(comm.irecv(piece, source))
-        values.append(pickle.loads(content.numpy()))
+        values.append(pickle.loads(content.numpy().data))
     return values
 
 

@@ -37,7 +37,7 @@ class Observer(Protocol):
     """Someone who looks on at the operations of this rank. Each call is on the way of a message: be short."""
 
     def started(self, operation: Operation) -> None:
-        """It is under way."""
+        """It begins: MPI is about to be told."""
 
     def completed(self, operation: Operation) -> None:
         """It is complete, as this rank has just found out."""

@@ -67,19 +67,23 @@ class Idle:
 class Transfer:
     """An MPI operation with the buffers that must live until it is complete.
 
-    `finish` runs once, on completion: it copies a staged message to where it belongs.
+    `start` calls MPI. `finish` runs once, on completion: it copies a staged message to where it belongs.
     """
 
     def __init__(
-        self, request: MPI.Request, operation: Operation, keep_alive: Any, finish: Callable[[], None] | None = None
+        self,
+        start: Callable[[], MPI.Request],
+        operation: Operation,
+        keep_alive: Any,
+        finish: Callable[[], None] | None = None,
     ) -> None:
-        self._request = request
         self.operation = operation
+        for observer in observers:
+            observer.started(operation)  # before MPI is: another rank may have the message a moment later
+        self._request = start()
         self._keep_alive = keep_alive
         self._finish = finish
         self._complete = False
-        for observer in observers:
-            observer.started(operation)
 
     def test(self) -> bool:
         """Whether the transfer is complete; moves it on."""

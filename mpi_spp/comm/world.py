@@ -74,7 +74,7 @@ class World:
     @property
     def library(self) -> str:
         """The MPI library that mpi4py loaded, and its version."""
-        return MPI.Get_library_version().split(",")[0].splitlines()[0].strip(" \0")
+        return library_version()
 
     def _require_one_job(self) -> None:
         """A launcher of another MPI starts N jobs of one rank each, which would all do the same work."""
@@ -149,7 +149,7 @@ class World:
     def meet(self, kind: str) -> None:
         """Return when all ranks are here; who is early sleeps, and hears of those who work. Collective."""
         idle = Idle(shares_core=True, nap_seconds=_LONG_NAP_SECONDS)
-        idle.wait(Transfer(self.mpi_comm.Ibarrier(), self._operation(kind), None))
+        idle.wait(Transfer(lambda: self.mpi_comm.Ibarrier(), self._operation(kind), None))
 
     def _allgather(self, value: Any) -> list[Any]:
         with waiting(self._operation("gather")):
@@ -157,6 +157,11 @@ class World:
 
     def _operation(self, kind: str) -> Operation:
         return Operation(kind, "job", tuple(rank for rank in range(self.size) if rank != self.rank))
+
+
+def library_version() -> str:
+    """The name and version of the MPI library that mpi4py loaded; it may be asked before MPI starts."""
+    return " ".join(MPI.Get_library_version().split(",")[0].splitlines()[0].strip(" \0").split())
 
 
 _worlds: list[World] = []

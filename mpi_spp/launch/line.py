@@ -69,7 +69,7 @@ def check_gpu_ids(gpu_ids: tuple[int, ...], num_ranks: int, hosts: tuple[Host, .
     """Every host's ranks take the ids in order, so the fullest host needs an id for each of its ranks."""
     if len(set(gpu_ids)) < len(gpu_ids):
         raise UserError(f"--gpu-ids: {_joined(gpu_ids)} names a GPU twice; give each rank of a host its own")
-    host = max(_filled(num_ranks, hosts), key=lambda host: host.slots)
+    host = max(ranks_by_host(num_ranks, hosts), key=lambda host: host.slots)
     if gpu_ids and len(gpu_ids) < host.slots:
         raise UserError(
             f"--gpu-ids: {_joined(gpu_ids)} is too short for the {host.slots} ranks on {host.name};"
@@ -141,7 +141,7 @@ def _host_list(hosts: tuple[Host, ...]) -> str:
     return ",".join(f"{host.name}:{host.slots}" for host in hosts)
 
 
-def _filled(num_ranks: int, hosts: tuple[Host, ...]) -> list[Host]:
+def ranks_by_host(num_ranks: int, hosts: tuple[Host, ...]) -> list[Host]:
     """How many ranks each host gets: its slots in turn, and round again when there are more ranks than slots."""
     hosts = hosts or (Host("this machine", num_ranks),)
     rounds, left = divmod(num_ranks, sum(host.slots for host in hosts))

@@ -61,7 +61,7 @@ def one_cpu_per_core(cpus: Iterable[int], fact: Callable[[int, str], str]) -> li
 
 def cores_here() -> list[int]:
     """One CPU of every core that this process may use."""
-    return one_cpu_per_core(os.sched_getaffinity(0), _kernel_fact)
+    return one_cpu_per_core(os.sched_getaffinity(0), kernel_fact)
 
 
 def local_numbers(environment: Mapping[str, str]) -> tuple[int, int] | None:
@@ -72,7 +72,8 @@ def local_numbers(environment: Mapping[str, str]) -> tuple[int, int] | None:
     return None
 
 
-def _kernel_fact(cpu: int, name: str) -> str:
+def kernel_fact(cpu: int, name: str) -> str:
+    """What Linux tells of a CPU's place in the machine; empty when it does not."""
     try:
         return Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/{name}").read_text().strip()
     except OSError:

@@ -87,7 +87,7 @@ def print_comm(result: Row, console: Console) -> None:
     if result["fits"]:
         console.print(_lines(result["fits"]))
     for line in gaps(result["left_out"]):
-        console.print(line, highlight=False)
+        console.print(line, highlight=False, soft_wrap=True)
 
 
 def _exchanges(title: str, cases: Sequence[Row], ratios: Mapping[tuple[str, str, int], Row]) -> Table:

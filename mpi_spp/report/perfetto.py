@@ -6,6 +6,7 @@ Source: "Trace Event Format", Google, 2016. A rank is a process; what may overla
 import json
 from collections import defaultdict
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from mpi_spp.errors import UserError
 from mpi_spp.report.timeline import CATEGORIES, Event, Timeline, in_order
 
 _WRITER = "mpi-spp"
-_FIRST_PID = 1  # Perfetto takes process 0 for the idle task of a kernel
+_FIRST_PID = 1000  # shown behind a rank's name, so it must look like none; 0 would be the idle task of a kernel
+_MARGIN_NS = 100
+_POSTED = "posted_ns"  # of a receive that is drawn from its sending on
 _LANES = {"send": "sends", "receive": "receives"}  # by kind of message; all others are collective
 
 _Entry = dict[str, Any]
@@ -46,8 +49,8 @@ def read_trace(path: Path) -> list[Timeline]:
     raise UserError(f"{path}: is no trace of mpi-spp; give a file that `--trace FILE` has written")
 
 
-def placed(timeline: Timeline) -> dict[str, list[Event]]:
-    """The events of a rank by the name of their thread, on which they lie one within another, or apart."""
+def placed(timeline: Timeline) -> list[tuple[str, list[Event]]]:
+    """The events of a rank by thread, on which they lie one within another, or apart; several may have one name."""
     threads: dict[str, list[Event]] = {"compute": [], "waits": []}
     lanes: dict[str, list[list[Event]]] = {"sends": [], "receives": [], "collectives": []}
     for event in sorted(timeline.events, key=in_order):
@@ -55,9 +58,7 @@ def placed(timeline: Timeline) -> dict[str, list[Event]]:
             _free_lane(lanes[_LANES.get(event.facts["kind"], "collectives")], event.start).append(event)
         else:
             threads["waits" if event.category == "wait" else "compute"].append(event)
-    for name, of_kind in lanes.items():
-        threads |= {f"{name} {number}" if number > 1 else name: lane for number, lane in enumerate(of_kind, start=1)}
-    return threads
+    return [*threads.items(), *((name, lane) for name, of_kind in lanes.items() for lane in of_kind)]
 
 
 def _free_lane(lanes: list[list[Event]], start: int) -> list[Event]:
@@ -73,10 +74,10 @@ def _entries(timelines: list[Timeline]) -> Iterator[_Entry]:
     """Names of processes and threads, slices, and the arrows between the slices of a message."""
     ends: dict[str, list[_End]] = defaultdict(list)
     threads = count(1)  # no number comes twice: viewers may know a thread by it alone
-    for timeline in timelines:
+    for timeline in _drawn(timelines):
         pid = timeline.rank + _FIRST_PID
         yield from _titles("process", pid, 0, f"rank {timeline.rank} on {timeline.host}", timeline.rank)
-        for name, events in placed(timeline).items():
+        for name, events in placed(timeline):
             tid = next(threads)
             yield from _titles("thread", pid, tid, name, tid)
             for event in events:
@@ -86,6 +87,21 @@ def _entries(timelines: list[Timeline]) -> Iterator[_Entry]:
     numbers = count(1)
     for sides in ends.values():
         yield from _arrows(sides, numbers)
+
+
+def _drawn(timelines: list[Timeline]) -> Iterator[Timeline]:
+    """Receives begin when they are sent: Perfetto lets every arrow go from the slice that begins first."""
+    messages = [event for timeline in timelines for event in timeline.of("message")]
+    sent = {event.facts["message"]: event.start for event in messages if event.facts["kind"] == "send"}
+
+    def drawn(event: Event) -> Event:
+        start = sent.get(event.facts["message"], -1) + 1
+        if event.facts["kind"] != "receive" or not event.start < start < event.end:
+            return event
+        return event._replace(start=start, facts=event.facts | {_POSTED: event.start})
+
+    for timeline in timelines:
+        yield replace(timeline, events=[drawn(e) if e.category == "message" else e for e in timeline.events])
 
 
 def _titles(kind: str, pid: int, tid: int, name: str, place: int) -> Iterator[_Entry]:
@@ -100,17 +116,20 @@ def _slice(pid: int, tid: int, event: Event) -> _Entry:
 
 
 def _arrows(sides: list[_End], numbers: Iterator[int]) -> Iterator[_Entry]:
-    """From the sender, or the rank that came to a collective call last, to each of the others."""
-    first = max(sides, key=lambda side: (side[2].facts["kind"] == "send", side[2].start))
+    """From the sender to the receiver; to the rank that came to a collective call last from all that waited for it."""
+    last = max(sides, key=lambda side: side[2].start)
     for side in sides:
-        if side is not first:
+        if side is not last:
             flow = {"cat": "flow", "name": "message", "id": next(numbers)}
-            yield {"ph": "s", **_at(first, first[2].start), **flow}
-            yield {"ph": "f", "bp": "e", **_at(side, max(side[2].start, side[2].end - 1)), **flow}
+            yield {"ph": "s", **_near(side, side[2].start), **flow}
+            yield {"ph": "f", "bp": "e", **_near(last, last[2].end), **flow}
 
 
-def _at(side: _End, ns: int) -> _Entry:
-    return {"pid": side[0], "tid": side[1], "ts": ns / 1000}
+def _near(side: _End, ns: int) -> _Entry:
+    """A little within the slice: readers round its ends, and an arrow beside it would be lost."""
+    pid, tid, event = side
+    margin = min(_MARGIN_NS, (event.end - event.start) // 2)
+    return {"pid": pid, "tid": tid, "ts": min(max(ns, event.start + margin), event.end - margin) / 1000}
 
 
 def _about(timelines: list[Timeline]) -> _Entry:
@@ -122,8 +141,9 @@ def _timelines(content: _Entry) -> list[Timeline]:
     events: dict[int, list[Event]] = defaultdict(list)
     for entry in content["traceEvents"]:
         if entry["ph"] == "X" and entry["cat"] in CATEGORIES:
-            start, duration = round(entry["ts"] * 1000), round(entry["dur"] * 1000)
-            event = Event(entry["cat"], entry["name"], start, start + duration, entry["args"])
+            start, facts = round(entry["ts"] * 1000), entry["args"]
+            end = start + round(entry["dur"] * 1000)
+            event = Event(entry["cat"], entry["name"], facts.pop(_POSTED, start), end, facts)
             events[entry["pid"] - _FIRST_PID].append(event)
     return [
         Timeline(about["rank"], about["host"], events[about["rank"]], about["clock"], about["dropped"])

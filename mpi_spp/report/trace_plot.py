@@ -142,8 +142,9 @@ def _draw_row(axes: Axes, row: int, boxes: list[_Box], view: _View) -> None:
     colors = [shades(int(box.name)) if box.kind == "chunk" else _LOOKS[box.kind][0] for box in boxes]
     spans = [(view.seconds(box.start), (box.end - box.start) / 1e9) for box in boxes]
     axes.broken_barh(spans, (row - 0.38, 0.76), facecolors=colors, linewidth=0)
-    for box in boxes:
-        if box.name and box.end - box.start > _LABEL_SHARE * (view.end - view.start):
+    widest = {box.name: box for box in sorted(boxes, key=lambda box: box.end - box.start) if box.name}
+    for box in widest.values():
+        if box.end - box.start > _LABEL_SHARE * (view.end - view.start):
             dark = int(box.name) < 0.7 * highest
             place = view.seconds((box.start + box.end) // 2), row
             axes.text(*place, box.name, ha="center", va="center", fontsize=8, color="white" if dark else "black")

@@ -61,7 +61,7 @@ def _of_rank(timeline: Timeline, pieces: list[Piece], window: int) -> dict[str, 
         "work_s": {name: ns / 1e9 for name, ns in work.most_common()},
         "messages": len(timeline.of("message")),
         "sends": len(sends),
-        "sent_bytes": sum(sends),
+        "bytes_in_sends": sum(sends),
         "clock": timeline.clock,
         "dropped": timeline.dropped,
     }
@@ -88,7 +88,7 @@ def _path(timelines: list[Timeline]) -> dict[str, Any]:
 
 
 def _ranks(summary: dict[str, Any]) -> Table:
-    table = Table("rank", "host", "busy s", "busy", "bubble s", "exposed s", "other s", "messages", "MB sent")
+    table = Table("rank", "host", "busy s", "busy", "bubble s", "exposed s", "other s", "messages", "MB in sends")
     table.title = f"{summary['world_size']} ranks, {summary['window_s']:.3f} s from the first computation to the last"
     table.caption = "bubble: waits for a rank that was late; exposed: for a message on its way"
     for rank in summary["ranks"]:
@@ -99,7 +99,7 @@ def _ranks(summary: dict[str, Any]) -> Table:
             f"{rank['busy_s'] / summary['window_s']:.1%}" if summary["window_s"] else "-",
             *(f"{rank[name]:.3f}" for name in ("bubble_s", "exposed_s", "other_s")),
             str(rank["messages"]),
-            f"{rank['sent_bytes'] / 1e6:.2f}",
+            f"{rank['bytes_in_sends'] / 1e6:.2f}",
         )
     return table
 

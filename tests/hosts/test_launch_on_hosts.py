@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import reciting_model
 import smollm2
-from mpirun import ROOT, end, finish, mpi_spp, read_some, run, start
+from mpirun import end, environments, finish, mpi_spp, read_some, run, start
 
 from benchmarks.hosts.machine import run as on_host
 from benchmarks.hosts.network import Host, Network
@@ -20,6 +20,7 @@ from mpi_spp.plan.sync import joints
 NEW_TOKENS = 8
 LONG = 50_000  # tokens: minutes of work
 RUN_SECONDS = 90.0  # three ranks on the cores of a machine that may be busy; 8 to 12 on two free ones
+TIMEOUT = 4  # seconds
 SECONDS_TO_END = 15.0
 SYNCS = [
     (joint.decode, sync) for joint in joints(mesh_of(None, 3)) for sync in joint.syncs if joint.prefill == "pipeline"
@@ -61,10 +62,9 @@ def test_the_tokens_are_those_of_one_rank(three_hosts: Network, tmp_path: Path, 
 
 
 def test_the_tokens_with_mpich(three_hosts: Network, tmp_path: Path) -> None:
-    python = ROOT / ".venv-mpich" / "bin" / "python"
-    if not python.exists():
+    if "mpich" not in environments():
         pytest.skip("needs an environment with MPICH; bin/test --mpi both makes it")
-    answer(three_hosts, tmp_path, python=str(python))
+    answer(three_hosts, tmp_path, python=environments()["mpich"][1])
 
 
 def test_hosts_that_all_have_a_network_of_the_same_address(three_hosts: Network, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def begin_long(network: Network, model: Path, *options: str) -> Any:
     lengths = ["--ignore-eos", "--max-new-tokens", str(LONG), "--prompt", "hi"]
     process = start(launch(network, "generate", "--model", str(model), *lengths, *options))
     try:
-        assert read_some(process, RUN_SECONDS)
+        assert read_some(process, timeout=RUN_SECONDS)
     except BaseException:
         end(process)
         raise
@@ -101,6 +101,16 @@ def test_a_host_that_goes_down_ends_the_job(three_hosts: Network, long_model: Pa
     three_hosts.hosts[1].power_off()
     ended = finish(process, time.monotonic(), SECONDS_TO_END)
     assert ended.status not in (0, 2)
+    wait_for_quiet(three_hosts.hosts)
+
+
+def test_a_host_that_is_cut_off_ends_the_job(three_hosts: Network, long_model: Path) -> None:
+    """Nobody is told that packets are lost: the ranks find out by waiting in vain."""
+    process = begin_long(three_hosts, long_model, "--timeout", str(TIMEOUT))
+    three_hosts.cut_off(three_hosts.hosts[1])
+    ended = finish(process, time.monotonic(), TIMEOUT + SECONDS_TO_END)
+    assert ended.status not in (0, 2)
+    assert "rank 0 (node1) has waited " in ended.stderr and "nothing is heard of rank 1 (node2)" in ended.stderr
     wait_for_quiet(three_hosts.hosts)
 
 

@@ -39,8 +39,8 @@ def test_nothing_of_the_machine_is_touched_and_nothing_stays(three_hosts: Networ
 
 def test_links_are_as_fast_as_they_are_made(three_hosts: Network) -> None:
     free = seconds_to_fetch(three_hosts.hosts[0], "node2")
-    three_hosts.shape(200e6)
-    least = BYTES * 8 / 200e6
+    three_hosts.shape(100e6)
+    least = BYTES * 8 / 100e6
     assert free < least < seconds_to_fetch(three_hosts.hosts[0], "node2") < 1.5 * least + free
     three_hosts.shape(None)
     assert seconds_to_fetch(three_hosts.hosts[0], "node2") < least

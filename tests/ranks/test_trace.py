@@ -74,7 +74,7 @@ def test_every_send_has_its_receive(run: tuple[str, list[Timeline], Engine]) -> 
         if "send" in ends:
             send, receive = ends["send"], ends["receive"]
             assert send.start < receive.end
-            assert send.facts["bytes"] == receive.facts["bytes"] > 0
+            assert send.facts["bytes"] == receive.facts["bytes"]
     assert kinds["send"] == kinds["receive"]
     expected = {"ring": {"send"}, "pairwise": {"allgather"}, "tensor": {"sum"}, "pipelined decode": {"send"}}[name]
     assert engine.comm.size == 1 or expected <= kinds.keys()
@@ -111,7 +111,7 @@ def test_a_tick_begins_when_its_hidden_states_are_there(run: tuple[str, list[Tim
 
 def test_what_is_on_one_thread_lies_within_or_apart(run: tuple[str, list[Timeline], Engine]) -> None:
     for timeline in run[1]:
-        for name, events in placed(timeline).items():
+        for name, events in placed(timeline):
             stack: list[Event] = []
             for event in events:
                 while stack and stack[-1].end <= event.start:

@@ -27,7 +27,7 @@ LEVELS = [
     {"loading", "connections", "tracing"},
     {"caches"},
     {"engine", "launch"},
-    {"benchmark", "batch", "fan_out"},
+    {"benchmark", "batch", "doctor", "fan_out"},
     {"cli"},
     {"__main__"},
 ]

@@ -66,7 +66,7 @@ def test_states_of_every_rank() -> None:
     assert [round(rank["waiting_s"] * 1000) for rank in ranks] == [30, 36]
     assert ranks[0]["work_s"] == pytest.approx({"layer": 0.039, "select": 0.01, "chunk": 0.001})
     assert ranks[1]["work_s"] == pytest.approx({"chunk": 0.03, "select": 0.008, "unpack": 0.004})
-    assert [(rank["messages"], rank["sends"], rank["sent_bytes"]) for rank in ranks] == [(2, 1, 1000), (2, 0, 0)]
+    assert [(rank["messages"], rank["sends"], rank["bytes_in_sends"]) for rank in ranks] == [(2, 1, 1000), (2, 0, 0)]
 
 
 def test_states_add_up_to_the_window() -> None:
@@ -150,10 +150,10 @@ def entries(tmp_path: Path, phase: str, written: list[Timeline] | None = None) -
     return [entry for entry in found if entry["ph"] == phase]
 
 
-def test_arrows_go_from_the_sender_and_from_who_came_last(tmp_path: Path) -> None:
+def test_arrows_go_from_the_sender_and_to_who_came_last(tmp_path: Path) -> None:
     starts, ends = entries(tmp_path, "s"), entries(tmp_path, "f")
-    assert [(one["pid"], one["ts"]) for one in starts] == [(1, 40_000), (2, 75_000)]
-    assert [(one["pid"], one["ts"]) for one in ends] == [(2, 44_999.999), (1, 79_999.999)]
+    assert [(one["pid"], one["ts"]) for one in starts] == [(1000, 40_000.1), (1000, 50_000.1)]
+    assert [(one["pid"], one["ts"]) for one in ends] == [(1001, 44_999.9), (1001, 79_999.9)]
     assert [one["id"] for one in starts] == [one["id"] for one in ends]
     assert all(one["bp"] == "e" for one in ends)
 
@@ -163,6 +163,11 @@ def test_an_arrow_begins_and_ends_in_a_slice_of_its_thread(tmp_path: Path) -> No
     for arrow in entries(tmp_path, "s") + entries(tmp_path, "f"):
         around = [one for one in slices if (one["pid"], one["tid"]) == (arrow["pid"], arrow["tid"])]
         assert sum(one["ts"] <= arrow["ts"] < one["ts"] + one["dur"] for one in around) == 1
+
+
+def test_a_receive_is_drawn_from_its_sending_on(tmp_path: Path) -> None:
+    (received,) = (one for one in entries(tmp_path, "X") if one["name"] == "receive")
+    assert (received["ts"], received["dur"], received["args"]["posted_ns"]) == (40_000.001, 4_999.999, 10 * MS)
 
 
 def test_ranks_are_processes_with_names(tmp_path: Path) -> None:
@@ -175,10 +180,10 @@ def test_ranks_are_processes_with_names(tmp_path: Path) -> None:
 def test_messages_that_overlap_have_threads_of_their_own() -> None:
     sends = [message("send", start, end, f"m{start}") for start, end in ((0, 5), (1, 3), (3, 6), (5, 6), (4, 4))]
     threads = placed(Timeline(0, "a", sends))
-    for name, lane in threads.items():
+    for name, lane in threads:
         assert all(one.end <= other.start for one, other in itertools.pairwise(lane)), name
-    assert sorted(event for lane in threads.values() for event in lane) == sorted(sends)
-    assert {name for name, lane in threads.items() if lane} == {"sends", "sends 2", "sends 3"}
+    assert sorted(event for _, lane in threads for event in lane) == sorted(sends)
+    assert [name for name, lane in threads if lane] == ["sends"] * 3
 
 
 def test_a_message_whose_other_end_is_missing_has_no_arrow(tmp_path: Path) -> None:

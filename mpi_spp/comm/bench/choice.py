@@ -28,7 +28,7 @@ def open_transports(
 
     def wrapper() -> Transport:
         shares_core = world.shares_core(world.default_threads())
-        return Wrapper(Communicator(world.mpi_comm.Dup(), choose_staging(device, aware), shares_core))
+        return Wrapper(Communicator(world.mpi_comm.Dup(), choose_staging(device, aware), shares_core, "measured"))
 
     def raw() -> Transport:
         if on_gpu and not aware:

@@ -79,7 +79,7 @@ class Meter:
         self._world, self._settings = world, settings
         self._barrier = world.mpi_comm.Dup().Barrier
         # For what is between the measurements: ranks that have no part in one leave the core to those that have.
-        self._quiet = Communicator(world.mpi_comm.Dup(), shares_core=True)
+        self._quiet = Communicator(world.mpi_comm.Dup(), shares_core=True, name="benchmark")
 
     def points(
         self, operation: str, nbytes: int, modes: Sequence[str], transports: Sequence[Transport]
@@ -102,6 +102,19 @@ class Meter:
             ]
             yield found + (self._in_turn(exchange, mode, fitting) if exchange is not None else [])
 
+    def iterations(self, block: Block) -> int:
+        """As many exchanges as take a round's time on rank 0, the same number on all ranks; warms up meanwhile."""
+        seconds = self._settings.seconds / self._settings.rounds
+        block(1)
+        count = 1
+        while True:
+            start = time.perf_counter()
+            block(count)
+            took = share(self._quiet, time.perf_counter() - start)
+            if took >= seconds * _WARM_UP_SHARE:
+                return max(1, round(seconds * count / took))
+            count *= _GROWTH
+
     def _in_turn(self, exchange: Exchange, mode: str, transports: Sequence[Transport]) -> list[Point | LeftOut]:
         """One point for each transport that can do it."""
         blocks: dict[str, Block] = {}
@@ -111,7 +124,7 @@ class Meter:
                 blocks[transport.name] = self._prepare(transport, exchange, mode)
             except Unavailable as why:
                 missing.append(LeftOut(transport.name, exchange.operation, mode, None, str(why)))
-        iterations = {name: self._iterations(block) for name, block in blocks.items()}
+        iterations = {name: self.iterations(block) for name, block in blocks.items()}
         samples: dict[str, list[Sample]] = {name: [] for name in blocks}
         for _ in range(self._settings.rounds):
             for name, block in blocks.items():
@@ -143,19 +156,6 @@ class Meter:
             ranks = [rank for rank, is_right in enumerate(right.flatten().tolist()) if not is_right]
             raise WrongData(f"{transport.name}, {mode} {exchange.operation} of {exchange.nbytes} bytes: ranks {ranks}")
         exchange.rest()
-
-    def _iterations(self, block: Block) -> int:
-        """As many exchanges as take a round's time on rank 0, the same number on all ranks; warms up meanwhile."""
-        seconds = self._settings.seconds / self._settings.rounds
-        block(1)
-        count = 1
-        while True:
-            start = time.perf_counter()
-            block(count)
-            took = share(self._quiet, time.perf_counter() - start)
-            if took >= seconds * _WARM_UP_SHARE:
-                return max(1, round(seconds * count / took))
-            count *= _GROWTH
 
     def _sample(self, mine: tuple[float, ...], takes_part: bool) -> Sample:
         """One round of all ranks that took part."""

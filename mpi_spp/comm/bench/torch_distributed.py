@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, but not in its list
 
 from mpi_spp.comm.bench.exchange import Exchange
 from mpi_spp.comm.bench.transport import Call, Transport, Unavailable, ping_pong
@@ -89,14 +90,14 @@ class TorchDistributed(Transport):
             dist.destroy_process_group()
 
 
-def _store(comm: MPI.Intracomm) -> dist.TCPStore:
+def _store(comm: MPI.Intracomm) -> TCPStore:
     """Where the ranks find one another: on rank 0, at a port that is free there. Collective."""
     alone = len(set(comm.allgather(socket.gethostname()))) == 1
     here = "127.0.0.1" if alone else os.environ.get("MASTER_ADDR") or socket.gethostname()
     store = failure = None
     if comm.rank == 0:
         try:
-            store = dist.TCPStore(here, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT)
+            store = TCPStore(here, 0, is_master=True, wait_for_workers=False, timeout=_TIMEOUT)
         except (RuntimeError, OSError) as error:
             failure = error
     host, port = comm.bcast((here, store.port if store else 0))
@@ -104,4 +105,4 @@ def _store(comm: MPI.Intracomm) -> dist.TCPStore:
         raise failure
     if not port:
         raise RuntimeError("rank 0 has no store")
-    return store or dist.TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_TIMEOUT)
+    return store or TCPStore(host, port, is_master=False, wait_for_workers=False, timeout=_TIMEOUT)

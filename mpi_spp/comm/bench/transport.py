@@ -31,11 +31,11 @@ class Transport(Protocol):
 
     def test(self, requests: Sequence[Any]) -> None:
         """Move started requests on."""
-        raise NotImplementedError
+        raise Unavailable("has no nonblocking operations")
 
     def wait(self, requests: Sequence[Any]) -> None:
         """Return when the requests are complete."""
-        raise NotImplementedError
+        raise Unavailable("has no nonblocking operations")
 
     def persistent(self, exchange: Exchange) -> Call:
         """A call that carries out an exchange whose arguments the library has been given before."""
@@ -43,6 +43,7 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Give back what the transport holds. Collective."""
+        return
 
 
 def ping_pong(exchange: Exchange, send: Call, receive: Call) -> Call:

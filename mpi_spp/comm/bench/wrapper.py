@@ -27,6 +27,8 @@ class Wrapper(Transport):
             if exchange.dtype != torch.float32:
                 raise Unavailable("sums float32 only")
             return partial(comm.sum_in_place, incoming)
+        if exchange.operation == "allgather":
+            return partial(comm.allgather_in_place, incoming)
         if exchange.operation == "broadcast":
             return partial(comm.broadcast, incoming, 0)
         if exchange.operation == "ping-pong":
@@ -36,7 +38,12 @@ class Wrapper(Transport):
                 lambda: comm.wait(comm.irecv(incoming, exchange.peer)),
             )
         start = self.start(exchange)
-        return lambda: self.wait(start())
+
+        def call() -> None:
+            for request in start():
+                comm.wait(request)
+
+        return call
 
     def start(self, exchange: Exchange) -> Callable[[], Sequence[Request]]:
         """See Transport."""

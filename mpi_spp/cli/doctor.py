@@ -1,0 +1,72 @@
+"""`mpi-spp doctor`: what is wrong with the machines of a job, and what to do about it."""
+
+import json
+import os
+import sys
+from typing import TYPE_CHECKING, NoReturn
+
+import click
+
+from mpi_spp.cli._debug import limit
+from mpi_spp.cli._options import run_option
+from mpi_spp.comm.environment import launched_rank
+from mpi_spp.launch.placement import local_numbers
+
+if TYPE_CHECKING:
+    from mpi_spp.doctor.finding import Finding
+
+
+@click.command("doctor")
+@click.option("--model", help="Also look whether every host can read this model, and whether it fits.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of each rank.  [default: its share of its cores]")
+@click.option("--prompt-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of the prompt.")
+@click.option("--new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of the answer.")
+@run_option(
+    "--timeout", "Seconds after which ranks that wait in vain end the job; 0: no limit.", type=click.IntRange(min=0)
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
+def command(
+    model: str | None, threads: int | None, prompt_tokens: int, new_tokens: int, timeout: int, as_json: bool
+) -> None:
+    """Look at this machine, or at all machines of a job: mpi-spp launch -np 3 --hostfile F -- doctor --model M
+
+    Each finding has a level and what to do: ok, note, warning (slower than need be), failure (something will not run).
+    Status 1 when there is a failure.
+    """
+    from mpi_spp.doctor.examine import examine
+    from mpi_spp.doctor.finding import exit_status
+    from mpi_spp.doctor.job import Question, ask
+
+    job, world = ask(Question(model, threads, prompt_tokens, new_tokens, limit(timeout)))
+    findings = examine(job)
+    if world is None and launched_rank() > 0:
+        _leave_quietly(findings)
+    if launched_rank() == 0:
+        _show([finding.as_data() for finding in findings], len(job.ranks), as_json)
+    if world is not None:
+        from mpi_spp.comm.world import leave
+
+        leave()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
+    sys.exit(exit_status(findings))
+
+
+def _leave_quietly(findings: list["Finding"]) -> NoReturn:
+    """Each process is alone: the first one speaks. Only what it cannot see, on another host, ends the job there."""
+    local_rank, _ = local_numbers(os.environ) or (0, 1)
+    fatal = next((one for one in findings if one.id == "shm" and one.level.name == "FAILURE"), None)
+    if fatal is None or local_rank > 0:
+        sys.exit(0)
+    print(f"mpi-spp: error: {', '.join(fatal.hosts)}: {fatal.what}; {fatal.do}", file=sys.stderr, flush=True)
+    sys.exit(1)
+
+
+def _show(findings: list[dict[str, object]], num_ranks: int, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(findings, indent=1), flush=True)
+        return
+    from rich.console import Console
+
+    from mpi_spp.report.findings import print_findings
+
+    print_findings(findings, num_ranks, Console(width=None if sys.stdout.isatty() else 160))
+    sys.stdout.flush()
