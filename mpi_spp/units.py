@@ -43,7 +43,7 @@ def limits_by_host(limit: MemoryLimit, hosts: Iterable[str], option: str) -> dic
     there = list(dict.fromkeys(hosts))
     if limit is None or isinstance(limit, int):
         return {} if limit is None else dict.fromkeys(there, limit)
-    found = {}
+    found: dict[str, int] = {}
     for name, count in limit:
         alike = [host for host in there if name == host or name.split(".")[0] == host.split(".")[0]]
         if not alike:

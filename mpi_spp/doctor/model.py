@@ -7,6 +7,8 @@ from mpi_spp.doctor.finding import Finding, Level, failure_of
 
 _COPY = "copy the model to the same path on every host, or put it on a shared file system"
 
+_NAMED = 3  # files; of more the number is told
+
 
 def check(job: JobFacts) -> Iterator[Finding]:
     """Who cannot read it, and which files differ. Nothing when no model was named."""
@@ -32,17 +34,22 @@ def _problems(job: JobFacts) -> Iterator[Finding]:
 
 
 def _differences(ranks: list[RankFacts]) -> Iterator[Finding]:
-    """By file. Other weights give wrong tokens without a word; of texts rank 0's alone are read."""
+    """Files that differ in one way on the same hosts. Other weights give wrong tokens without a word; of texts rank 0's
+    alone are read.
+    """
+    groups: dict[tuple[str, tuple[int, ...], tuple[str, ...]], list[str]] = {}
     for name in sorted({name for rank in ranks if rank.model for name in rank.model.files}):
         kinds = _kinds(ranks, name)
-        if len(kinds) == 1:
-            continue
-        common = max(kinds, key=lambda kind: len(kinds[kind]))  # of equally common ones the lowest rank's
-        odd = [rank for kind, of_kind in kinds.items() if kind != common for rank in of_kind]
-        numbers, hosts = where(odd)
-        how = "is only on" if common is None else "is missing on" if set(kinds) == {common, None} else "differs on"
-        level = Level.FAILURE if _is_weights(name) else Level.WARNING
-        yield Finding("model-files", level, f"{name} {how} {', '.join(hosts)}", _COPY, numbers, hosts)
+        if len(kinds) > 1:
+            common = max(kinds, key=lambda kind: len(kinds[kind]))  # of equally common ones the lowest rank's
+            odd = [rank for kind, of_kind in kinds.items() if kind != common for rank in of_kind]
+            how = "only on" if common is None else "missing on" if set(kinds) == {common, None} else "different on"
+            groups.setdefault((how, *where(odd)), []).append(name)
+    for (how, numbers, hosts), names in groups.items():
+        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+        told = f"{how} {', '.join(hosts)}: {', '.join(names[:_NAMED])}{more}"
+        level = Level.FAILURE if any(map(_is_weights, names)) else Level.WARNING
+        yield Finding("model-files", level, told, _COPY, numbers, hosts)
 
 
 def _kinds(ranks: list[RankFacts], name: str) -> dict[object, list[RankFacts]]:

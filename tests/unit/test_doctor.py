@@ -312,17 +312,23 @@ def test_a_model_is_missing_on_one_host() -> None:
 @pytest.mark.parametrize(
     "name, files, says, level",
     [
-        ("model.safetensors", FILES | {"model.safetensors": "x"}, "differs on node3", Level.FAILURE),
-        ("model.safetensors", {"config.json": "a"}, "is missing on node3", Level.FAILURE),
-        ("config.json", FILES | {"config.json": "x"}, "differs on node3", Level.WARNING),
-        ("more.json", FILES | {"more.json": "x"}, "is only on node3", Level.WARNING),
+        ("model.safetensors", FILES | {"model.safetensors": "x"}, "different on node3", Level.FAILURE),
+        ("model.safetensors", {"config.json": "a"}, "missing on node3", Level.FAILURE),
+        ("config.json", FILES | {"config.json": "x"}, "different on node3", Level.WARNING),
+        ("more.json", FILES | {"more.json": "x"}, "only on node3", Level.WARNING),
     ],
 )
 def test_a_model_differs(name: str, files: dict[str, str], says: str, level: Level) -> None:
     job = job_of(holding("node1", files=FILES), holding("node2", files=FILES), holding("node3", files=files))
-    finding = the(job, "model-files", f"{name} {says}")
+    finding = the(job, "model-files", f"{says}: {name}")
     assert (finding.level, finding.ranks) == (level, (2,))
     assert not found(job, "model")
+
+
+def test_an_empty_directory_is_one_finding() -> None:
+    files = {f"model-{number}.safetensors": "x" for number in range(5)}
+    job = job_of(*[holding("node1", files=files)] * 2, holding("node2"))
+    assert the(job, "model-files", "missing on node2: model-0.safetensors, ", " and 2 more").level is Level.FAILURE
 
 
 def test_the_same_model_everywhere() -> None:
