@@ -26,7 +26,7 @@ _BATCH = 100  # calls that are timed together
 def main(rounds: int) -> None:
     """Print microseconds a call, a layer and a token."""
     world = the_world()
-    comm = Communicator(world.mpi_comm.Dup(), shares_core=world.shares_core(world.default_threads()))
+    comm = Communicator(world.mpi_comm.Dup(), shares_core=world.some_share_cores(world.default_threads()))
     raw = world.mpi_comm.Dup()
     for name, (layers, size) in MODELS.items():
         hidden, buffer = torch.zeros(1, size), torch.zeros(size).numpy()

@@ -29,7 +29,7 @@ class Connections:
     ) -> None:
         """`alone`: each rank selects tokens by itself. `cuda_aware`: auto, yes or no."""
         aware = device.type == "cuda" and is_cuda_aware(cuda_aware, world.mpi_comm)
-        everyone = Communicator(world.mpi_comm, choose_staging(device, aware), world.shares_core(threads))
+        everyone = Communicator(world.mpi_comm, choose_staging(device, aware), world.some_share_cores(threads))
         self.replica = everyone.split(world.rank // mesh.replica_size, world.rank, "replica")
         self.kv = self.replica.duplicate("KV sync")
         self.selecting = self.replica.alone() if alone else self.replica

@@ -106,6 +106,10 @@ class World:
         """Whether this rank's threads and its neighbours' outnumber their cores."""
         return self.crowding(threads) > 1
 
+    def some_share_cores(self, threads: int) -> bool:
+        """Whether any rank does: all must wait alike, since blocking calls of MPI match no others. Collective."""
+        return any(self.gather(self.shares_core(threads)))
+
     def agree(self, error: UserError | None = None) -> None:
         """Return on all ranks if none has an error; else raise the error of the lowest such rank on all. Collective."""
         self.meet("agree")

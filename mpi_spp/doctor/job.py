@@ -143,7 +143,7 @@ def _measured(job: JobFacts, world: "World") -> tuple[tuple[Link, ...], tuple[Cl
     """Between the hosts all pairs, inside each host one; clocks against rank 0's host. Collective."""
     from mpi_spp.comm.communicator import Communicator
 
-    comm = Communicator(world.mpi_comm, shares_core=world.shares_core(job.ranks[world.rank].threads))
+    comm = Communicator(world.mpi_comm, shares_core=world.some_share_cores(job.ranks[world.rank].threads))
     inside = [(ranks[0].rank, ranks[1].rank) for ranks in job.hosts.values() if len(ranks) > 1]
     leaders = [leader.rank for leader in job.leaders]
     links = [link for pairs in [inside, *rounds_of_pairs(leaders)] for link in _links(comm, pairs)]

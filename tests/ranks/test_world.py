@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+import torch
 
 from mpi_spp.comm import world as world_module
+from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import World
 from mpi_spp.errors import UserError
 
@@ -109,6 +111,14 @@ def test_threads_are_the_ranks_share_of_its_cores(
     assert world.default_threads() == threads
     assert world.shares_core(threads_that_share)
     assert threads_that_share == 1 or not world.shares_core(threads_that_share - 1)
+
+
+def test_ranks_wait_alike_where_only_some_share_a_core(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(World, "shares_core", lambda self, threads: self.rank == 0)
+    comm = Communicator(world.mpi_comm.Dup(), shares_core=world.some_share_cores(1))
+    total = torch.ones(3)
+    comm.sum_in_place(total)
+    assert total.tolist() == [world.size] * 3
 
 
 @pytest.mark.parametrize("rank, waits", [(0, []), (2, [2])])

@@ -27,7 +27,7 @@ def open_transports(
     aware = on_gpu and is_cuda_aware(cuda_aware, world.mpi_comm)
 
     def wrapper() -> Transport:
-        shares_core = world.shares_core(world.default_threads())
+        shares_core = world.some_share_cores(world.default_threads())
         return Wrapper(Communicator(world.mpi_comm.Dup(), choose_staging(device, aware), shares_core, "measured"))
 
     def raw() -> Transport:
