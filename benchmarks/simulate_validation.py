@@ -26,6 +26,10 @@ _FILES = ("costs.json", "decode.json", "links.json")
 _PHASES = ("prefill", "decode")
 
 
+class Disturbed(Exception):
+    """What was measured was not fit to be kept."""
+
+
 @dataclass(frozen=True)
 class Group:
     """Configurations of one launch: every prefill with every decode and chunk size."""
@@ -71,9 +75,16 @@ def main(only: str, fresh: bool, path: str | None) -> None:
             (cache_directory() / "kernels" / name).unlink(missing_ok=True)
     start, rows = time.perf_counter(), []
     for group in (group for group in GROUPS if only in group.name):
-        for row in _rows(group):
-            rows.append(row)
+        try:
+            found = _rows(group)
+        except Disturbed as error:
+            click.echo(f"{group.name}: {error}")
+            continue
+        rows += found
+        for row in found:
             _show(row)
+    if not rows:
+        raise click.ClickException("no group could be predicted")
     for phase in _PHASES:
         errors = [abs(row[phase]["error"]) for row in rows]
         within = sum(error <= 0.15 for error in errors)
@@ -138,7 +149,8 @@ def _predict(group: Group, prefill: str, decode: str, chunk: str) -> Any:
         mesh_of(None, group.ranks), [os.uname().nodename] * group.ranks, lengths
     )
     assumed = [name for name, origin in setting.speeds.origins.items() if "assumed" in origin]
-    assert not assumed, f"nothing was measured of {assumed}"
+    if assumed:
+        raise Disturbed(f"nothing was kept of {', '.join(assumed)}: other programs run on this machine")
     return forecast(setting).times
 
 

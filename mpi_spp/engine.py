@@ -144,7 +144,7 @@ class Engine:
         costs = self._costs if self.config.chunk_size == "auto" else []
         self.chunks = cut(len(prompt_ids), self.config.chunk_size, self._prefill_phase, costs)
         self.comm.barrier()
-        self.clock.mark("prefill_start")
+        self._mark("prefill_start")
         phase, rank = self._prefill_phase, self.comm.rank
         source = self._caches.source(cache, len(prompt_ids))
         exchange = self._caches.exchange(source, cache, self.chunks)
@@ -162,11 +162,11 @@ class Engine:
         )
         with timed("prefill", tokens=len(prompt_ids)):
             hidden = self._strategies.prefill.prefill(job)
-            self._mark_done("prefill_end")
+            self._mark("prefill_end")
         with timed("sync"):
             exchange.finish()
             self.comm.barrier()
-            self._mark_done("sync_end")
+            self._mark("sync_end")
         if phase.places[0].num_stages > 1:
             self.comm.broadcast(hidden, root=phase.last)
         return hidden
@@ -268,7 +268,7 @@ class Engine:
         with timed("select", sequences=len(sequences)):
             return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
 
-    def _mark_done(self, name: str) -> None:
+    def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":
             torch.cuda.synchronize(self.stage.device)
         self.clock.mark(name)

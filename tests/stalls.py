@@ -7,67 +7,14 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.environment import launched_rank, launched_size
 from mpi_spp.comm.life import works
-from mpi_spp.comm.mailbox import Mailbox
-from mpi_spp.comm.world import World, leave, the_world
-from mpi_spp.sync.ring import exchange
-
-Wait = Callable[[], object]
-LARGE = 1 << 20  # numbers: more than any library sends ahead
-
-
-def ring(comm: Communicator) -> None:
-    """The sync strategy, with parts of one number."""
-    parts = torch.zeros(comm.size, 1)
-    for request in exchange(comm, SimpleNamespace(part=lambda rank: parts[rank], tag=7)):
-        comm.wait(request)
-
-
-def memory(comm: Communicator, world: World) -> Wait:
-    """The hosts are known, so what is waited for is the window."""
-    hosts = comm.hosts(world.host)
-    return lambda: hosts.memory(8, "a test")
-
-
-def free(comm: Communicator, world: World) -> Wait:
-    shared = comm.hosts(world.host).memory(8, "a test")
-    return shared.free
-
-
-def waits_of(world: World) -> dict[str, Callable[[], Wait]]:
-    """By kind: what all ranks prepare together, and then what those wait in who have not stopped."""
-    comm, spinning = (Communicator(world.mpi_comm.Dup(), shares_core=shares, name="test") for shares in (True, False))
-    last, row, rows = world.size - 1, torch.zeros(1), torch.zeros(world.size, 1)
-    ones, large = [1] * world.size, torch.zeros(LARGE)
-    return {
-        "send": lambda: lambda: comm.wait(comm.isend(large, last, 7)),
-        "receive": lambda: lambda: comm.wait(comm.irecv(large, last, 7)),
-        "allgather": lambda: lambda: comm.wait(comm.iallgather(rows, ones)),
-        "alltoall": lambda: lambda: comm.wait(comm.ialltoall(rows, ones, rows.clone(), ones)),
-        "ring": lambda: lambda: ring(comm),
-        "sum": lambda: lambda: comm.sum_in_place(row),
-        "sum inside MPI": lambda: lambda: spinning.sum_in_place(row),
-        "broadcast": lambda: lambda: comm.broadcast(row, last),
-        "largest": lambda: lambda: comm.largest(row, torch.tensor([0])),
-        "barrier": lambda: comm.barrier,
-        "split": lambda: lambda: comm.split(0, 0, "all"),
-        "duplicate": lambda: lambda: comm.duplicate("other"),
-        "split by host": lambda: lambda: comm.hosts(world.host),
-        "allocate": lambda: memory(comm, world),
-        "free": lambda: free(comm, world),
-        "agree": lambda: world.agree,
-        "gather": lambda: lambda: world.gather(0),
-        "mailbox": lambda: Mailbox(world).wait,
-        "end": lambda: leave,
-    }
+from mpi_spp.comm.world import leave, the_world
 
 
 def stop() -> None:
@@ -98,21 +45,18 @@ def main(kind: str, timeout: float, marker: Path) -> None:
     if kind == "start" and is_last:
         stop()
     world = the_world(timeout)
-    if kind in ("work", "silence"):
-        if is_last:
-            work(2.5 * timeout if timeout else 2.0, shows=kind == "work")
-        world.agree()
-        leave()
-        return
-    if kind == "finalize":
-        leave()
-        if is_last:
-            stop()
-        return
-    wait = waits_of(world)[kind]()
-    if is_last:
+    comm = Communicator(world.mpi_comm.Dup(), shares_core=kind == "receive", name="test")
+    if kind in ("work", "silence") and is_last:
+        work(2.5 * timeout if timeout else 2.0, shows=kind == "work")
+    if kind in ("receive", "sum") and is_last:
         stop()
-    wait()
+    if kind == "receive":
+        comm.wait(comm.irecv(torch.zeros(2), comm.size - 1, tag=7))
+    if kind == "sum":
+        comm.sum_in_place(torch.zeros(2))
+    leave()
+    if kind == "finalize" and is_last:
+        stop()
 
 
 if __name__ == "__main__":

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpi_spp.cli._options import device_options, json_option, memory_option
+from mpi_spp.cli._debug import limit
+from mpi_spp.cli._options import device_options, json_option, memory_option, timeout_option
 from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.comm.bench import DTYPES, MODES, OPERATIONS, TRANSPORTS
 from mpi_spp.errors import UserError
+from mpi_spp.report.progress import Progress
 from mpi_spp.units import MemoryLimit, limits_by_host, parse_bytes, show_bytes
 
 if TYPE_CHECKING:
@@ -92,6 +94,7 @@ def _names_option(name: str, choices: Sequence[str], help_text: str) -> Callable
 @click.option("--tests", default=10, show_default=True, help="During a computation that shall hide an exchange.")
 @device_options
 @memory_option
+@timeout_option
 @json_option("Write all cases, ratios and fits to this file;")
 @click.option("--plot", type=click.Path(), help="Draw the curves to this .png or .svg.")
 def comm(sizes: tuple[int, ...], json: str | None, plot: str | None, **options: Any) -> None:
@@ -105,7 +108,7 @@ def comm(sizes: tuple[int, ...], json: str | None, plot: str | None, **options: 
     from mpi_spp.comm.world import the_world
     from mpi_spp.model.device import choose_device
 
-    world = the_world()
+    world = the_world(limit(options["timeout"]))
     if world.size == 1:
         raise UserError(
             "bench comm: one rank has nobody to exchange messages with; start two or more:"
@@ -173,9 +176,7 @@ def _measure(
     sizes: Sequence[int],
     options: dict[str, Any],
 ) -> tuple[list["Point"], list["LeftOut"]]:
-    """All points, with a bar on rank 0's terminal, and what was left out. Collective."""
-    from tqdm import tqdm
-
+    """All points, and what was left out. Collective."""
     from mpi_spp.comm.bench.measure import LeftOut, Meter, Point
 
     meter = Meter(world, settings)
@@ -183,13 +184,13 @@ def _measure(
     left_out: list[LeftOut] = []
     operations, modes = options["operations"], options["modes"]
     total = len(operations) * len(sizes) * len(modes)
-    with tqdm(total=total, desc="measured", disable=None if world.rank == 0 else True) as bar:
+    with Progress("measuring", total, "point", shows=world.rank == 0) as progress:
         for operation in operations:
             for size in sizes:
                 for found in meter.points(operation, size, modes, transports):
                     points += [one for one in found if isinstance(one, Point)]
                     left_out += [one for one in found if isinstance(one, LeftOut)]
-                    bar.update()
+                    progress.advance()
     return points, left_out
 
 

@@ -140,6 +140,10 @@ memory_option = run_option(
     metavar="BYTES|HOST=BYTES,...",
 )
 
+timeout_option = run_option(
+    "--timeout", "Seconds after which ranks that wait in vain end the job; 0: no limit.", type=click.IntRange(min=0)
+)
+
 # What is run, and on what.
 model_options = together(
     click.option("--model", required=True, help="A model directory, a model of the local store, or a hub name."),
@@ -152,7 +156,7 @@ model_options = together(
     run_option("--kernels", "Arithmetic of the layers; auto: what is measured as fastest.", type=click.Choice(KERNELS)),
     run_option("--threads", "Threads of each rank.  [default: the rank's share of its cores]", type=int),
     memory_option,
-    run_option("--timeout", "Seconds after which ranks that wait in vain end the job; 0: no limit.", type=int),
+    timeout_option,
     run_option("--log-dir", "Write rankR.log for every rank into this directory.", type=click.Path()),
 )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from mpi_spp.cli._debug import limit
-from mpi_spp.cli._options import run_option
+from mpi_spp.cli._options import timeout_option
 from mpi_spp.comm.environment import launched_rank
 from mpi_spp.launch.placement import local_numbers
 
@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 @click.option("--threads", type=click.IntRange(min=1), help="Threads of each rank.  [default: its share of its cores]")
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of the prompt.")
 @click.option("--new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of the answer.")
-@run_option(
-    "--timeout", "Seconds after which ranks that wait in vain end the job; 0: no limit.", type=click.IntRange(min=0)
-)
+@timeout_option
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
 def command(
     model: str | None, threads: int | None, prompt_tokens: int, new_tokens: int, timeout: int, as_json: bool

@@ -24,8 +24,8 @@ class Life:
     """What this rank waits for, and what it has heard of the others: an Observer. Making one is collective.
 
     Only one thread may speak MPI, and not while MPI itself waits: so a rank talks between two layers or tokens that it
-    computes, and in the waits of `requests.Idle`. `moves` grows with everything that shows that the job goes on: an
-    operation of this rank is complete, or another rank has worked.
+    computes, and in the waits of `requests.Idle`. Two counts show that the job goes on: `completed_here`, of operations
+    of this rank, and `worked_elsewhere`, of words of others that they work.
     """
 
     def __init__(self, comm: MPI.Intracomm, host: str) -> None:
@@ -34,7 +34,7 @@ class Life:
         self.hosts: Sequence[str] = comm.allgather(host)
         self.waits_for: Operation | None = None
         self._outer: list[Operation | None] = []  # a wait may lie within another
-        self.moves = 0
+        self.completed_here = self.worked_elsewhere = 0
         self.heard: list[Word | None] = [None] * comm.size
         self.listened_at = self._talks_at = time.monotonic()
         self._inbox = bytearray(1)
@@ -45,7 +45,7 @@ class Life:
 
     def completed(self, operation: Operation) -> None:
         """See Observer."""
-        self.moves += 1
+        self.completed_here += 1
 
     def waits(self, operation: Operation) -> None:
         """See Observer."""
@@ -82,7 +82,7 @@ class Life:
             self._comm.Recv([self._inbox, 1, MPI.BYTE], status.source)
             works = self._inbox == _WORKS
             self.heard[status.source] = Word(works, now)
-            self.moves += works
+            self.worked_elsewhere += works
         self.listened_at = now
 
 

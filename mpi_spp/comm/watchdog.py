@@ -13,7 +13,7 @@ from mpi_spp.comm.life import Life
 from mpi_spp.comm.operation import Operation
 
 _TICKS, _LONGEST_TICK_SECONDS = 8, 1.0  # in a time limit
-_BYTES_PER_SECOND = 10e6  # a message may take so long on top: what a shared 100 Mbit/s gives
+_BYTES_PER_SECOND = 10_000_000  # a message may take so long on top: what a shared 100 Mbit/s gives
 _LONGEST_SILENCE_SECONDS = 5.0  # of a rank that talks twice a second
 _TURN_SECONDS = 3.0  # for another rank to speak for all, and for the launcher to end this one then
 _READING_SECONDS = 0.5  # launchers drop what they have not handed on when a rank ends
@@ -32,16 +32,16 @@ class Finding(NamedTuple):
 class Watchdog:
     """Looks now and then at what this rank waits for.
 
-    Time counts while nothing moves (see Life): a rank that works keeps all waits alive, and one that waits keeps none.
-    The limit is `timeout` seconds, and as long as the operation's bytes take on a slow link. A wait that others keep
-    alive is told of, every `timeout` seconds, by the first of those that wait.
+    Time counts while nothing moves (see Life). A rank that works keeps all waits alive but those for a rank of which
+    nothing is heard; a rank that waits keeps none. The limit is `timeout` seconds, and as long as the operation's bytes
+    take on a slow link. A wait that others keep alive is told of, every `timeout` seconds, by the first that waits.
     """
 
     def __init__(self, life: Life, timeout: float) -> None:
         self._life, self._timeout = life, timeout
         self.tick = min(_LONGEST_TICK_SECONDS, timeout / _TICKS)
         self._operation: Operation | None = None
-        self._moves, self._told = 0, 0
+        self._completed = self._worked = self._told = 0
         self._waited = self._still = 0.0
 
     def start(self) -> None:
@@ -53,26 +53,32 @@ class Watchdog:
 
         Of a longer time than two ticks this process was stopped itself: then it does not count.
         """
-        life, seconds = self._life, min(seconds, 2 * self.tick)
-        operation, moves = life.waits_for, life.moves
+        seconds, operation = min(seconds, 2 * self.tick), self._life.waits_for
+        moves = self._moves(operation)
         if operation is None or operation is not self._operation:
-            self._waited, self._told = 0.0, 0
+            self._waited, self._still, self._told = 0.0, 0.0, 0
         else:
             self._waited += seconds
-        goes_on = self._waited == 0 or moves != self._moves
-        self._still = 0.0 if goes_on else self._still + seconds
-        self._operation, self._moves = operation, moves
+            self._still = 0.0 if moves else self._still + seconds
+        self._operation = operation
         return None if operation is None else self._judge(operation)
 
+    def _moves(self, operation: Operation | None) -> bool:
+        """Whether anything has, since the last look, that lets this wait hope."""
+        before, life = (self._completed, self._worked), self._life
+        self._completed, self._worked = life.completed_here, life.worked_elsewhere
+        has_lost = operation is not None and not set(operation.others).isdisjoint(self._silent())
+        return self._completed != before[0] or (self._worked != before[1] and not has_lost)
+
     def _judge(self, operation: Operation) -> Finding | None:
-        limit = self._timeout + operation.nbytes * len(operation.others) / _BYTES_PER_SECOND
+        limit = self._timeout + operation.nbytes * len(operation.others) // _BYTES_PER_SECOND
         if self._still >= limit:
             return Finding(f"mpi-spp: error: {self._describe(operation)}; {self._news()}{_WAY_OUT}", True)
-        if self._waited < (self._told + 1) * self._timeout:
+        ends_soon = self._still == self._waited and limit - self._still < self._timeout
+        if ends_soon or self._waited < (self._told + 1) * self._timeout:
             return None
         self._told += 1
-        has_lost = set(self._silent()).issuperset(operation.others)
-        if self._another_speaks() and not has_lost:
+        if self._another_speaks():
             return None
         return Finding(f"mpi-spp: {self._describe(operation)}; {self._news()}still waiting", False)
 

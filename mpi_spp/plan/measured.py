@@ -40,17 +40,19 @@ def _steps_of_job(
 ) -> tuple[list[Steps], str]:
     """What a new token costs on each rank of this replica, and the origin. Collective.
 
-    Measured once: ranks that are alike take the figures of the first of them on their host.
+    Kept for the next time unless another program disturbed it; ranks that share cores disturb one another anyway.
+    Ranks that are alike take the figures of the first of them on their host.
     """
     memory, key = directory / "decode.json", _steps_key(what, world.local_size, comm.size)
     known = world.once_a_host(lambda: recall(memory))
-    steps, origin = _read_steps(known.get(key)), "remembered"
+    steps, origin, lasts = _read_steps(known.get(key)), "remembered", False
     if None in world.gather(steps):
-        both, alone = measure_steps(what.config, make, comm, world)
+        both, alone, steady = measure_steps(what.config, make, comm, world)
         steps, origin = (_inside_its_host(both, links, what.config.hidden_size), alone), "measured"
+        lasts = all(world.gather(steady or world.shares_core(what.threads)))
     ranks = world.gather((world.host, key, steps))
     agreed = {(host, of_rank): found for host, of_rank, found in reversed(ranks)}
-    if world.local_rank == 0 and origin == "measured":
+    if world.local_rank == 0 and lasts:
         ours = {of_rank: list(map(asdict, found)) for (host, of_rank), found in agreed.items() if host == world.host}
         remember(memory, known | ours)
     first = world.rank - comm.rank

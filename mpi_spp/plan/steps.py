@@ -1,7 +1,7 @@
 """What a new token costs: measured on layers of the model, while the ranks of a host decode at the same time."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _POSITIONS = 2048  # that a token looks back at, against none
 _ROUNDS = 16
 _WARM_UP = 2
+_STEADY = 1.5  # times the shortest pass may take the median one, unless another program ran
 
 # The first layers, of so many shares the one of this number, and of the vocabulary such a part.
 MakeStage = Callable[[int, int, range], Stage]
@@ -47,8 +48,8 @@ class Measured:
 
 def measure_steps(
     config: ModelConfig, make: MakeStage, comm: "Communicator", world: "World"
-) -> tuple[StepCost, StepCost]:
-    """Of this rank while all of its host decode, and while it alone does. Collective.
+) -> tuple[StepCost, StepCost, bool]:
+    """Of this rank while all of its host decode, and while it alone does; and whether nothing disturbed it. Collective.
 
     Passes over whole layers without and with a cache to look back at, over a share of layers, and over a share of which
     each half is added up over the ranks: that is what the strategies of the decode consist of.
@@ -69,12 +70,12 @@ def measure_steps(
         "sums": _step(share, part, 0, Shard((index,), _total(comm)), part.layers),
         "choice": _choice(share),
     }
-    together = _slowest_of_host(_passes(both, whole.device, comm.barrier), comm, world)
+    passes = _slowest_of_host(_passes(both, whole.device, comm.barrier), comm, world)
     alone = _alone(works, whole.device, world)
     work = largest_work(config, shares, [range(one, one + 1) for one in range(count)])
     layer = whole.weights.layers[0][0].nbytes
     measured = Measured(
-        together,
+        {name: _typical(of_passes) for name, of_passes in passes.items()},
         len(cache.layers),
         layer,
         len(part.layers),
@@ -87,7 +88,7 @@ def measure_steps(
     cost = fit_step(measured)
     if comm.size == 1:
         cost = replace(cost, sum_s=None)
-    return cost, cost if world.local_size == 1 else fit_alone(cost, measured, alone)
+    return cost, cost if world.local_size == 1 else fit_alone(cost, measured, alone), is_steady(passes["near"])
 
 
 def fit_step(measured: Measured) -> StepCost:
@@ -163,12 +164,17 @@ def _passes(works: Mapping[str, Work], device: torch.device, before: Work = lamb
     return {name: of_passes[_WARM_UP:] for name, of_passes in times.items()}
 
 
-def _slowest_of_host(times: dict[str, list[float]], comm: "Communicator", world: "World") -> dict[str, float]:
+def is_steady(seconds: Sequence[float]) -> bool:
+    """Whether most passes took about as long as the shortest one."""
+    return statistics.median(seconds) <= _STEADY * min(seconds)
+
+
+def _slowest_of_host(times: dict[str, list[float]], comm: "Communicator", world: "World") -> dict[str, list[float]]:
     """Of passes, each as long as on its slowest rank: who decodes together waits for it at every token."""
     first = world.rank - comm.rank
     ranks = world.gather((world.host, times))[first : first + comm.size]
     there = [of_rank for host, of_rank in ranks if host == world.host]
-    return {name: _typical(map(max, zip(*(one[name] for one in there), strict=True))) for name in times}
+    return {name: list(map(max, zip(*(one[name] for one in there), strict=True))) for name in times}
 
 
 def _typical(seconds: Iterable[float]) -> float:

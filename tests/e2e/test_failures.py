@@ -134,7 +134,7 @@ def test_ctrl_c_ends_all(model: Path, tmp_path: Path, phase: str) -> None:
         if phase == "decode":
             assert read_some(process)
         elif "long" in phase:
-            wait_for_line(log, "CUDA-aware")  # the last line before the prefill
+            wait_for_line(log, "prefill_start")
             time.sleep(0.5)
         else:
             assert f" of {LONG} tokens in 5 s, about " in read_some(process, "stderr").decode()

@@ -14,7 +14,7 @@ from mpi_spp.plan.forecast import Forecast, forecast
 from mpi_spp.plan.links import Group, Link, Links, Sums
 from mpi_spp.plan.setting import Setting
 from mpi_spp.plan.speeds import Speeds, StepCost
-from mpi_spp.plan.steps import Measured, fit_alone, fit_step
+from mpi_spp.plan.steps import Measured, fit_alone, fit_step, is_steady
 from mpi_spp.schedule import Cost
 
 FREE = Link(0.0, float("inf"))
@@ -214,6 +214,11 @@ def test_a_step_is_fitted_exactly() -> None:
     assert vars(fitted) == pytest.approx(vars(true))
     faster = replace(true, weight_bytes_per_s=4e10, cache_bytes_per_s=3e10, sum_s=None)
     assert vars(fit_alone(fitted, times_of(true), times_of(faster).seconds)) == pytest.approx(vars(faster))
+
+
+def test_passes_that_another_program_disturbed_are_told_from_others() -> None:
+    assert is_steady([1.0, 1.1, 1.2, 1.1, 5.0])
+    assert not is_steady([1.0, 1.7, 1.6, 1.1, 5.0])
 
 
 @given(noise=st.lists(st.floats(0.5, 2), min_size=6, max_size=6))

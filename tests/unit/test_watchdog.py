@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from mpi_spp.cli._debug import RANK_NAME, limit
 from mpi_spp.comm.life import Word
 from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.watchdog import Finding, Watchdog
@@ -20,7 +21,8 @@ def receive(nbytes: int = 100) -> Operation:
 def life(**state: Any) -> Any:
     """Rank 2 of 4, which has heard rank 0 wait."""
     heard = [Word(False, time.monotonic()), None, None, None]
-    common = {"rank": 2, "size": 4, "hosts": ["a", "b", "b", "b"], "waits_for": None, "moves": 0, "heard": heard}
+    common = {"rank": 2, "size": 4, "hosts": ["a", "b", "b", "b"], "waits_for": None, "heard": heard}
+    common |= {"completed_here": 0, "worked_elsewhere": 0}
     return SimpleNamespace(**(common | {"listened_at": time.monotonic()} | state))
 
 
@@ -54,26 +56,35 @@ def test_every_wait_has_its_own_time() -> None:
 
 
 def test_what_moves_keeps_a_wait_alive_which_is_told_of() -> None:
-    state = life(waits_for=receive(), rank=0)
-    state.heard[3] = Word(True, time.monotonic())
+    now = time.monotonic()
+    state = life(waits_for=receive(), rank=0, heard=[None, Word(False, now), None, Word(True, now)])
     watchdog, found = Watchdog(state, TIMEOUT), []
     for _ in range(3 * TIMEOUT // 5 + 1):
-        state.moves += 1
+        state.worked_elsewhere += 1
         found += look(watchdog, 5)
     assert [finding.is_end for finding in found] == [False] * 3
     assert "has waited 20 s" in found[1].line and "rank 3 at work; " in found[1].line
     assert look(watchdog, TIMEOUT)[-1].is_end, "nothing moves any more"
 
 
-@pytest.mark.parametrize("rank, lost, tells", [(0, False, True), (2, False, False), (2, True, True)])
-def test_of_a_long_wait_tells_the_first_rank_and_who_has_lost_one(rank: int, lost: bool, tells: bool) -> None:
+@pytest.mark.parametrize("rank, tells", [(0, True), (2, False)])
+def test_of_a_long_wait_the_first_rank_tells(rank: int, tells: bool) -> None:
     """Rank 0 waits, too."""
     state = life(waits_for=receive(), rank=rank)
-    state.heard[1] = None if lost else Word(False, time.monotonic())
     watchdog = Watchdog(state, TIMEOUT)
     look(watchdog, TIMEOUT)
-    state.moves += 1
+    state.completed_here += 1
     assert len(look(watchdog, 1)) == tells
+
+
+def test_who_waits_for_a_lost_rank_does_not_hope_because_another_works() -> None:
+    state = life(waits_for=receive(), heard=[Word(True, time.monotonic()), None, None, None])
+    watchdog, found = Watchdog(state, TIMEOUT), []
+    for _ in range(TIMEOUT + 1):
+        state.worked_elsewhere += 1
+        found += look(watchdog, 1)
+    assert [finding.is_end for finding in found] == [True]
+    assert "; rank 0 at work; nothing is heard of ranks 1, 3 (b); " in found[0].line
 
 
 def test_a_large_message_may_take_as_long_as_on_a_slow_link() -> None:
@@ -100,3 +111,7 @@ def test_a_deadlock_is_called_one() -> None:
     now = time.monotonic()
     watchdog = Watchdog(life(waits_for=receive(), heard=[Word(False, now)] * 2 + [None] + [Word(False, now)]), TIMEOUT)
     assert "every rank waits, none works" in look(watchdog, TIMEOUT + 1)[0].line
+
+
+def test_a_debugger_may_hold_a_rank_for_as_long_as_it_likes() -> None:
+    assert (limit(60, {}), limit(60, {RANK_NAME: "1"})) == (60, 0)

@@ -13,6 +13,7 @@ from mpi_spp.comm.bench.timing import Block, overlap_of, overlapped, timed
 from mpi_spp.comm.bench.transport import Call, Transport, Unavailable
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.mailbox import share
+from mpi_spp.comm.operation import of_all, waiting
 from mpi_spp.comm.world import World
 
 _WARM_UP_SHARE = 0.1  # of a round's time
@@ -77,6 +78,7 @@ class Meter:
 
     def __init__(self, world: World, settings: Settings) -> None:
         self._world, self._settings = world, settings
+        self._operation = of_all("measurement", world.mpi_comm, "benchmark")
         self._barrier = world.mpi_comm.Dup().Barrier
         # For what is between the measurements: ranks that have no part in one leave the core to those that have.
         self._quiet = Communicator(world.mpi_comm.Dup(), shares_core=True, name="benchmark")
@@ -140,15 +142,25 @@ class Meter:
         if mode == "nonblocking":
             start = transport.start(exchange)
             self._check(transport, exchange, mode, lambda: transport.wait(start()))
-            return overlapped(transport, exchange, self._barrier, self._settings.tests)
+            return self._watched(overlapped(transport, exchange, self._barrier, self._settings.tests), exchange)
         call = transport.blocking(exchange) if mode == "blocking" else transport.persistent(exchange)
         self._check(transport, exchange, mode, call)
-        return timed(call, exchange, self._barrier)
+        return self._watched(timed(call, exchange, self._barrier), exchange)
+
+    def _watched(self, block: Block, exchange: Exchange) -> Block:
+        """The block as a wait that is seen: other transports than ours tell nobody what they wait for."""
+
+        def watched(count: int) -> tuple[float, ...]:
+            with waiting(self._operation._replace(nbytes=count * exchange.nbytes)):
+                return block(count)
+
+        return watched
 
     def _check(self, transport: Transport, exchange: Exchange, mode: str, call: Call) -> None:
         exchange.fill()
         self._quiet.barrier()  # nothing arrives before all have made room for it
-        arrived = call()
+        with waiting(self._operation._replace(nbytes=exchange.nbytes)):
+            arrived = call()
         if arrived is not None:
             exchange.take(arrived)
         right = self._quiet.allgather(torch.tensor([exchange.is_right()]))
