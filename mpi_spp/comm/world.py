@@ -39,6 +39,7 @@ T = TypeVar("T")
 _FOREIGN_TO_OPEN_MPI = ("MPICH", "Intel(R) MPI", "MVAPICH")
 _LONG_NAP_SECONDS = 1e-3  # while another rank reads files, waiting ranks should leave it the core
 _SECONDS_BETWEEN_SIGNS = 0.2
+_SECONDS_TO_END = 5  # Python and MPI, at least: on a busy machine they take a while
 
 
 class World:
@@ -55,7 +56,7 @@ class World:
         if self.size > 1 and timeout:
             Watchdog(self._life, timeout).start()
             # MPI ends when Python has: no thread of it can look on, so the kernel's clock does.
-            atexit.register(signal.alarm, math.ceil(timeout))
+            atexit.register(signal.alarm, math.ceil(max(timeout, _SECONDS_TO_END)))
 
     def _start(self) -> None:
         _start_mpi()

@@ -33,7 +33,7 @@ from mpi_spp.launch.launcher import Launcher
 TIMEOUT = 2  # seconds
 OF_COMMANDS = 4  # all ranks of them read files for a while, which shows no life
 SECONDS_TO_END = 12.0  # after the stop: the timeout, a few of its ticks, and what launchers take
-AT_ONCE = 3  # jobs: they sleep most of the time
+AT_ONCE = 2  # jobs: they sleep most of the time
 LONG = 20_000
 
 # Of tests/stalls.py. All kinds of waits are in tests/ranks/test_watchdog.py; these differ in how the job ends.
