@@ -5,9 +5,8 @@ touched. All is gone when the block is left, however it is left. There are no na
 that waits for an orphan's last parent, outside of it, would not end.
 """
 
-import os
-import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from benchmarks.hosts.keeper import end_all, namespace_of, processes_of
 from benchmarks.hosts.machine import OWN, environment, find, last_line, run, why_not
 from benchmarks.hosts.settings import BECOME_HOST, write_settings
 from mpi_spp.errors import UserError
@@ -39,24 +39,20 @@ class Host:
     sshd: "subprocess.Popen[bytes]" = field(repr=False)
 
     def line(self, *command: str) -> list[str]:
-        """The line that becomes this command on this host, in the caller's directory; it ends with its caller."""
+        """The line that becomes this command on this host, in the caller's directory."""
         # No rank can know that another host uses its core too: that its waiting must yield has to be told.
         yielding = [f"{name}={value}" for name, value in WHEN_SHARING_CORES.items() if self.shares_cores]
-        entering = ["nsenter", f"--target={self.sshd.pid}", *OWN, *_WITH_PARENT, *_bound(self.cores)]
+        entering = ["nsenter", f"--target={self.sshd.pid}", *OWN, *_bound(self.cores)]
         return [*entering, "env", f"--chdir={Path.cwd()}", *yielding, *command]
 
     def processes(self) -> list[int]:
         """All that live here but sshd, which listens."""
-        living = [int(path.name) for path in Path("/proc").glob("[0-9]*") if _namespace(path) == self.namespace]
-        return [process for process in living if process != self.sshd.pid]
+        return [process for process in processes_of(self.namespace) if process != self.sshd.pid]
 
     def power_off(self) -> None:
         """End all processes here at once, and return when they are gone."""
         _end(self.sshd)
-        while others := self.processes():
-            for process in others:
-                _kill(process)
-            time.sleep(0.001)
+        end_all(self.namespace)
 
 
 @dataclass(frozen=True)
@@ -90,14 +86,24 @@ def network(count: int) -> Iterator[Network]:
         directory = Path(name)
         addresses = {f"node{number}": f"10.77.0.{number}" for number in range(1, count + 1)}
         write_settings(directory, addresses)
+        keeper = stack.enter_context(_keeper(name))
         switch = _start(directory / "switch.log", "unshare", "--net", "sh", "-c", _BECOME_SWITCH)
         stack.callback(_end, switch)
         hosts = []
         for number, (host, cores) in enumerate(zip(addresses, _cores_of(count), strict=True), start=1):
             hosts.append(_start_host(directory, host, addresses[host], cores, count > len(cores_here())))
             stack.callback(hosts[-1].power_off)
+            print(hosts[-1].namespace, file=keeper.stdin, flush=True)
             _plug_in(switch.pid, hosts[-1], f"port{number}")
         yield Network(hosts, directory / "hostfile", switch.pid)
+
+
+def _keeper(directory: str) -> "subprocess.Popen[str]":
+    """Who cleans up when this process is killed. Ctrl-C in a terminal is not for it."""
+    argv = [sys.executable, str(Path(__file__).with_name("keeper.py"))]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, text=True, start_new_session=True)
+    print(directory, file=process.stdin, flush=True)
+    return process
 
 
 def _cores_of(count: int) -> list[tuple[int, ...]]:
@@ -117,7 +123,7 @@ def _start_host(directory: Path, name: str, address: str, cores: tuple[int, ...]
     except RuntimeError:
         _end(sshd)
         raise
-    return Host(name, address, cores, shares_cores, os.readlink(f"/proc/{sshd.pid}/ns/uts"), sshd)
+    return Host(name, address, cores, shares_cores, namespace_of(sshd.pid), sshd)
 
 
 def _start(log: Path, *command: str) -> "subprocess.Popen[bytes]":
@@ -142,13 +148,6 @@ def _start(log: Path, *command: str) -> "subprocess.Popen[bytes]":
 def _end(process: "subprocess.Popen[bytes]") -> None:
     process.kill()
     process.wait()
-
-
-def _kill(process: int) -> None:
-    try:
-        os.kill(process, signal.SIGKILL)
-    except ProcessLookupError:
-        return
 
 
 def _plug_in(switch: int, host: Host, port: str) -> None:
@@ -182,14 +181,6 @@ def _queue(bits_per_second: float | None) -> list[str]:
         return ["noqueue"]
     burst = max(1 << 15, round(bits_per_second / 8 / 1000))
     return ["tbf", "rate", f"{round(bits_per_second)}bit", "burst", f"{burst}b", "latency", _QUEUE]
-
-
-def _namespace(process: Path) -> str:
-    """On which host it lives; empty when it has ended."""
-    try:
-        return os.readlink(process / "ns" / "uts")
-    except OSError:
-        return ""
 
 
 def _bound(cores: tuple[int, ...]) -> list[str]:

@@ -2,11 +2,14 @@
 
 import shutil
 import socket
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+from benchmarks.hosts.keeper import processes_of
 from benchmarks.hosts.machine import run, why_not
 from benchmarks.hosts.network import Host, Network
 
@@ -35,6 +38,26 @@ def test_nothing_of_the_machine_is_touched_and_nothing_stays(three_hosts: Networ
     for host in three_hosts.hosts:
         host.power_off()
         assert host.processes() == [] and host.sshd.poll() is not None
+
+
+def test_nothing_stays_when_the_maker_is_killed(possible: None) -> None:
+    started = (
+        "import subprocess, time; from benchmarks.hosts.network import network\n"
+        "with network(1) as made:\n"
+        "    subprocess.Popen(made.hosts[0].line('sleep', '1000'))\n"
+        "    while not made.hosts[0].processes(): time.sleep(0.01)\n"
+        "    print(made.hostfile.parent, made.hosts[0].namespace, flush=True)\n"
+        "    time.sleep(1000)"
+    )
+    with subprocess.Popen([sys.executable, "-c", started], stdout=subprocess.PIPE, text=True) as maker:
+        assert maker.stdout is not None
+        directory, namespace = maker.stdout.readline().split()
+        assert len(processes_of(namespace)) == 2 and Path(directory).exists()
+        maker.kill()
+    deadline = time.monotonic() + 10
+    while (processes_of(namespace) or Path(directory).exists()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert processes_of(namespace) == [] and not Path(directory).exists()
 
 
 def test_links_are_as_fast_as_they_are_made(three_hosts: Network) -> None:
