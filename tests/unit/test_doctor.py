@@ -1,61 +1,18 @@
-"""Findings, from facts of machines that are not here: many hosts, WSL, GPUs, two MPIs, little memory."""
+"""Findings, from facts of machines that are not here: WSL, GPUs, two MPIs, few cores."""
 
 import io
-from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import pytest
-import torch
+from doctor_jobs import GIB, MPICH, OPEN_MPI, VERSIONS, eth, found, is_well, job_of, rank_on, the
 from rich.console import Console
 
 from mpi_spp.doctor.examine import examine
-from mpi_spp.doctor.facts import ClockOffset, Gpu, JobFacts, Link, ModelFiles, RankFacts, Wanted
+from mpi_spp.doctor.facts import ClockOffset, Gpu, Link
 from mpi_spp.doctor.finding import Finding, Level, exit_status, failure_of
-from mpi_spp.doctor.interfaces import Interface, Route
-from mpi_spp.doctor.job import rounds_of_pairs
 from mpi_spp.doctor.shared_memory import is_fatal
 from mpi_spp.doctor.software import NOT_THERE
-from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.rope import Rope
 from mpi_spp.report.findings import print_findings, ranges
-
-OPEN_MPI, MPICH = "Open MPI v5.0.11", "MPICH Version: 5.0.2"
-VERSIONS = {"Python": "3.11.2", "MPI": OPEN_MPI, "torch": "2.13.0+cpu", "mpi-spp": "0.1 (source abc)"}
-GIB = 1 << 30
-
-
-def rank_on(host: str = "node1", **facts: Any) -> RankFacts:
-    """A rank to which nothing is wrong; `mpi`: another library."""
-    versions = VERSIONS | {"MPI": facts.pop("mpi", OPEN_MPI)}
-    usual = {"versions": versions, "cores": (0, 1, 2, 3), "host_cores": 4, "shm_free": GIB, "memory_available": 8 * GIB}
-    return RankFacts(host=host, **(usual | facts))
-
-
-def job_of(*ranks: RankFacts, **facts: Any) -> JobFacts:
-    """One job, whose ranks are numbered here."""
-    numbered = tuple(replace(rank, rank=number) for number, rank in enumerate(ranks))
-    return JobFacts(ranks=numbered, **({"launched": len(ranks)} | facts))
-
-
-def found(job: JobFacts, id: str) -> list[Finding]:
-    return [finding for finding in examine(job) if finding.id == id]
-
-
-def the(job: JobFacts, id: str, *about: str) -> Finding:
-    """The only finding of this id, whose text speaks of all that."""
-    (finding,) = found(job, id)
-    assert all(part in f"{finding.what} {finding.do}" for part in about), finding
-    assert (finding.level in (Level.WARNING, Level.FAILURE)) <= bool(finding.do), f"no advice: {finding}"
-    return finding
-
-
-def is_well(job: JobFacts) -> bool:
-    return all(finding.level is Level.OK for finding in examine(job))
-
-
-def eth(number: int, name: str = "eth0", mbit: int | None = 1000, network: str = "10.0.0") -> Interface:
-    return Interface(name, f"{network}.{number}/24", mbit)
 
 
 def test_a_healthy_job_is_well() -> None:
@@ -186,80 +143,6 @@ def test_cma_is_refused(mpi: str, variables: dict[str, str], level: Level) -> No
     assert the(job_of(rank_on(mpi=mpi, cma_refused=True, variables=variables)), "cma").level is level
 
 
-# The network.
-
-
-def two_hosts(first: Sequence[Interface], second: Sequence[Interface], **facts: Any) -> JobFacts:
-    ranks = [rank_on(f"node{n}", interfaces=tuple(own)) for n, own in enumerate((first, second), start=1)]
-    return job_of(*ranks, **facts)
-
-
-def test_the_interface_between_two_hosts() -> None:
-    job = two_hosts([eth(1), eth(1, "eth1", network="10.9.9")], [eth(2)])
-    finding = the(job, "interface", "eth0 (1000 Mbit/s)")  # the same of both
-    assert (finding.level, finding.hosts, finding.ranks) == (Level.OK, ("node1", "node2"), (0, 1))
-    assert "eth1" not in finding.what
-
-
-def test_several_interfaces_and_none_chosen() -> None:
-    both = [[eth(n), eth(n, "ib0", 100000, "10.1.0")] for n in (1, 2)]
-    finding = found(two_hosts(*both), "interface")[0]
-    assert finding.level is Level.NOTE
-    assert "eth0 (1000 Mbit/s), ib0 (100000 Mbit/s)" in finding.what and "10.1.0.0/24" in finding.do
-    chosen = {"OMPI_MCA_btl_tcp_if_include": "ib0"}
-    ranks = [rank_on(f"node{n}", interfaces=tuple(own), variables=chosen) for n, own in enumerate(both)]
-    assert all(finding.level is Level.OK for finding in found(job_of(*ranks), "interface"))
-
-
-def test_a_bridge_with_the_same_address_everywhere() -> None:
-    bridge = Interface("docker0", "172.17.0.1/16")
-    job = two_hosts([eth(1), bridge], [eth(2), bridge])
-    (warning,) = [finding for finding in found(job, "interface") if finding.level is Level.WARNING]
-    assert "docker0 has the address 172.17.0.1" in warning.what and "10.0.0.0/24" in warning.do
-    assert warning.hosts == ("node1", "node2")
-
-
-def test_a_host_behind_a_router_or_behind_nothing() -> None:
-    far = [eth(2, network="10.7.7")]
-    routed = job_of(
-        rank_on(interfaces=(eth(1),), routes=(Route("eth0", "0.0.0.0/0"),)),
-        rank_on("node2", interfaces=tuple(far), routes=(Route("eth0", "0.0.0.0/0"),)),
-    )
-    assert all(finding.level is Level.OK for finding in found(routed, "interface"))
-    assert all("no route" in finding.what for finding in found(two_hosts([eth(1)], far), "interface"))
-
-
-def test_a_link_is_slower_than_its_interface() -> None:
-    slow = the(two_hosts([eth(1)], [eth(2)], links=(Link(0, 1, 1e-4, 1e7),)), "link", "10 MB/s", "125 MB/s")
-    assert (slow.level, slow.ranks) == (Level.WARNING, (0, 1))
-    assert the(two_hosts([eth(1)], [eth(2)], links=(Link(0, 1, 1e-4, 1e8),)), "link").level is Level.OK
-
-
-def test_a_link_inside_a_host() -> None:
-    apart = [rank_on(cores=(core,), host_cores=2) for core in (0, 1)]
-    assert the(job_of(*apart, links=(Link(0, 1, 1e-6, 5e9),)), "link", "1 us, 5e+03 MB/s").level is Level.OK
-    assert the(job_of(*apart, links=(Link(0, 1, 3e-5, 5e8),)), "link", "slow for one host").level is Level.NOTE
-    together = [rank_on(cores=(0,), host_cores=1)] * 2
-    assert the(job_of(*together, links=(Link(0, 1, 3e-5, 5e8),)), "link").level is Level.OK
-
-
-def test_clocks() -> None:
-    apart = two_hosts([eth(1)], [eth(2)], clocks=(ClockOffset(1, -12.5, 0.001),))
-    assert the(apart, "clock", "-12.5 s from that of node1").hosts == ("node2",)
-    assert the(replace(apart, clocks=(ClockOffset(1, 0.002, 0.001),)), "clock", "within 2 ms").level is Level.OK
-    assert the(replace(apart, clocks=(ClockOffset(1, 0.3, 0.29),)), "clock").level is Level.OK  # not known better
-
-
-@pytest.mark.parametrize("count", range(1, 9))
-def test_every_pair_once_and_nobody_twice_at_a_time(count: int) -> None:
-    ranks = [10 * number for number in range(count)]
-    rounds = rounds_of_pairs(ranks)
-    pairs = [pair for one in rounds for pair in one]
-    assert sorted(pairs) == [(a, b) for a in ranks for b in ranks if a < b]
-    assert all(len({rank for pair in one for rank in pair}) == 2 * len(one) for one in rounds)
-    assert len(rounds) <= count
-
-
 # Systems.
 
 
@@ -292,98 +175,6 @@ def test_gpus() -> None:
 
 def test_a_gpu_that_torch_does_not_see() -> None:
     assert the(job_of(rank_on(has_gpu_driver=True)), "gpu", "torch 2.13.0+cpu sees no GPU").level is Level.WARNING
-
-
-# The model.
-
-FILES = {"config.json": "a", "model.safetensors": "b"}
-
-
-def holding(host: str, **facts: Any) -> RankFacts:
-    return rank_on(host, interfaces=(eth(int(host[-1])),), model=ModelFiles(**({"directory": "/m"} | facts)))
-
-
-def test_a_model_is_missing_on_one_host() -> None:
-    missing = holding("node2", directory=None, problem="--model: m is neither a directory nor anything else")
-    finding = the(job_of(holding("node1", files=FILES), missing), "model", "--model: m is neither", "copy the model")
-    assert (finding.level, finding.hosts, finding.ranks) == (Level.FAILURE, ("node2",), (1,))
-
-
-@pytest.mark.parametrize(
-    "name, files, says, level",
-    [
-        ("model.safetensors", FILES | {"model.safetensors": "x"}, "different on node3", Level.FAILURE),
-        ("model.safetensors", {"config.json": "a"}, "missing on node3", Level.FAILURE),
-        ("config.json", FILES | {"config.json": "x"}, "different on node3", Level.WARNING),
-        ("more.json", FILES | {"more.json": "x"}, "only on node3", Level.WARNING),
-    ],
-)
-def test_a_model_differs(name: str, files: dict[str, str], says: str, level: Level) -> None:
-    job = job_of(holding("node1", files=FILES), holding("node2", files=FILES), holding("node3", files=files))
-    finding = the(job, "model-files", f"{says}: {name}")
-    assert (finding.level, finding.ranks) == (level, (2,))
-    assert not found(job, "model")
-
-
-def test_an_empty_directory_is_one_finding() -> None:
-    files = {f"model-{number}.safetensors": "x" for number in range(5)}
-    job = job_of(*[holding("node1", files=files)] * 2, holding("node2"))
-    assert the(job, "model-files", "missing on node2: model-0.safetensors, ", " and 2 more").level is Level.FAILURE
-
-
-def test_the_same_model_everywhere() -> None:
-    job = job_of(*(holding(f"node{n}", files=FILES) for n in (1, 2)))
-    assert the(job, "model", "/m: 2 files, 1 of them weights, the same on all hosts").level is Level.OK
-
-
-def test_a_model_that_cannot_be_used() -> None:
-    job = job_of(holding("node1", files=FILES), model_problem="/m/config.json: is not JSON")
-    assert the(job, "model", "is not JSON").level is Level.FAILURE
-
-
-# Whether it fits.
-
-
-@pytest.fixture
-def wanted() -> Wanted:
-    layers = 8
-    shape = ModelConfig(
-        "llama", layers, 256, 1024, 8, 4, 32, 3000, 1 << 20, 1e-5, "silu", True, False, False, False, False,
-        (None,) * layers, Rope(torch.ones(16), 1.0, None), torch.float32,
-    )  # fmt: skip
-    return Wanted("m", shape, torch.float32, "plain", 1024, 128)
-
-
-def test_a_model_that_fits(wanted: Wanted) -> None:
-    job = job_of(rank_on(), rank_on(), wanted=wanted)
-    assert the(job, "memory", "1024 + 128 tokens", "8 GiB are available").level is Level.OK
-
-
-def test_a_model_that_does_not_fit_on_one_host(wanted: Wanted) -> None:
-    small = rank_on("node2", interfaces=(eth(2),), memory_available=300 << 20)
-    job = job_of(rank_on(interfaces=(eth(1),)), small, wanted=wanted)
-    (finding,) = [finding for finding in found(job, "memory") if finding.level is Level.FAILURE]
-    assert finding.hosts == ("node2",) and "300 MiB are available" in finding.what and finding.do
-
-
-def test_more_ranks_than_layers_and_longer_than_the_model(wanted: Wanted) -> None:
-    assert the(job_of(*[rank_on(cores=(0,))] * 9, wanted=wanted), "memory", "9 stages").level is Level.FAILURE
-    long = replace(wanted, prompt_tokens=1 << 20)
-    assert the(job_of(rank_on(), wanted=long), "memory", "--prompt-tokens").level is Level.FAILURE
-
-
-def test_a_cache_in_shared_memory(wanted: Wanted) -> None:
-    """8 layers of 4 heads of 32 numbers, twice, in float32, for 1,152 positions: 9 MiB beside two segments of 16.8."""
-    assert the(job_of(*[rank_on(shm_free=40 << 20)] * 2, wanted=wanted), "shm-cache", "needs 9 MiB").do
-    assert not found(job_of(*[rank_on(shm_free=43 << 20)] * 2, wanted=wanted), "shm-cache")
-
-
-def test_a_model_that_does_not_fit_a_gpu(wanted: Wanted) -> None:
-    small, large = Gpu("A", GIB, 10 << 20), Gpu("B", GIB, GIB)
-    job = job_of(rank_on(gpus=(small, large)), rank_on(gpus=(small, large)), wanted=wanted)
-    first, second = found(job, "gpu-memory")
-    assert (first.level, first.ranks, second.level) == (Level.FAILURE, (0,), Level.OK)
-    assert not found(job, "memory")
 
 
 # Showing.
