@@ -23,8 +23,13 @@ def guard_this_process(patience: float = _PATIENCE_SECONDS) -> None:
 
     its ranks on this host have come and gone, and an ssh of its own to another host has not. The guard is a process
     that ends with the launcher; it does nothing where no rank runs on this host, or where ranks start without ssh.
+    There is none where kernel or Python have no handles of processes (Linux before 5.3, some builds, some containers).
     """
-    launcher, handle = os.getpid(), os.pidfd_open(os.getpid())
+    launcher = os.getpid()
+    try:
+        handle = os.pidfd_open(launcher)
+    except (AttributeError, OSError):
+        return
     child = os.fork()
     if child == 0:
         try:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from mpi_spp.launch.guard import guard_this_process
+
 ROOT = Path(__file__).parents[2]
 PATIENCE = 0.4
 RANK = "OMPI_COMM_WORLD_RANK=0 sleep"
@@ -51,3 +53,16 @@ def test_any_other_launcher_is_left_alone(launch: Launch, script: str) -> None:
     ended = launch(script)
     assert (ended.returncode, ended.stderr) == (4, "")
     assert time.monotonic() - began < 5  # nobody waits for the guard
+
+
+def test_a_kernel_without_handles_of_processes_has_no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on clusters with an older system: ranks start all the same."""
+
+    def refuse(process: int) -> int:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("a guard that cannot see the launcher end"))
+    guard_this_process()
+    monkeypatch.delattr(os, "pidfd_open")
+    guard_this_process()
