@@ -98,7 +98,7 @@ def fit_step(measured: Measured) -> StepCost:
     share = max((times["share"] - times["nothing"]) / measured.share_layers, 1e-9)
     rate = (measured.layer_bytes - measured.share_bytes) / max(near - share, 1e-12)
     rate = max(rate, measured.layer_bytes / near)  # no layer costs less than nothing besides
-    per_layer = near - measured.layer_bytes / rate
+    per_layer = max(0.0, near - measured.layer_bytes / rate)  # rounding may leave less than nothing
     computing = per_layer + measured.slowest_bytes / rate
     sum_s = max(0.0, (times["sums"] - times["nothing"]) / measured.share_layers - computing) / 2
     per_row = max(0.0, times["choice"] - measured.head_bytes / rate) / max(1, measured.head_rows)
