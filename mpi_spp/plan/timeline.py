@@ -1,6 +1,7 @@
 """When each chunk of a prefill is computed, and what of the sync is left then: a queue of rounds beside a pipeline."""
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -58,8 +59,14 @@ def _taken(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> 
 
 
 def _stage_cost(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Cost:
-    """Of all its layers on its slowest rank. The shards of a layer wait for one another behind attention and MLP."""
+    """Of all its layers on its slowest rank. The shards of a layer wait for one another behind attention and MLP.
+
+    Those that share cores take turns: the last of three on two cores has a whole turn of its own each time.
+    """
     phase, costs = layout.plan.prefill, [setting.speeds.layers[rank] for rank in ranks]
+    if len(ranks) > 1:
+        turns = [setting.speeds.crowding[rank] for rank in ranks]
+        costs = [cost.times(math.ceil(crowding) / crowding) for cost, crowding in zip(costs, turns, strict=True)]
     slowest = max(costs, key=lambda cost: cost.seconds(0, cost.longest) / cost.longest)
     work = largest_work(setting.model, layout.plan.shares, [phase.shares[rank] for rank in ranks])
     weights, layers = work.attention + work.mlp, len(phase.spans[ranks[0]])

@@ -146,6 +146,14 @@ def test_waiting_stages_leave_their_cores(model: ModelConfig) -> None:
     assert own.times.prefill + 0.5 * (count - 2) * 2 * 64e-3 < crowded.times.prefill < 1.5 * own.times.prefill
 
 
+def test_shards_that_share_cores_wait_for_the_last_turn(model: ModelConfig) -> None:
+    """Three shards on two cores: every sum waits for the one that comes second on a core."""
+    together = forecast_of(model, "aaa", "tensor", "tensor", layers=[PER_TOKEN.times(1.5)], crowding=[1.5])
+    turns = forecast_of(model, "aaa", "tensor", "tensor", layers=[PER_TOKEN.times(2.0)], crowding=[2.0])
+    assert together.times.prefill == pytest.approx(turns.times.prefill)
+    assert together.times.prefill > forecast_of(model, "aaa", "tensor", "tensor").times.prefill
+
+
 LINKS = st.builds(Link, st.floats(0, 1), st.floats(1e3, 1e12))
 
 
