@@ -1,7 +1,7 @@
 """What a new token costs: measured on layers of the model, while the ranks of a host decode at the same time."""
 
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -72,12 +72,10 @@ def measure_steps(
     }
     passes = _slowest_of_host(_passes(both, whole.device, comm.barrier), comm, world)
     alone = _alone(works, whole.device, world)
-    crowded = world.shares_core(torch.get_num_threads())  # so a step waits for a core as often as not
-    typical = statistics.median if crowded else _typical
     work = largest_work(config, shares, [range(one, one + 1) for one in range(count)])
     layer = whole.weights.layers[0][0].nbytes
     measured = Measured(
-        {name: typical(of_passes) for name, of_passes in passes.items()},
+        {name: statistics.median(of_passes) for name, of_passes in passes.items()},
         len(cache.layers),
         layer,
         len(part.layers),
@@ -179,15 +177,10 @@ def _slowest_of_host(times: dict[str, list[float]], comm: "Communicator", world:
     return {name: list(map(max, zip(*(one[name] for one in there), strict=True))) for name in times}
 
 
-def _typical(seconds: Iterable[float]) -> float:
-    """The lower quartile: other programs only add, but waiting for one another belongs to it."""
-    return statistics.quantiles(seconds, n=4)[0]
-
-
 def _alone(works: Mapping[str, Work], device: torch.device, world: "World") -> dict[str, float]:
     """Of one rank of each host, while the others sleep."""
     mine = None
     if world.local_rank == 0:
-        mine = {name: _typical(of_passes) for name, of_passes in _passes(works, device).items()}
+        mine = {name: statistics.median(of_passes) for name, of_passes in _passes(works, device).items()}
     world.agree()
     return next(times for host, times in world.gather((world.host, mine)) if host == world.host and times is not None)
