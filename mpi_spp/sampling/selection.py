@@ -10,8 +10,8 @@ import torch
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.model.decoder import Stage
 from mpi_spp.sampling.greedy import Greedy
+from mpi_spp.sampling.head import Head
 from mpi_spp.sampling.sampler import Sampler
 
 _DRAWN_SEED_BITS = 32  # short enough to be typed again
@@ -22,7 +22,7 @@ class Selection(Protocol):
 
     def select(
         self,
-        stage: Stage,
+        head: Head,
         hidden: torch.Tensor,
         comm: Communicator,
         sequence_indices: Sequence[int],
