@@ -11,7 +11,6 @@ from mpi_spp.comm.cuda import is_cuda_aware
 from mpi_spp.comm.shared import SharedTensors
 from mpi_spp.comm.total import SumOverRanks
 from mpi_spp.comm.world import World
-from mpi_spp.mesh import Mesh
 from mpi_spp.model.decoder import Shard
 from mpi_spp.phase import Phase
 
@@ -19,20 +18,29 @@ log = logging.getLogger(__name__)
 
 
 class Connections:
-    """Of the ranks of one replica. Making one is collective over the job.
+    """Of the ranks of one team. Making one is collective over the job.
 
     `replica`: hidden states and tokens; `kv`: the KV sync; `selecting`: who shares the vocabulary.
     """
 
     def __init__(
-        self, world: World, mesh: Mesh, device: torch.device, cuda_aware: str, threads: int, alone: bool
+        self,
+        world: World,
+        team: range,
+        device: torch.device,
+        cuda_aware: str,
+        threads: int,
+        alone: bool,
+        guided: bool = False,
     ) -> None:
-        """`alone`: each rank selects tokens by itself. `cuda_aware`: auto, yes or no."""
+        """`alone`: each rank selects tokens by itself; `guided`: with all teams. `cuda_aware`: auto, yes or no."""
         aware = device.type == "cuda" and is_cuda_aware(cuda_aware, world.mpi_comm)
         everyone = Communicator(world.mpi_comm, choose_staging(device, aware), world.some_share_cores(threads))
-        self.replica = everyone.split(world.rank // mesh.replica_size, world.rank, "replica")
+        self.replica = everyone.split(team.start, world.rank, "replica")
         self.kv = self.replica.duplicate("KV sync")
         self.selecting = self.replica.alone() if alone else self.replica
+        if guided:
+            self.selecting = everyone.duplicate("guidance")
         self.hosts = self.replica.hosts(world.host)
         self.shared = SharedTensors(self.hosts, "--sync-strategy: shared")
         self._groups: dict[Any, Communicator] = {}
@@ -52,4 +60,4 @@ class Connections:
     @property
     def bytes_sent(self) -> int:
         """Of all conversations."""
-        return sum(comm.bytes_sent for comm in (self.replica, self.kv, *self._groups.values()))
+        return sum(comm.bytes_sent for comm in {self.replica, self.kv, self.selecting, *self._groups.values()})

@@ -18,7 +18,6 @@ from mpi_spp.decode._job import DecodeJob, Growing
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.loading import Loader
-from mpi_spp.mesh import mesh_of
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.store import cache_directory
@@ -37,6 +36,7 @@ from mpi_spp.request import Request
 from mpi_spp.sampling.selection import selection_of, with_seed
 from mpi_spp.schedule import Cost
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
+from mpi_spp.teams import teams_of
 
 log = logging.getLogger(__name__)
 
@@ -64,12 +64,14 @@ class Engine:
         self._program_bytes = resident_bytes()
         self.threads = config.threads or world.default_threads()
         torch.set_num_threads(self.threads)
-        self.mesh = mesh_of(config.mesh, world.size)
+        team = next(team for team in teams_of(config, world.size) if world.rank in team.ranks)
+        self.mesh = team.mesh
         if not config.is_open:
             load_strategies(config, self.mesh, alone)  # refuses what does not fit before any file is read
         self._loader = Loader(config, model, directory, world, self.threads)
         device = self._loader.device
-        self._links = Connections(world, self.mesh, device, config.cuda_aware, self.threads, alone)
+        how = (config.cuda_aware, self.threads, alone, config.is_guided)
+        self._links = Connections(world, team.ranks, device, *how)
         self.comm, self.kv_comm = self._links.replica, self._links.kv
         self._held: Any = None
         self.configure(config, clock)
@@ -85,12 +87,14 @@ class Engine:
         self.config, self.clock = with_seed(config, self.world), clock
         self._selection = selection_of(self.config)
         plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
-        if config.chunk_size == "auto":
-            _ = self._costs  # measured, if need be, before the stage is loaded: on layers of their own
+        if config.chunk_size == "auto" or (config.is_guided and config.layer_split == "auto"):
+            # Measured, if need be, before the stage is loaded: on layers of their own. By all ranks: of a guidance
+            # pair one half may have no layers to split.
+            _ = self._costs
         self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
         selecting = self._links.selecting
-        if held != self._held:
+        if any(self.world.gather(held != self._held)):  # loading is for all ranks together
             for name in ("stage", "_caches"):  # the weights should not be in memory beside the next ones
                 self.__dict__.pop(name, None)
             self.stage = self._loader.stage(held[1], selecting.size, selecting.rank, plan.shares)

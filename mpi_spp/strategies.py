@@ -30,6 +30,11 @@ class Strategies:
     decode_places: list[Place]
 
     @property
+    def num_stages(self) -> int:
+        """Into which the layers are split, in the phase that splits them most."""
+        return max(places[0].num_stages for places in (self.prefill_places, self.decode_places))
+
+    @property
     def shares_memory(self) -> bool:
         """Whether the ranks of a host keep one cache."""
         return getattr(self.sync, "SHARES_MEMORY", False)
@@ -87,8 +92,7 @@ class Plan:
 def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs: Callable[[], Sequence[Cost]]) -> Plan:
     """Who computes what. `costs`: of a layer on each rank of the replica, asked for only where they decide."""
     both = (chosen.prefill_places, chosen.decode_places)
-    counts = [places[0].num_stages for places in both]
-    config.require_layer_split(model.num_hidden_layers, max(counts))
+    config.require_layer_split(model.num_hidden_layers, chosen.num_stages)
     shares = split_layer(model, max(places[0].num_shards for places in both))
     prefill, decode = (
         plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares) for places in both

@@ -144,6 +144,10 @@ class Stage:
         rows = self.weights.head_rows[places.cpu()].to(device=self.device, dtype=self.dtype)
         return rows.float() @ normed
 
+    def rounding(self, logits: torch.Tensor) -> float:
+        """Twice how far `logits` [tokens, len(vocabulary)] may be from exact: 0 in float32. Some may not be finite."""
+        return rounding_of(logits)
+
     def _rotation(self, batch: Batch) -> Rotation:
         parts = [
             self.config.rope.rotation(
@@ -199,6 +203,14 @@ class Stage:
             cache = span.cache.of_layer(layer, part.kv_heads)
             outputs.append(part.attention(qkv[rows], angles, cache, span.start, window))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def rounding_of(scores: torch.Tensor) -> float:
+    """Twice the error of rounding the largest of some scores to their dtype; 0 in float32."""
+    if scores.dtype == torch.float32:
+        return 0.0
+    sizes = scores.float().abs().nan_to_num(nan=0.0, posinf=0.0)
+    return 2 * torch.finfo(scores.dtype).eps * sizes.max().item()
 
 
 def _add(hidden: torch.Tensor, products: Iterable[tuple[Linear, torch.Tensor]], total: Total | None) -> None:

@@ -73,8 +73,8 @@ class NativeNorm(RMSNorm):
         self._norm = library.rms_norm
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.empty(x.shape, dtype=torch.bfloat16)
-        self._norm(x.contiguous().data_ptr(), self.weight.data_ptr(), y.data_ptr(), *x.shape, self.eps)
+        x, y = x.contiguous(), torch.empty(x.shape, dtype=torch.bfloat16)  # a copy must live as long as the call
+        self._norm(x.data_ptr(), self.weight.data_ptr(), y.data_ptr(), *x.shape, self.eps)
         return y
 
 
