@@ -16,6 +16,7 @@ from mpi_spp.cli._debug import limit, wait_for_debugger_if_asked
 from mpi_spp.comm.environment import launched_rank, launched_size
 from mpi_spp.config import default_of
 from mpi_spp.errors import UserError
+from mpi_spp.launch.sign import give_sign
 
 
 class CommandsByFile(click.Group):
@@ -45,6 +46,15 @@ def main() -> NoReturn:
 
     Ctrl-C and the launcher's signals end the process at once, wherever it is: inside MPI or torch too.
     """
+    try:
+        _run()
+    except SystemExit as leave:
+        if leave.code == 0 and launched_rank() == 0:
+            give_sign()
+        raise
+
+
+def _run() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if launched_rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends): help and version texts come from one rank
