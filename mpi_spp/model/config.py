@@ -10,6 +10,7 @@ import torch
 from mpi_spp.errors import UserError
 from mpi_spp.model.families import FAMILIES, Family
 from mpi_spp.model.rope import ROPE_TYPES, Rope, make_rope
+from mpi_spp.model.transformers_import import import_checks_alone
 from mpi_spp.shares import Share
 
 # Fields for which transformers would silently take the default of some other model.
@@ -105,6 +106,7 @@ def _family_of(raw: dict[str, Any], path: Path) -> Family:
 
 def _parse(directory: Path, path: Path) -> Any:
     """The configuration object of transformers: it knows every default and every older spelling of a field."""
+    import_checks_alone()
     from transformers import AutoConfig
 
     try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.model.transformers_import import import_checks_alone
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _NOT_WHOLE = "\ufffd"  # what decoders put in place of bytes that are no character
@@ -17,6 +18,7 @@ def load_tokenizer(directory: Path) -> Any | None:
     """The tokenizer of a model directory; None when it has none."""
     if not any((directory / name).exists() for name in _TOKENIZER_FILES):
         return None
+    import_checks_alone()
     from transformers import AutoTokenizer
 
     try:
