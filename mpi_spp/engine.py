@@ -72,6 +72,7 @@ class Engine:
         self._links = Connections(world, self.mesh, device, config.cuda_aware, self.threads, alone)
         self.comm, self.kv_comm = self._links.replica, self._links.kv
         self._held: Any = None
+        self._experts: dict[str, list[int]] | None = None  # of the last prefill
         self.configure(config, clock)
 
     def configure(self, config: RunConfig, clock: Clock) -> None:
@@ -160,6 +161,7 @@ class Engine:
             exchange,
             Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
         )
+        self.stage.load.clear()
         with timed("prefill", tokens=len(prompt_ids)):
             hidden = self._strategies.prefill.prefill(job)
             self._mark("prefill_end")
@@ -167,6 +169,7 @@ class Engine:
             exchange.finish()
             self.comm.barrier()
             self._mark("sync_end")
+        self._experts = self._expert_load()
         if phase.places[0].num_stages > 1:
             self.comm.broadcast(hidden, root=phase.last)
         return hidden
@@ -204,6 +207,7 @@ class Engine:
             "peak_gpu_memory_bytes": self._peak_gpu_memory(),
             "bytes_sent": self._links.bytes_sent,
             "kv_bytes_sent": self.kv_comm.bytes_sent,
+            "experts": self._experts,
             "moments": self.clock.moments,
         }
 
@@ -267,6 +271,13 @@ class Engine:
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
         with timed("select", sequences=len(sequences)):
             return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
+
+    def _expert_load(self) -> dict[str, list[int]] | None:
+        """Pairs of a token and an expert in a prefill, by expert: routed here (for this rank's peers too), computed."""
+        if self.model.experts is None:
+            return None
+        load, numbers = self.stage.load, range(self.model.experts.count)
+        return {"routed": [load.routed[n] for n in numbers], "computed": [load.computed[n] for n in numbers]}
 
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":

@@ -5,6 +5,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mpi_spp.report.experts import expert_load
+
 _PHASES = ("prefill", "decode")
 
 
@@ -38,6 +40,7 @@ def summarize(
         "prefill_tokens_per_s": answer["prompt_tokens"] / timings["prefill_s"],
         "decode_tokens_per_s": later_tokens / timings["decode_s"] if later_tokens else None,
         "bytes_sent": [rank["bytes_sent"] for rank in ranks],
+        "experts": expert_load(ranks),
         "configuration": configuration,
         "ranks": ranks,
     }
