@@ -30,6 +30,15 @@ CHUNK_SIZES = (7, 128, 1)
 FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 WORLD_SIZE = the_world().size
 MESHES = [None, *(f"pp={WORLD_SIZE // tp},tp={tp}" for tp in range(2, WORLD_SIZE) if WORLD_SIZE % tp == 0)]
+WITH_EXPERTS = [
+    name for name, recipe in reference_models.RECIPES.items() if "moe" in recipe.model_type or "mixtral" in name
+]
+EXPERT_MESHES = [
+    str(Mesh(pp=WORLD_SIZE // (ep * tp), tp=tp, ep=ep))
+    for ep in range(2, WORLD_SIZE + 1)
+    for tp in range(1, WORLD_SIZE + 1)
+    if WORLD_SIZE % (ep * tp) == 0
+]
 
 
 def joined(mesh: Mesh) -> Iterator[dict[str, str]]:
@@ -73,8 +82,10 @@ def engine_of(directory: Path, world: World, config: RunConfig) -> Engine:
     return Engine(config, model, directory, world, Clock())
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", reference_models.RECIPES)
+@pytest.mark.parametrize(
+    "name, mesh",
+    [*itertools.product(reference_models.RECIPES, MESHES), *itertools.product(WITH_EXPERTS, EXPERT_MESHES)],
+)
 def test_every_triple(name: str, mesh: str | None, models: Path, world: World) -> None:
     """Three prompts at once, whose answers end one after another."""
     directory, lengths = models / name, reference_models.PROMPT_LENGTHS
