@@ -1,6 +1,6 @@
 """How much faster is the prefill of a model with experts on several ranks of one thread than on one? In turn, A B A B.
 
-    .venv/bin/python -m benchmarks.experts [--ranks 2] [--prompt-tokens 1024] [--chunk-size 256] [--rounds 5]
+    .venv/bin/python -m benchmarks.experts [--ranks 2] [--prompt-tokens 1024] [--chunk-size 512] [--rounds 5]
 
 The model has 16 experts a layer and random weights. With --mesh ep=P the ranks have whole experts each, with --mesh
 tp=P columns of all of them. Prints the median of the ratios, and how evenly the experts and the ranks were used.
@@ -18,7 +18,7 @@ from benchmarks.launches import result_of
 @click.command()
 @click.option("--model", default="qwen3-moe-428m", show_default=True, type=click.Choice(list(random_model.SHAPES)))
 @click.option("--prompt-tokens", default=1024, show_default=True)
-@click.option("--chunk-size", default=256, show_default=True)
+@click.option("--chunk-size", default=512, show_default=True)
 @click.option("--rounds", default=5, show_default=True)
 @click.option("--ranks", default=2, show_default=True)
 @click.option("--mesh", help="Of the several ranks.  [default: ep=RANKS]")

@@ -4,6 +4,7 @@ Nothing is dropped, and no rank has a capacity: it may get all rows, or none.
 """
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 
@@ -21,9 +22,15 @@ def rows_for(experts: torch.Tensor, owned: range) -> torch.Tensor:
 class Dispatch:
     """Sends a row to each rank that has one of its experts, once, and adds up what those ranks make of it."""
 
+    gives_all = False
+
     def __init__(self, comm: Communicator, owners: Sequence[range], shares: Sequence[int]) -> None:
         """`owners`: the experts of each rank, all together once; `shares`: of a layer, whose experts this rank has."""
         self._comm, self._owners, self.shares = comm, owners, shares
+
+    def takes(self, rows: int) -> bool:
+        """Always: there is no other way."""
+        return True
 
     def __call__(self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, compute: Compute) -> torch.Tensor:
         """Sums over the experts of x [rows, hidden_size], float32 of the same shape. Collective.
@@ -58,3 +65,25 @@ class Dispatch:
         for request in requests:
             self._comm.wait(request)
         return received
+
+
+class DispatchOfParts:
+    """For rows that all ranks have: each rank dispatches a part of them, and all get the sums of all."""
+
+    gives_all = True
+
+    def __init__(
+        self, comm: Communicator, owners: Sequence[range], shares: Sequence[int], takes: Callable[[int], bool]
+    ) -> None:
+        """`takes`: whether this is the way for so many rows; the rest as for Dispatch."""
+        self._comm, self._dispatch, self.shares, self.takes = comm, Dispatch(comm, owners, shares), shares, takes
+
+    def __call__(self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, compute: Compute) -> torch.Tensor:
+        """As Dispatch has it; x is the same on all ranks, and so are the sums."""
+        size, rank = self._comm.size, self._comm.rank
+        edges = [len(x) * part // size for part in range(size + 1)]
+        lengths, part = [stop - start for start, stop in pairwise(edges)], slice(edges[rank], edges[rank + 1])
+        sums = torch.empty(x.shape, dtype=torch.float32, device=x.device)
+        sums[part] = self._dispatch(x[part], experts[part], weights[part], compute)
+        self._comm.wait(self._comm.iallgather(sums, lengths))
+        return sums

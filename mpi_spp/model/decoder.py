@@ -57,8 +57,7 @@ class Total(Protocol):
 class Shard:
     """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all.
 
-    `dispatch`: how rows reach experts, where the ranks hold different rows; None: all rows are wherever their experts
-    are.
+    `dispatch`: how rows reach experts on other ranks; None: all ranks that add up have the same rows.
     """
 
     shares: Sequence[int] = (0,)
@@ -171,7 +170,7 @@ class Stage:
         qkvs = self._projected(parts, first.input_norm(hidden), total)
         attended = (
             (part.output, self._attend(number, part, qkv, batch, rotation))
-            for part, qkv in zip(parts, qkvs, strict=False)
+            for part, qkv in zip(parts, qkvs, strict=True)
         )
         _add(hidden, attended, total)
         if first.router is not None:
@@ -204,12 +203,13 @@ class Stage:
     def _experts(self, number: int, shares: list[Layer], hidden: torch.Tensor, shard: Shard) -> None:
         """The half of a layer that has experts."""
         normed, total, dispatch = shares[0].mlp_norm(hidden), shard.total, shard.dispatch
-        keeps = total is None or total.keeps
-        if not keeps:
+        counts, held, of_rank = total is None or total.keeps, self.weights.layers[number], None
+        if dispatch is not None and dispatch.takes(len(hidden)):
+            of_rank = (dispatch, [held[share] for share in dispatch.shares])
+            total = None if dispatch.gives_all else total
+        if total is not None and not total.keeps:
             hidden.zero_()
-        held = self.weights.layers[number]
-        of_rank = None if dispatch is None else (dispatch, [held[share] for share in dispatch.shares])
-        add_experts(hidden, normed, shares, self.load, keeps, of_rank)
+        add_experts(hidden, normed, shares, self.load, counts, of_rank)
         if total is not None:
             total(hidden)
 

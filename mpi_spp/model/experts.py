@@ -16,9 +16,15 @@ Compute = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 class Dispatch(Protocol):
-    """How rows reach the ranks that have their experts, where ranks hold different rows."""
+    """How rows reach the ranks that have their experts."""
 
     shares: Sequence[int]  # of every layer, whose experts this rank computes for all ranks
+    gives_all: (
+        bool  # whether the ranks have the same rows, and all get the sums of them: then nothing is to be added up
+    )
+
+    def takes(self, rows: int) -> bool:
+        """Whether so many rows go this way. Where not, the ranks have the same rows and add up their outputs."""
 
     def __call__(self, x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor, compute: Compute) -> torch.Tensor:
         """The sums of all experts' outputs for x [rows, hidden_size], float32 of the same shape. Collective."""

@@ -7,7 +7,7 @@ import reference_models
 import torch
 
 from mpi_spp.comm.communicator import Communicator
-from mpi_spp.comm.dispatch import Dispatch
+from mpi_spp.comm.dispatch import Dispatch, DispatchOfParts
 from mpi_spp.comm.world import World
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
@@ -53,6 +53,21 @@ def test_rows_come_back_as_from_one_rank(kind: str, dtype: torch.dtype, ranks: C
     assert totals[:, 0].sum() == totals[:, 1].sum(), "every pair once"
     if kind == "all to one":
         assert totals[1:, 0].sum() == 0
+
+
+def test_rows_that_all_have_come_back_to_all(ranks: Communicator) -> None:
+    """Each rank computes its own experts' rows of all parts; with fewer rows than ranks, too."""
+    owners = split_evenly(EXPERTS, ranks.size)
+    for rows in (1, 12):
+        torch.manual_seed(rows)  # the same on all ranks
+        x, experts, weights = torch.randn(rows, WIDTH), routed("any", 0, rows), torch.rand(rows, TOP_K)
+
+        def compute(x: torch.Tensor, experts: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+            here = (experts >= owners[ranks.rank].start) & (experts < owners[ranks.rank].stop)
+            return x * (here * weights * (experts + 1)).sum(1, keepdim=True)
+
+        found = DispatchOfParts(ranks, owners, [ranks.rank], lambda rows: True)(x, experts, weights, compute)
+        assert torch.allclose(found, x * (weights * (experts + 1)).sum(1, keepdim=True), atol=1e-5)
 
 
 def open_stage(directory: Path, num_shares: int) -> Stage:
