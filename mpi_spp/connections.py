@@ -1,5 +1,6 @@
 """The communicators of a rank: conversations that never mix, and memory in common."""
 
+import functools
 import logging
 from typing import Any
 
@@ -8,11 +9,16 @@ import torch
 from mpi_spp.comm.buffers import choose_staging
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.cuda import is_cuda_aware
+from mpi_spp.comm.dispatch import DispatchOfParts
 from mpi_spp.comm.shared import SharedTensors
 from mpi_spp.comm.total import SumOverRanks
 from mpi_spp.comm.world import World
+from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Shard
 from mpi_spp.phase import Phase
+from mpi_spp.plan.experts import dispatch_pays
+from mpi_spp.plan.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Links
+from mpi_spp.strategies import Plan
 
 log = logging.getLogger(__name__)
 
@@ -42,11 +48,12 @@ class Connections:
         if guided:
             self.selecting = everyone.duplicate("guidance")
         self.hosts = self.replica.hosts(world.host)
+        self._host_of = world.gather(world.host)
         self.shared = SharedTensors(self.hosts, "--sync-strategy: shared")
         self._groups: dict[Any, Communicator] = {}
         log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, threads, world.cores)
 
-    def shard(self, phase: Phase) -> Shard:
+    def shard(self, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype) -> Shard:
         """What this rank computes of each layer, and with whom it adds up. Collective when the group is a new one."""
         rank = self.replica.rank
         place = phase.places[rank]
@@ -55,7 +62,26 @@ class Connections:
         key = tuple((place.stage, place.shard) for place in phase.places)
         if key not in self._groups:
             self._groups[key] = self.replica.split(place.stage, place.shard, "shards")
-        return Shard(phase.shares[rank], SumOverRanks(self._groups[key]))
+        group = self._groups[key]
+        return Shard(phase.shares[rank], SumOverRanks(group), self._dispatch(group, phase, plan, model, dtype))
+
+    def _dispatch(
+        self, group: Communicator, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype
+    ) -> DispatchOfParts | None:
+        """Where each rank of the group has whole experts of its own: a way besides adding up."""
+        experts, whole = model.experts, len(plan.shares) == plan.expert_groups == group.size
+        if experts is None or experts.shared_size or not whole:
+            return None
+        pays = functools.partial(
+            dispatch_pays,
+            experts=experts,
+            hidden_size=model.hidden_size,
+            itemsize=dtype.itemsize,
+            group=Group(group.size, len({self._host_of[rank] for rank in group.members})),
+            links=Links(ASSUMED_INSIDE, ASSUMED_BETWEEN),
+        )
+        owners = [share.experts for share in plan.shares]
+        return DispatchOfParts(group, owners, phase.shares[self.replica.rank], pays)
 
     @property
     def bytes_sent(self) -> int:

@@ -74,6 +74,7 @@ class Engine:
         self._links = Connections(world, team.ranks, device, *how)
         self.comm, self.kv_comm = self._links.replica, self._links.kv
         self._held: Any = None
+        self._experts: dict[str, list[int]] | None = None  # of the last prefill
         self.configure(config, clock)
 
     def configure(self, config: RunConfig, clock: Clock) -> None:
@@ -99,7 +100,9 @@ class Engine:
                 self.__dict__.pop(name, None)
             self.stage = self._loader.stage(held[1], selecting.size, selecting.rank, plan.shares)
             self._held = held
-        self._prefill_shard, self._decode_shard = map(self._links.shard, (plan.prefill, plan.decode))
+        self._prefill_shard, self._decode_shard = (
+            self._links.shard(phase, plan, self.model, self._loader.dtype) for phase in (plan.prefill, plan.decode)
+        )
         dtype = torch.int8 if config.kv_cache_dtype == "int8" else None
         how = (plan.prefill, plan.decode, dtype, config.sync_granularity)
         self._caches = Caches(self.stage, self._links, self._strategies, *how)
@@ -164,6 +167,7 @@ class Engine:
             exchange,
             Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
         )
+        self.stage.load.clear()
         with timed("prefill", tokens=len(prompt_ids)):
             hidden = self._strategies.prefill.prefill(job)
             self._mark("prefill_end")
@@ -171,6 +175,7 @@ class Engine:
             exchange.finish()
             self.comm.barrier()
             self._mark("sync_end")
+        self._experts = self._expert_load()
         if phase.places[0].num_stages > 1:
             self.comm.broadcast(hidden, root=phase.last)
         return hidden
@@ -208,6 +213,7 @@ class Engine:
             "peak_gpu_memory_bytes": self._peak_gpu_memory(),
             "bytes_sent": self._links.bytes_sent,
             "kv_bytes_sent": self.kv_comm.bytes_sent,
+            "experts": self._experts,
             "moments": self.clock.moments,
         }
 
@@ -271,6 +277,13 @@ class Engine:
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
         with timed("select", sequences=len(sequences)):
             return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
+
+    def _expert_load(self) -> dict[str, list[int]] | None:
+        """Pairs of a token and an expert in a prefill, by expert: routed here (for this rank's peers too), computed."""
+        if self.model.experts is None:
+            return None
+        load, numbers = self.stage.load, range(self.model.experts.count)
+        return {"routed": [load.routed[n] for n in numbers], "computed": [load.computed[n] for n in numbers]}
 
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":

@@ -5,24 +5,31 @@ from dataclasses import dataclass
 
 from mpi_spp.errors import UserError
 
-AXES = ("dp", "pp", "tp")
+AXES = ("dp", "pp", "ep", "tp")
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Ranks by axis, the last running fastest: replicas (dp), stages of layers (pp), shards of each layer (tp).
+    """Ranks by axis: replicas (dp), stages of layers (pp), groups of experts (ep), shards of each layer (tp).
 
+    Neighbours differ in tp first, then in ep, pp and dp. Of a layer, what is no expert is split over ep and tp alike.
     Replicas never talk while a request runs. How the ranks of one replica are used is for each phase to say.
     """
 
     dp: int = 1
     pp: int = 1
     tp: int = 1
+    ep: int = 1
+
+    @property
+    def stage_size(self) -> int:
+        """The ranks that share a stage of layers."""
+        return self.ep * self.tp
 
     @property
     def replica_size(self) -> int:
         """The ranks that work on one request."""
-        return self.pp * self.tp
+        return self.pp * self.stage_size
 
     @property
     def size(self) -> int:
@@ -79,10 +86,12 @@ def everything(mesh: Mesh, rank: int) -> Place:
 
 
 def stages(mesh: Mesh, rank: int) -> Place:
-    """Layers are split over the axis pp, and each of them over tp."""
-    return Place(rank // mesh.tp, mesh.pp, rank % mesh.tp, mesh.tp)
+    """Layers are split over the axis pp, and each of them over ep and tp."""
+    size = mesh.stage_size
+    return Place(rank // size, mesh.pp, rank % size, size)
 
 
 def shards(mesh: Mesh, rank: int) -> Place:
     """Each layer is split over all ranks of the replica; those of one shard of `stages` get neighbouring parts."""
-    return Place(shard=rank % mesh.tp * mesh.pp + rank // mesh.tp, num_shards=mesh.replica_size)
+    size = mesh.stage_size
+    return Place(shard=rank % size * mesh.pp + rank // size, num_shards=mesh.replica_size)

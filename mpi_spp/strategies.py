@@ -28,6 +28,7 @@ class Strategies:
     decode: ModuleType
     prefill_places: list[Place]
     decode_places: list[Place]
+    expert_groups: int = 1  # over which a layer's experts are spread, where it is split at all
 
     @property
     def num_stages(self) -> int:
@@ -68,7 +69,7 @@ def load_strategies(config: RunConfig, mesh: Mesh, alone: bool = False) -> Strat
             f"--sync-strategy: {sync_name} cannot bring the cache from '{source}', as prefill {config.prefill} leaves"
             f" it, to '{target}', as decode {config.decode} wants it; choose {fitting} or auto"
         )
-    return Strategies(prefill, sync, sync_name, decode, *places)
+    return Strategies(prefill, sync, sync_name, decode, places[0], places[1], mesh.ep)
 
 
 def sync_that_joins(source: KVLayout, target: KVLayout, num_ranks: int) -> str:
@@ -84,20 +85,25 @@ def sync_that_joins(source: KVLayout, target: KVLayout, num_ranks: int) -> str:
 class Plan:
     """Both phases of a run, over the same shares of layers."""
 
-    shares: list[Share]
+    shares: list[Share]  # experts are dealt out to `expert_groups` of consecutive ones
     prefill: Phase
     decode: Phase
+    expert_groups: int
 
 
 def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs: Callable[[], Sequence[Cost]]) -> Plan:
     """Who computes what. `costs`: of a layer on each rank of the replica, asked for only where they decide."""
     both = (chosen.prefill_places, chosen.decode_places)
     config.require_layer_split(model.num_hidden_layers, chosen.num_stages)
-    shares = split_layer(model, max(places[0].num_shards for places in both))
+    if chosen.expert_groups > 1 and model.experts is None:
+        raise UserError(f"--mesh: {config.mesh} spreads experts over ep, but {config.model} has none; use tp instead")
+    num_shares = max(places[0].num_shards for places in both)
+    expert_groups = chosen.expert_groups if num_shares > 1 else 1
+    shares = split_layer(model, num_shares, expert_groups)
     prefill, decode = (
         plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares) for places in both
     )
-    return Plan(shares, prefill, decode)
+    return Plan(shares, prefill, decode, expert_groups)
 
 
 def _layer_spans(

@@ -15,6 +15,7 @@ from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.experts import Dispatch, ExpertLoad, add_experts
 from mpi_spp.report.timed import timed
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -54,10 +55,14 @@ class Total(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all."""
+    """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all.
+
+    `dispatch`: how rows reach experts on other ranks; None: all ranks that add up have the same rows.
+    """
 
     shares: Sequence[int] = (0,)
     total: Total | None = None
+    dispatch: Dispatch | None = None
 
 
 ALL = Shard()
@@ -83,6 +88,7 @@ class Stage:
         self.config, self.weights, self.vocabulary = config, weights, vocabulary
         self.dtype, self.device = dtype, device
         self._rotation_dtype, self._key_layout = rotation_dtype or dtype, key_layout
+        self.load = ExpertLoad()
 
     def new_cache(
         self,
@@ -128,7 +134,7 @@ class Stage:
         for number in layers:
             with timed("layer", number):
                 shares = [self.weights.layers[number][share] for share in shard.shares]
-                self._layer(number, shares, hidden, batch, rotation, shard.total)
+                self._layer(number, shares, hidden, batch, rotation, shard)
             after_layer(number)
         return hidden
 
@@ -158,45 +164,74 @@ class Stage:
         return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
     def _layer(
-        self,
-        number: int,
-        shares: list[Layer],
-        hidden: torch.Tensor,
-        batch: Batch,
-        rotation: Rotation,
-        total: Total | None,
+        self, number: int, shares: list[Layer], hidden: torch.Tensor, batch: Batch, rotation: Rotation, shard: Shard
     ) -> None:
-        first = shares[0]  # norms are the same in all shares
+        first, total = shares[0], shard.total  # norms and the router are the same in all shares
         if first.fused is not None and len(shares) == len(batch.spans) == 1:
-            self._fused_layer(number, first, hidden, batch, rotation, total)
+            self._fused_layer(number, first, hidden, batch, rotation, shard)
             return
-        normed = first.input_norm(hidden)
-        heads = (share.heads for share in shares if share.heads is not None)
-        _add(hidden, ((part.output, self._attend(number, part, normed, batch, rotation)) for part in heads), total)
+        parts = [share.heads for share in shares if share.heads is not None]
+        qkvs = self._projected(parts, first.input_norm(hidden), total)
+        attended = (
+            (part.output, self._attend(number, part, qkv, batch, rotation))
+            for part, qkv in zip(parts, qkvs, strict=True)
+        )
+        _add(hidden, attended, total)
+        if first.router is not None:
+            self._experts(number, shares, hidden, shard)
+            return
         normed = first.mlp_norm(hidden)
         mlps = (share.mlp for share in shares if share.mlp is not None)
         _add(hidden, ((part.down, part.gate_up(normed)) for part in mlps), total)
 
     def _fused_layer(
-        self, number: int, layer: Layer, hidden: torch.Tensor, batch: Batch, rotation: Rotation, total: Total | None
+        self, number: int, layer: Layer, hidden: torch.Tensor, batch: Batch, rotation: Rotation, shard: Shard
     ) -> None:
         assert layer.fused is not None and layer.heads is not None
-        span, window = batch.spans[0], self.config.sliding_windows[number]
+        span, window, total = batch.spans[0], self.config.sliding_windows[number], shard.total
         inputs = (rotation, span.cache.of_layer(number, layer.heads.kv_heads), span.start, window)
-        if total is None:
+        if total is None and layer.router is None:
             layer.fused(hidden, *inputs)
             return
-        layer.fused.attend(hidden, *inputs, total.keeps)
-        total(hidden)
-        layer.fused.transform(hidden, total.keeps)
-        total(hidden)
+        keeps = total is None or total.keeps
+        layer.fused.attend(hidden, *inputs, keeps)
+        if total is not None:
+            total(hidden)
+        if layer.router is not None:
+            self._experts(number, [layer], hidden, shard)
+            return
+        layer.fused.transform(hidden, keeps)
+        if total is not None:
+            total(hidden)
 
-    def _attend(
-        self, layer: int, part: HeadsPart, normed: torch.Tensor, batch: Batch, rotation: Rotation
-    ) -> torch.Tensor:
+    def _experts(self, number: int, shares: list[Layer], hidden: torch.Tensor, shard: Shard) -> None:
+        """The half of a layer that has experts."""
+        normed, total, dispatch = shares[0].mlp_norm(hidden), shard.total, shard.dispatch
+        counts, held, of_rank = total is None or total.keeps, self.weights.layers[number], None
+        if dispatch is not None and dispatch.takes(len(hidden)):
+            of_rank = (dispatch, [held[share] for share in dispatch.shares])
+            total = None if dispatch.gives_all else total
+        if total is not None and not total.keeps:
+            hidden.zero_()
+        add_experts(hidden, normed, shares, self.load, counts, of_rank)
+        if total is not None:
+            total(hidden)
+
+    def _projected(self, parts: list[HeadsPart], normed: torch.Tensor, total: Total | None) -> Iterable[torch.Tensor]:
+        """Queries, keys and values of each part; where they are normalised over all heads, those of other ranks too."""
+        if not self.config.qk_norm_over_heads:
+            return (part.qkv(normed) for part in parts)
+        qkvs, squares = [part.qkv(normed) for part in parts], normed.new_zeros((len(normed), 2), dtype=torch.float32)
+        norms = [part.norm for part in parts if part.norm is not None]
+        for norm, qkv in zip(norms, qkvs, strict=True):
+            squares += norm.squares(qkv)
+        if total is not None:
+            total(squares)
+        return [norm(qkv, squares) for norm, qkv in zip(norms, qkvs, strict=True)]
+
+    def _attend(self, layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
         """Attention outputs [tokens, query heads * head_dim], every span over its own cache."""
-        qkv, window = part.qkv(normed), self.config.sliding_windows[layer]
-        outputs = []
+        outputs, window = [], self.config.sliding_windows[layer]
         for span in batch.spans:
             rows = slice(span.rows.start, span.rows.stop)
             angles = (rotation[0][rows], rotation[1][rows])

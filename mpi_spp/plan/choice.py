@@ -155,11 +155,11 @@ def _all_strategies(setting: Setting) -> list[Setting]:
 
 
 def _meshes(mesh: Mesh) -> Iterator[Mesh]:
-    """Other ways to see the ranks of a replica as stages and shards."""
-    size = mesh.replica_size
+    """Other ways to see the ranks of a replica as stages and shards; groups of experts stay."""
+    size = mesh.replica_size // mesh.ep
     for tp in range(1, size + 1):
         if size % tp == 0 and tp != mesh.tp:
-            yield Mesh(mesh.dp, size // tp, tp)
+            yield Mesh(mesh.dp, size // tp, tp, mesh.ep)
 
 
 def _name(setting: Setting) -> str:

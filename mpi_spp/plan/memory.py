@@ -35,13 +35,15 @@ class RankMemory:
 def memory_of_ranks(setting: Setting, layout: Layout, moved: Moved | None) -> list[RankMemory]:
     """For each rank of a replica; `moved`: by the sync."""
     sizes = setting.sizes()
-    of_shares = sizes.of_shares(len(layout.plan.shares))
+    plan = layout.plan
     vocabulary = split_evenly(setting.model.vocab_size, layout.num_ranks)
     largest_rounds = [0] * layout.num_ranks if moved is None else (moved.sent + moved.received).max(axis=0).tolist()
     ranks = []
     for rank in range(layout.num_ranks):
-        held = needed((layout.plan.prefill, layout.plan.decode), rank)
-        weights = sum(of_shares[share] for shares in held.values() for share in shares)
+        weights = 0
+        for layer, shares in needed((plan.prefill, plan.decode), rank).items():
+            of_shares = sizes.of_shares(len(plan.shares), layer, plan.expert_groups)
+            weights += sum(of_shares[share] for share in shares)
         ranks.append(
             RankMemory(
                 weights + sizes.of_head(vocabulary[rank]),
@@ -69,7 +71,7 @@ def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
     tokens, shards = max(map(len, layout.chunks)), layout.plan.prefill.places[rank].num_shards
     hidden = (1 + _UNDER_WAY) * tokens * model.hidden_size * 4
     heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
-    inner = tokens * itemsize * (2 * model.hidden_size + max(heads, 3 * model.intermediate_size) // shards)
+    inner = tokens * itemsize * (2 * model.hidden_size + max(heads, 3 * model.widest) // shards)
     return hidden + inner + _visible_bytes(setting, tokens) + _LIBRARY_BYTES.get(setting.kernels, 16 << 20)
 
 
@@ -80,7 +82,7 @@ def _visible_bytes(setting: Setting, tokens: int) -> int:
         return 0
     scores = 2 * tokens * model.query_groups * setting.prompt_tokens * itemsize
     numbers = 2 * model.num_key_value_heads * model.head_dim * setting.positions * (4 + itemsize)
-    repacked = model.hidden_size * 2 * model.intermediate_size * itemsize  # for many rows, while a product runs
+    repacked = model.hidden_size * 2 * model.widest * itemsize  # for many rows, while a product runs
     return scores + repacked + (numbers if setting.config.kv_cache_dtype == "int8" else 0)
 
 

@@ -80,13 +80,14 @@ def _stage_cost(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Cost:
 
 
 def _sums_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
-    """Two all-reduces a layer among the ranks of a stage, for each chunk."""
+    """The all-reduces of a layer among the ranks of a stage, for each chunk: two of hidden states, others are small."""
     phase, links = layout.plan.prefill, setting.speeds.links
     group = Group(len(ranks), len({setting.hosts[rank] for rank in ranks}))
     if group.ranks == 1:
         return np.zeros(len(tokens))
     nothing, token = (links.sum_s(size, group) for size in (0, 4 * setting.model.hidden_size))
-    result: Array = 2 * len(phase.spans[ranks[0]]) * (nothing + tokens * (token - nothing))
+    latencies = setting.model.sums_a_layer * nothing
+    result: Array = len(phase.spans[ranks[0]]) * (latencies + 2 * tokens * (token - nothing))
     return result
 
 

@@ -54,7 +54,7 @@ def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
     phase, speeds, hosts = layout.plan.decode, setting.speeds, [setting.hosts[rank] for rank in ranks]
     steps = speeds.alone if len(set(hosts)) == len(ranks) else speeds.steps
     positions = setting.prompt_tokens + setting.new_tokens // 2  # on average
-    weights, of_head = setting.sizes().of_shares(1)[0], positions * position_bytes(setting)
+    weights, of_head = setting.sizes().active(), positions * position_bytes(setting)
     attention = mlp = fixed = 0.0
     for rank in ranks:
         step, work = steps[rank], largest_work(setting.model, layout.plan.shares, [phase.shares[rank]])
@@ -63,7 +63,9 @@ def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
         mlp = max(mlp, work.mlp * weights / step.weight_bytes_per_s)
         fixed = max(fixed, step.per_layer)
     per_token = max(steps[rank].per_token for rank in ranks)
-    sums = 2 * _row_sum_s(setting, ranks, hosts) if phase.places[ranks[0]].num_shards > 1 else 0.0
+    sums = (
+        setting.model.sums_a_layer * _row_sum_s(setting, ranks, hosts) if phase.places[ranks[0]].num_shards > 1 else 0.0
+    )
     return per_token + len(phase.spans[ranks[0]]) * (attention + mlp + fixed + sums)
 
 

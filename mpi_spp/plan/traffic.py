@@ -2,11 +2,13 @@
 
 from dataclasses import dataclass
 
+from mpi_spp.mesh import Place
 from mpi_spp.phase import Phase
 from mpi_spp.plan.setting import Layout, Setting
 from mpi_spp.plan.sync import Moved
 
 _CANDIDATE_BYTES = 8  # a logit and its token
+_SQUARES_BYTES = 8  # of a token's queries and keys, where one norm is over all heads
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class Traffic:
 def prefill_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
     """Of the whole prompt: hidden states between stages, sums inside them, the last state to all."""
     phase, row = layout.plan.prefill, 4 * setting.model.hidden_size
-    per_chunk = [_passed_on(phase, rank, len(chunk) * row) for chunk in layout.chunks]
+    per_chunk = [_passed_on(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
     return sum(per_chunk, Traffic()) + _from_last(phase, rank, row)
 
 
@@ -46,19 +48,26 @@ def decode_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
     phase, row = layout.plan.decode, 4 * setting.model.hidden_size
     others = layout.num_ranks - 1
     choice = Traffic(1, _CANDIDATE_BYTES * others, _CANDIDATE_BYTES * others) if others else Traffic()
-    return _passed_on(phase, rank, row) + _from_last(phase, rank, row) + choice
+    return _passed_on(setting, phase, rank, 1) + _from_last(phase, rank, row) + choice
 
 
-def _passed_on(phase: Phase, rank: int, nbytes: int) -> Traffic:
-    """Hidden states of so many bytes on their way through this rank's layers."""
-    place = phase.places[rank]
+def _passed_on(setting: Setting, phase: Phase, rank: int, tokens: int) -> Traffic:
+    """Hidden states of so many tokens on their way through this rank's layers."""
+    place, nbytes = phase.places[rank], 4 * setting.model.hidden_size * tokens
     hops = Traffic(1, 0, nbytes) if place.stage else Traffic()
     if place.stage + 1 < place.num_stages:
         hops += Traffic(1, nbytes, 0)
     if place.num_shards == 1:
         return hops
+    layers, squares = len(phase.spans[rank]), setting.model.sums_a_layer - 2
+    sums = _sum(place, nbytes).times(2) + _sum(place, _SQUARES_BYTES * tokens).times(squares)
+    return hops + sums.times(layers)
+
+
+def _sum(place: Place, nbytes: int) -> Traffic:
+    """An all-reduce among the shards of a layer."""
     part = 2 * nbytes * (place.num_shards - 1) // place.num_shards
-    return hops + Traffic(1, part, part).times(2 * len(phase.spans[rank]))
+    return Traffic(1, part, part)
 
 
 def _from_last(phase: Phase, rank: int, nbytes: int) -> Traffic:

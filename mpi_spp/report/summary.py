@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mpi_spp.report.experts import expert_load
 from mpi_spp.report.guidance import pair_table
 
 _PHASES = ("prefill", "decode")
@@ -44,6 +45,7 @@ def summarize(
         "prefill_tokens_per_s": answer["prompt_tokens"] / timings["prefill_s"],
         "decode_tokens_per_s": later_tokens / timings["decode_s"] if later_tokens else None,
         "bytes_sent": [rank["bytes_sent"] for rank in ranks],
+        "experts": expert_load(ranks),
         "configuration": configuration,
         "ranks": ranks,
     }

@@ -238,7 +238,7 @@ def require_native_kernels() -> None:
 
 
 @pytest.mark.parametrize("kv_cache_dtype", KV_CACHE_DTYPES)
-@pytest.mark.parametrize("name", ("qwen3_bfloat16_shards", "mistral_window"))
+@pytest.mark.parametrize("name", ("qwen3_bfloat16_shards", "mistral_window", "qwen2_moe", "olmoe"))
 def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(
     name: str, kv_cache_dtype: str, models: Path, world: World
 ) -> None:
@@ -260,7 +260,7 @@ def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(
 
 
 @pytest.mark.parametrize("decode", ["replicated", "tensor"])
-@pytest.mark.parametrize("name", ["qwen3", "llama_biases"])
+@pytest.mark.parametrize("name", ["qwen3", "llama_biases", "qwen2_moe"])
 @pytest.mark.parametrize("scheme", QUANTIZE)
 def test_quantised_weights_give_the_tokens_of_transformers_with_the_same_weights(
     scheme: str, name: str, decode: str, models: Path, world: World, tmp_path: Path

@@ -35,8 +35,8 @@ def kept_elsewhere(world: World, tmp_path_factory: pytest.TempPathFactory, monke
 
 
 @pytest.fixture(scope="session")
-def model(world: World) -> Path:
-    return world.on_rank_0(reference_models.build_reference_models) / "llama_tied"
+def model(models: Path) -> Path:
+    return models / "llama_tied"
 
 
 def open_engine(model: Path, world: World, **options: object) -> Engine:
@@ -50,11 +50,25 @@ def open_engine(model: Path, world: World, **options: object) -> Engine:
 def test_bytes_are_those_of_the_engine(
     prefill: str, decode: str, sync: str, options: dict[str, str], model: Path, world: World
 ) -> None:
-    engine = open_engine(model, world, prefill=prefill, decode=decode, sync_strategy=sync, **options)
+    check_bytes(model, world, prefill=prefill, decode=decode, sync_strategy=sync, **options)
+
+
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe_one_kv_head"])
+@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16", "quantize": "int8"}], ids=str)
+def test_bytes_with_experts_are_those_of_the_engine(
+    options: dict[str, str], name: str, spread: bool, models: Path, world: World
+) -> None:
+    mesh = f"ep={world.size}" if spread else None
+    check_bytes(models / name, world, prefill="pipeline", decode="tensor", mesh=mesh, **options)
+
+
+def check_bytes(model: Path, world: World, **options: object) -> None:
+    engine = open_engine(model, world, **options)
     ids = reference_models.prompt_of("llama_tied", PROMPT_TOKENS)
     assert len(list(engine.generate(ids, frozenset(), NEW_TOKENS))) == NEW_TOKENS
     hosts, facts = world.gather(world.host), engine.facts()
-    mesh, dtype = mesh_of(None, world.size), engine.stage.dtype
+    mesh, dtype = mesh_of(engine.config.mesh, world.size), engine.stage.dtype
     setting = Setting(
         engine.config, engine.model, mesh, hosts, dtype, facts["kernels"], PROMPT_TOKENS, NEW_TOKENS,
         assumed(engine.model, hosts),

@@ -1,6 +1,7 @@
 """Meshes, and what each rank computes, holds and gives in a phase."""
 
 import itertools
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -14,15 +15,22 @@ from mpi_spp.kv.layout import WHOLE, Region
 from mpi_spp.mesh import Mesh, mesh_of, parse_mesh
 from mpi_spp.partition import split_evenly
 from mpi_spp.phase import Phase, layout_of, needed, plan_phase
-from mpi_spp.shares import split_layer
-from mpi_spp.strategies import load_strategies
+from mpi_spp.shares import Experts, split_layer
+from mpi_spp.strategies import load_strategies, plan_phases
 
 LAYERS = 12
 
 
 @pytest.mark.parametrize(
     "text, mesh",
-    [("pp=3", Mesh(pp=3)), ("tp=2", Mesh(tp=2)), ("pp=2,tp=2", Mesh(pp=2, tp=2)), (" tp=2, dp=3 ", Mesh(dp=3, tp=2))],
+    [
+        ("pp=3", Mesh(pp=3)),
+        ("ep=4", Mesh(ep=4)),
+        ("tp=2,ep=3,dp=2", Mesh(dp=2, tp=2, ep=3)),
+        ("tp=2", Mesh(tp=2)),
+        ("pp=2,tp=2", Mesh(pp=2, tp=2)),
+        (" tp=2, dp=3 ", Mesh(dp=3, tp=2)),
+    ],
 )
 def test_a_mesh_is_read(text: str, mesh: Mesh) -> None:
     assert parse_mesh(text) == mesh
@@ -48,7 +56,7 @@ def phase_of(verb: str, name: str, mesh: Mesh, num_shares: int, num_heads: int) 
 
 
 STRATEGIES = [(verb, name) for verb in ("prefill", "decode") for name in registry.choices(verb)]
-MESHES = st.builds(Mesh, pp=st.integers(1, 5), tp=st.integers(1, 5))
+MESHES = st.builds(Mesh, pp=st.integers(1, 4), tp=st.integers(1, 3), ep=st.integers(1, 3))
 
 
 @pytest.mark.parametrize("verb, name", STRATEGIES)
@@ -88,6 +96,17 @@ def test_regions_within_others() -> None:
 def test_auto_takes_a_sync_that_joins(mesh: Mesh, prefill: str, decode: str) -> None:
     chosen = load_strategies(RunConfig(model="m", prefill=prefill, decode=decode), mesh)
     assert chosen.sync.joins(*(layout_of(places[0]) for places in (chosen.prefill_places, chosen.decode_places)))
+
+
+def test_groups_of_experts_need_experts() -> None:
+    config, mesh = RunConfig(model="m", mesh="ep=2", layer_split="even"), Mesh(ep=2)
+    shape = LayerShape(8, 700, 4, 2, 2)
+    model = SimpleNamespace(**vars(shape), num_hidden_layers=LAYERS)
+    with pytest.raises(UserError, match="--mesh: ep=2 spreads experts over ep, but m has none; use tp instead"):
+        plan_phases(load_strategies(config, mesh), config, model, list)
+    model.experts = Experts(5, 2, 100)
+    plan = plan_phases(load_strategies(config, mesh), config, model, list)
+    assert [plan.shares[number].experts for (number,) in plan.prefill.shares] == [range(3), range(3, 5)]
 
 
 def test_a_sync_that_does_not_join_is_refused_with_one_that_does() -> None:

@@ -1,5 +1,7 @@
 """Shares of a layer: every head and column in one of them, about equally heavy, for any count."""
 
+import itertools
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -7,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layer_shape import LayerShape
 
-from mpi_spp.shares import Share, kv_heads_of, split_balanced, split_layer
+from mpi_spp.shares import Experts, Share, kv_heads_of, split_balanced, split_layer
 
 SMOLLM2 = LayerShape(576, 1536, 9, 3, 64)
 QWEN3 = LayerShape(1024, 3072, 16, 8, 128)
@@ -57,6 +59,32 @@ def test_heads_of_consecutive_shares_are_consecutive(shape: LayerShape, count: i
 def test_shares_begin_at_whole_units_where_there_are_enough(shape: LayerShape, count: int) -> None:
     if shape.intermediate_size >= 64 * count:
         assert all(share.mlp.start % 32 == 0 for share in split_layer(shape, count) if share.mlp)
+
+
+@st.composite
+def shapes_with_experts(draw: st.DrawFn) -> LayerShape:
+    count = draw(st.integers(1, 12))
+    experts = Experts(count, draw(st.integers(1, count)), draw(st.integers(1, 300)), draw(st.integers(0, 300)))
+    return replace(draw(shapes()), experts=experts)
+
+
+@given(shapes_with_experts(), st.integers(1, 7), st.integers(1, 4))
+def test_every_column_of_every_expert_is_in_one_share(shape: LayerShape, groups: int, of_group: int) -> None:
+    """Also with more groups than experts. Those of a group have the same experts."""
+    shares = split_layer(shape, groups * of_group, groups)
+    assert shape.experts is not None
+    found = sorted((e, column) for share in shares for e in share.experts for column in share.expert_columns)
+    assert found == list(itertools.product(range(shape.experts.count), range(shape.experts.size)))
+    assert [column for share in shares for column in share.shared] == list(range(shape.experts.shared_size))
+    for group in range(groups):
+        assert len({share.experts for share in shares[group * of_group : (group + 1) * of_group]}) == 1
+
+
+def test_experts_divide_evenly_over_groups_and_columns_within() -> None:
+    shape = replace(QWEN3, experts=Experts(16, 2, 512, 0))
+    first, second, third, fourth = split_layer(shape, 4, 2)
+    assert first.experts == second.experts == range(8) and third.experts == fourth.experts == range(8, 16)
+    assert [share.expert_columns for share in (first, second)] == [range(256), range(256, 512)]
 
 
 @pytest.mark.parametrize("shape", (SMOLLM2, QWEN3), ids=("smollm2", "qwen3"))

@@ -32,6 +32,7 @@ def rank_facts(rank: int, moments: dict[str, float], **changes: Any) -> dict[str
         "vocabulary": [rank * 10, rank * 10 + 10],
         "peak_memory_bytes": 500_000_000,
         "bytes_sent": 1_000_000 + rank,
+        "experts": {"routed": [3, 1 + rank], "computed": [4 * rank, 2]},
         "moments": moments,
     } | changes
 

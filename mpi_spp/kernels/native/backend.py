@@ -36,6 +36,9 @@ class Native(Plain):
         panels = panels_of(self._library, weight)
         return NativeLinear(self._library, panels, bias, (weight.shape[0], weight.shape[1]))
 
+    def exact(self, weight: torch.Tensor) -> Linear:
+        return self.linear(weight.bfloat16(), None)  # sums are float32
+
     def gated(self, weight: Weight, bias: torch.Tensor | None, activation: Activation, size: int) -> Gated:
         if activation is not torch.nn.functional.silu:
             return super().gated(weight, bias, activation, size)
@@ -57,9 +60,9 @@ class Native(Plain):
 
     def fused(self, layer: Layer) -> FusedLayer | None:
         heads, mlp = layer.heads, layer.mlp
-        if heads is None or mlp is None:
+        if heads is None or heads.norm is not None or (mlp is None and layer.router is None):
             return None
-        products = (heads.qkv, heads.output, mlp.gate_up, mlp.down)
+        products = (heads.qkv, heads.output, *((mlp.gate_up, mlp.down) if mlp is not None else ()))
         if not all(isinstance(product, NativeLinear) for product in products):
             return None
         return NativeLayer(self._library, layer, heads, mlp)
