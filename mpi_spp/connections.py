@@ -1,6 +1,7 @@
 """The communicators of a rank: conversations that never mix, and memory in common."""
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from mpi_spp.comm.world import World
 from mpi_spp.mesh import Mesh
 from mpi_spp.model.decoder import Shard
 from mpi_spp.phase import Phase
+from mpi_spp.prefill._heads import HeadsOverRanks
+from mpi_spp.shares import Share
 
 log = logging.getLogger(__name__)
 
@@ -38,8 +41,11 @@ class Connections:
         self._groups: dict[Any, Communicator] = {}
         log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, threads, world.cores)
 
-    def shard(self, phase: Phase) -> Shard:
-        """What this rank computes of each layer, and with whom it adds up. Collective when the group is a new one."""
+    def shard(self, phase: Phase, shares: Sequence[Share], head_dim: int) -> Shard:
+        """What this rank computes of each layer, and what it does with others. Collective when the group is a new one.
+
+        `shares`: all of the model's, of which the phase says which are this rank's.
+        """
         rank = self.replica.rank
         place = phase.places[rank]
         if place.num_shards == 1:
@@ -47,6 +53,9 @@ class Connections:
         key = tuple((place.stage, place.shard) for place in phase.places)
         if key not in self._groups:
             self._groups[key] = self.replica.split(place.stage, place.shard, "shards")
+        if place.splits_tokens:
+            held = [shares[index] for index in phase.shares[rank]]
+            return Shard(phase.shares[rank], exchange=HeadsOverRanks(self._groups[key], phase.heads, held, head_dim))
         return Shard(phase.shares[rank], SumOverRanks(self._groups[key]))
 
     @property

@@ -89,11 +89,17 @@ def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs
     both = (chosen.prefill_places, chosen.decode_places)
     counts = [places[0].num_stages for places in both]
     config.require_layer_split(model.num_hidden_layers, max(counts))
-    shares = split_layer(model, max(places[0].num_shards for places in both))
+    shares = split_layer(model, max(places[0].num_weight_shards for places in both))
     prefill, decode = (
-        plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares) for places in both
+        plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares, _heads(places, model))
+        for places in both
     )
     return Plan(shares, prefill, decode)
+
+
+def _heads(places: Sequence[Place], model: ModelConfig) -> list[Share]:
+    """Those of each shard, where the ranks of a stage split the tokens."""
+    return split_layer(model, places[0].num_shards) if places[0].splits_tokens else []
 
 
 def _layer_spans(

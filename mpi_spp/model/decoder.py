@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from mpi_spp.kernels.attention import Rotation
+from mpi_spp.kernels.attention import Attention, Rotation
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout
 from mpi_spp.kernels.layer import HeadsPart, Layer
 from mpi_spp.kernels.linear import Activation, Linear
@@ -15,6 +15,7 @@ from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.exchange import HeadsExchange
 from mpi_spp.report.timed import timed
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -54,10 +55,14 @@ class Total(Protocol):
 
 @dataclass(frozen=True)
 class Shard:
-    """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all."""
+    """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all.
+
+    With `exchange` these are whole layers, for a part of each batch's tokens.
+    """
 
     shares: Sequence[int] = (0,)
     total: Total | None = None
+    exchange: HeadsExchange | None = None
 
 
 ALL = Shard()
@@ -122,13 +127,14 @@ class Stage:
     ) -> torch.Tensor:
         """Run the layers on hidden states [tokens, hidden_size], in place; their keys and values go into the caches.
 
+        Of a batch that is exchanged (`shard.exchange`) these are the hidden states of the rows that are computed here.
         `after_layer(layer)` is called after each: nonblocking communication moves on there.
         """
         rotation = self._rotation(batch)
         for number in layers:
             with timed("layer", number):
                 shares = [self.weights.layers[number][share] for share in shard.shares]
-                self._layer(number, shares, hidden, batch, rotation, shard.total)
+                self._layer(number, shares, hidden, batch, rotation, shard)
             after_layer(number)
         return hidden
 
@@ -160,15 +166,18 @@ class Stage:
         hidden: torch.Tensor,
         batch: Batch,
         rotation: Rotation,
-        total: Total | None,
+        shard: Shard,
     ) -> None:
-        first = shares[0]  # norms are the same in all shares
-        if first.fused is not None and len(shares) == len(batch.spans) == 1:
+        first, total = shares[0], shard.total  # norms are the same in all shares
+        if first.fused is not None and len(shares) == len(batch.spans) == 1 and shard.exchange is None:
             self._fused_layer(number, first, hidden, batch, rotation, total)
             return
         normed = first.input_norm(hidden)
-        heads = (share.heads for share in shares if share.heads is not None)
-        _add(hidden, ((part.output, self._attend(number, part, normed, batch, rotation)) for part in heads), total)
+        heads = [share.heads for share in shares if share.heads is not None]
+        attended: Iterable[torch.Tensor] = (self._attend(number, part, normed, batch, rotation) for part in heads)
+        if shard.exchange is not None:
+            attended = self._attend_together(number, heads, normed, batch, rotation, shard.exchange)
+        _add(hidden, ((part.output, outputs) for part, outputs in zip(heads, attended, strict=True)), total)
         normed = first.mlp_norm(hidden)
         mlps = (share.mlp for share in shares if share.mlp is not None)
         _add(hidden, ((part.down, part.gate_up(normed)) for part in mlps), total)
@@ -190,14 +199,36 @@ class Stage:
     def _attend(
         self, layer: int, part: HeadsPart, normed: torch.Tensor, batch: Batch, rotation: Rotation
     ) -> torch.Tensor:
-        """Attention outputs [tokens, query heads * head_dim], every span over its own cache."""
-        qkv, window = part.qkv(normed), self.config.sliding_windows[layer]
-        outputs = []
+        """Attention outputs [tokens, query heads * head_dim] of one share's heads."""
+        return self._over_caches(layer, part.attention, part.kv_heads, part.qkv(normed), batch, rotation)
+
+    def _attend_together(
+        self,
+        layer: int,
+        parts: list[HeadsPart],
+        normed: torch.Tensor,
+        batch: Batch,
+        rotation: Rotation,
+        exchange: HeadsExchange,
+    ) -> list[torch.Tensor]:
+        """The same of all shares' heads, where other ranks have computed the batch's other tokens (Ulysses)."""
+        heads = exchange.heads
+        outputs = exchange.to_heads([part.qkv(normed) for part in parts], len(batch.position_ids))
+        if heads.query_heads:
+            attention = parts[0].attention.with_heads(len(heads.query_heads), len(heads.kv_heads))
+            outputs = self._over_caches(layer, attention, heads.kv_heads, outputs, batch, rotation)
+        return exchange.to_tokens(outputs)
+
+    def _over_caches(
+        self, layer: int, attention: Attention, kv_heads: range, qkv: torch.Tensor, batch: Batch, rotation: Rotation
+    ) -> torch.Tensor:
+        """Every span attends over its own cache."""
+        window, outputs = self.config.sliding_windows[layer], []
         for span in batch.spans:
             rows = slice(span.rows.start, span.rows.stop)
             angles = (rotation[0][rows], rotation[1][rows])
-            cache = span.cache.of_layer(layer, part.kv_heads)
-            outputs.append(part.attention(qkv[rows], angles, cache, span.start, window))
+            cache = span.cache.of_layer(layer, kv_heads)
+            outputs.append(attention(qkv[rows], angles, cache, span.start, window))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
