@@ -1,7 +1,6 @@
 """The communicators of a rank: conversations that never mix, and memory in common."""
 
 import logging
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -13,10 +12,11 @@ from mpi_spp.comm.shared import SharedTensors
 from mpi_spp.comm.total import SumOverRanks
 from mpi_spp.comm.world import World
 from mpi_spp.mesh import Mesh
+from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Shard
 from mpi_spp.phase import Phase
 from mpi_spp.prefill._heads import HeadsOverRanks
-from mpi_spp.shares import Share
+from mpi_spp.strategies import Plan
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +41,10 @@ class Connections:
         self._groups: dict[Any, Communicator] = {}
         log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, threads, world.cores)
 
-    def shard(self, phase: Phase, shares: Sequence[Share], head_dim: int) -> Shard:
+    def shard(self, phase: Phase, plan: Plan, model: ModelConfig) -> Shard:
         """What this rank computes of each layer, and what it does with others. Collective when the group is a new one.
 
-        `shares`: all of the model's, of which the phase says which are this rank's.
+        `phase`: one of the plan's two.
         """
         rank = self.replica.rank
         place = phase.places[rank]
@@ -54,8 +54,9 @@ class Connections:
         if key not in self._groups:
             self._groups[key] = self.replica.split(place.stage, place.shard, "shards")
         if place.splits_tokens:
-            held = [shares[index] for index in phase.shares[rank]]
-            return Shard(phase.shares[rank], exchange=HeadsOverRanks(self._groups[key], phase.heads, held, head_dim))
+            held = [plan.shares[index] for index in phase.shares[rank]]
+            exchange = HeadsOverRanks(self._groups[key], phase.heads, held, model.head_dim)
+            return Shard(phase.shares[rank], exchange=exchange)
         return Shard(phase.shares[rank], SumOverRanks(self._groups[key]))
 
     @property

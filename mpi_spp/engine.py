@@ -96,7 +96,7 @@ class Engine:
             self.stage = self._loader.stage(held[1], selecting.size, selecting.rank, plan.shares)
             self._held = held
         self._prefill_shard, self._decode_shard = (
-            self._links.shard(phase, plan.shares, self.model.head_dim) for phase in (plan.prefill, plan.decode)
+            self._links.shard(phase, plan, self.model) for phase in (plan.prefill, plan.decode)
         )
         dtype = torch.int8 if config.kv_cache_dtype == "int8" else None
         how = (plan.prefill, plan.decode, dtype, config.sync_granularity)
