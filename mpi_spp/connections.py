@@ -18,6 +18,7 @@ from mpi_spp.model.decoder import Shard
 from mpi_spp.phase import Phase
 from mpi_spp.plan.experts import dispatch_pays
 from mpi_spp.plan.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Links
+from mpi_spp.prefill._heads import HeadsOverRanks
 from mpi_spp.strategies import Plan
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,10 @@ class Connections:
         log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, threads, world.cores)
 
     def shard(self, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype) -> Shard:
-        """What this rank computes of each layer, and with whom it adds up. Collective when the group is a new one."""
+        """What this rank computes of each layer, and what it does with others. Collective when the group is a new one.
+
+        `phase`: one of the plan's two.
+        """
         rank = self.replica.rank
         place = phase.places[rank]
         if place.num_shards == 1:
@@ -63,6 +67,9 @@ class Connections:
         if key not in self._groups:
             self._groups[key] = self.replica.split(place.stage, place.shard, "shards")
         group = self._groups[key]
+        if place.splits_tokens:
+            held = [plan.shares[index] for index in phase.shares[rank]]
+            return Shard(phase.shares[rank], exchange=HeadsOverRanks(group, phase.heads, held, model.head_dim))
         return Shard(phase.shares[rank], SumOverRanks(group), self._dispatch(group, phase, plan, model, dtype))
 
     def _dispatch(

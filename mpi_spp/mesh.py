@@ -1,7 +1,7 @@
 """The grid of ranks, and which part of a model each of them computes in a phase: pure values."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpi_spp.errors import UserError
 
@@ -72,12 +72,22 @@ def require_one_replica(mesh: Mesh) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Which part of the model a rank computes: a stage of layers, and of each layer a shard."""
+    """Which part of the model a rank computes: a stage of layers, and of each layer a shard.
+
+    With `splits_tokens` shards are of the attention's heads alone: all else a rank computes with whole weights, for its
+    part of the tokens.
+    """
 
     stage: int = 0
     num_stages: int = 1
     shard: int = 0
     num_shards: int = 1
+    splits_tokens: bool = False
+
+    @property
+    def num_weight_shards(self) -> int:
+        """How many ranks share the weights of a layer."""
+        return 1 if self.splits_tokens else self.num_shards
 
 
 def everything(mesh: Mesh, rank: int) -> Place:
@@ -95,3 +105,9 @@ def shards(mesh: Mesh, rank: int) -> Place:
     """Each layer is split over all ranks of the replica; those of one shard of `stages` get neighbouring parts."""
     size = mesh.stage_size
     return Place(shard=rank % size * mesh.pp + rank // size, num_shards=mesh.replica_size)
+
+
+def token_shards(mesh: Mesh, rank: int) -> Place:
+    """Tokens and heads are split over all ranks of the replica; inside stages, where the mesh has shards of those."""
+    place = stages(mesh, rank) if mesh.stage_size > 1 else shards(mesh, rank)
+    return replace(place, splits_tokens=mesh.replica_size > 1)

@@ -10,12 +10,16 @@ from mpi_spp.shares import Share, kv_heads_of
 
 @dataclass(frozen=True)
 class Phase:
-    """By rank: its place, its layers, which of the model's shares of each, and the part of the cache that it keeps."""
+    """By rank: its place, its layers, which of the model's shares of each, and the part of the cache that it keeps.
+
+    Where the ranks of a stage split the tokens, `heads` has the share whose heads each of its shards attends with.
+    """
 
     places: list[Place]
     spans: list[range]
     shares: list[range]
     regions: list[Region]
+    heads: Sequence[Share] = ()
 
     @property
     def layout(self) -> KVLayout:
@@ -34,15 +38,21 @@ def layout_of(place: Place) -> KVLayout:
     return KVLayout(layers=layers, heads=heads)
 
 
-def plan_phase(places: Sequence[Place], layer_spans: Sequence[range], shares: Sequence[Share]) -> Phase:
-    """`layer_spans`: the layers of each stage; `shares`: the finest ones, a multiple of the shards in number."""
-    of_ranks = [_block(place, len(shares)) for place in places]
+def plan_phase(
+    places: Sequence[Place], layer_spans: Sequence[range], shares: Sequence[Share], heads: Sequence[Share] = ()
+) -> Phase:
+    """`layer_spans`: the layers of each stage; `shares`: the finest ones, a multiple of the weights' shards in number.
+
+    `heads`: one for each shard, where the ranks of a stage split the tokens.
+    """
+    parts = heads or shares  # by which the cache is split
+    blocks = [_block(place, len(parts)) for place in places]
     spans = [layer_spans[place.stage] for place in places]
     regions = [
-        Region(span, kv_heads_of(shares[block.start : block.stop]), _made(shares, block))
-        for span, block in zip(spans, of_ranks, strict=True)
+        Region(span, kv_heads_of(parts[block.start : block.stop]), _made(parts, block))
+        for span, block in zip(spans, blocks, strict=True)
     ]
-    return Phase(list(places), spans, of_ranks, regions)
+    return Phase(list(places), spans, [range(len(shares))] * len(places) if heads else blocks, regions, heads)
 
 
 def _block(place: Place, count: int) -> range:

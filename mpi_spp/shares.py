@@ -109,6 +109,20 @@ def kv_heads_of(shares: Sequence[Share]) -> range:
     return range(held[0].start, held[-1].stop) if held else range(0)
 
 
+def heads_among(wanted: range, ranges: Sequence[range]) -> list[tuple[int, range]]:
+    """Where these heads are in ranges that follow one another: (which range, places in it), each head once, in order.
+
+    A head that several ranges have is taken from the first one.
+    """
+    found, head = [], wanted.start
+    for index, heads in enumerate(ranges):
+        if head < wanted.stop and head in heads:
+            stop = min(wanted.stop, heads.stop)
+            found.append((index, range(head - heads.start, stop - heads.start)))
+            head = stop
+    return found
+
+
 def split_balanced(count: int, unit: int, loads: list[int], weight: int) -> list[range]:
     """Spread `count` items of this weight over parts that bear loads already, in units, so that the sums come close.
 

@@ -97,13 +97,19 @@ def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs
     config.require_layer_split(model.num_hidden_layers, chosen.num_stages)
     if chosen.expert_groups > 1 and model.experts is None:
         raise UserError(f"--mesh: {config.mesh} spreads experts over ep, but {config.model} has none; use tp instead")
-    num_shares = max(places[0].num_shards for places in both)
+    num_shares = max(places[0].num_weight_shards for places in both)
     expert_groups = chosen.expert_groups if num_shares > 1 else 1
     shares = split_layer(model, num_shares, expert_groups)
     prefill, decode = (
-        plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares) for places in both
+        plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares, _heads(places, model))
+        for places in both
     )
     return Plan(shares, prefill, decode, expert_groups)
+
+
+def _heads(places: Sequence[Place], model: ModelConfig) -> list[Share]:
+    """Those of each shard, where the ranks of a stage split the tokens."""
+    return split_layer(model, places[0].num_shards) if places[0].splits_tokens else []
 
 
 def _layer_spans(

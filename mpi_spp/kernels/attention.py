@@ -1,6 +1,8 @@
 """Causal attention of the last rows of a sequence over its cache."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 
@@ -27,6 +29,12 @@ class Attention:
 
     def __init__(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> None:
         self.heads, self.norms = heads, (q_norm, k_norm)
+
+    def with_heads(self, num_heads: int, num_groups: int) -> Self:
+        """The same for so many of the layer's query heads and key/value heads."""
+        other = copy.copy(self)
+        other.heads = replace(self.heads, num_heads=num_heads, num_groups=num_groups)
+        return other
 
     def __call__(
         self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None

@@ -7,7 +7,7 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from mpi_spp.kernels.attention import Rotation
+from mpi_spp.kernels.attention import Attention, Rotation
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout
 from mpi_spp.kernels.layer import HeadsPart, Layer
 from mpi_spp.kernels.linear import Activation, Linear
@@ -15,6 +15,7 @@ from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.exchange import HeadsExchange
 from mpi_spp.model.experts import Dispatch, ExpertLoad, add_experts
 from mpi_spp.report.timed import timed
 
@@ -58,11 +59,13 @@ class Shard:
     """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all.
 
     `dispatch`: how rows reach experts on other ranks; None: all ranks that add up have the same rows.
+    With `exchange` these are whole layers, for a part of each batch's tokens.
     """
 
     shares: Sequence[int] = (0,)
     total: Total | None = None
     dispatch: Dispatch | None = None
+    exchange: HeadsExchange | None = None
 
 
 ALL = Shard()
@@ -128,6 +131,7 @@ class Stage:
     ) -> torch.Tensor:
         """Run the layers on hidden states [tokens, hidden_size], in place; their keys and values go into the caches.
 
+        Of a batch that is exchanged (`shard.exchange`) these are the hidden states of the rows that are computed here.
         `after_layer(layer)` is called after each: nonblocking communication moves on there.
         """
         rotation = self._rotation(batch)
@@ -167,16 +171,17 @@ class Stage:
         self, number: int, shares: list[Layer], hidden: torch.Tensor, batch: Batch, rotation: Rotation, shard: Shard
     ) -> None:
         first, total = shares[0], shard.total  # norms and the router are the same in all shares
-        if first.fused is not None and len(shares) == len(batch.spans) == 1:
+        if first.fused is not None and len(shares) == len(batch.spans) == 1 and shard.exchange is None:
             self._fused_layer(number, first, hidden, batch, rotation, shard)
             return
         parts = [share.heads for share in shares if share.heads is not None]
         qkvs = self._projected(parts, first.input_norm(hidden), total)
-        attended = (
-            (part.output, self._attend(number, part, qkv, batch, rotation))
-            for part, qkv in zip(parts, qkvs, strict=True)
+        attended: Iterable[torch.Tensor] = (
+            self._attend(number, part, qkv, batch, rotation) for part, qkv in zip(parts, qkvs, strict=True)
         )
-        _add(hidden, attended, total)
+        if shard.exchange is not None:
+            attended = self._attend_together(number, parts, qkvs, batch, rotation, shard.exchange)
+        _add(hidden, ((part.output, outputs) for part, outputs in zip(parts, attended, strict=True)), total)
         if first.router is not None:
             self._experts(number, shares, hidden, shard)
             return
@@ -230,13 +235,36 @@ class Stage:
         return [norm(qkv, squares) for norm, qkv in zip(norms, qkvs, strict=True)]
 
     def _attend(self, layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
-        """Attention outputs [tokens, query heads * head_dim], every span over its own cache."""
-        outputs, window = [], self.config.sliding_windows[layer]
+        """Attention outputs [tokens, query heads * head_dim] of one share's heads."""
+        return self._over_caches(layer, part.attention, part.kv_heads, qkv, batch, rotation)
+
+    def _attend_together(
+        self,
+        layer: int,
+        parts: list[HeadsPart],
+        qkvs: Iterable[torch.Tensor],
+        batch: Batch,
+        rotation: Rotation,
+        exchange: HeadsExchange,
+    ) -> list[torch.Tensor]:
+        """The same of all shares' heads, where other ranks have computed the batch's other tokens (Ulysses)."""
+        heads = exchange.heads
+        outputs = exchange.to_heads(list(qkvs), len(batch.position_ids))
+        if heads.query_heads:
+            attention = parts[0].attention.with_heads(len(heads.query_heads), len(heads.kv_heads))
+            outputs = self._over_caches(layer, attention, heads.kv_heads, outputs, batch, rotation)
+        return exchange.to_tokens(outputs)
+
+    def _over_caches(
+        self, layer: int, attention: Attention, kv_heads: range, qkv: torch.Tensor, batch: Batch, rotation: Rotation
+    ) -> torch.Tensor:
+        """Every span attends over its own cache."""
+        window, outputs = self.config.sliding_windows[layer], []
         for span in batch.spans:
             rows = slice(span.rows.start, span.rows.stop)
             angles = (rotation[0][rows], rotation[1][rows])
-            cache = span.cache.of_layer(layer, part.kv_heads)
-            outputs.append(part.attention(qkv[rows], angles, cache, span.start, window))
+            cache = span.cache.of_layer(layer, kv_heads)
+            outputs.append(attention(qkv[rows], angles, cache, span.start, window))
         return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

@@ -68,10 +68,13 @@ def cache_bytes(setting: Setting, layout: Layout, rank: int) -> int:
 def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
     """The most that is there at once besides cache and sync: an estimate, and what the libraries keep."""
     model, itemsize = setting.model, setting.dtype.itemsize
-    tokens, shards = max(map(len, layout.chunks)), layout.plan.prefill.places[rank].num_shards
-    hidden = (1 + _UNDER_WAY) * tokens * model.hidden_size * 4
+    tokens, place = max(map(len, layout.chunks)), layout.plan.prefill.places[rank]
+    own = -(-tokens * place.num_weight_shards // place.num_shards)  # of the tokens it has the hidden states
+    hidden = (1 + _UNDER_WAY) * own * model.hidden_size * 4
     heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
-    inner = tokens * itemsize * (2 * model.hidden_size + max(heads, 3 * model.widest) // shards)
+    heads *= 3 if place.splits_tokens else 1  # computed, on their way, and those that have come
+    widest = max(heads, 3 * model.widest) // place.num_weight_shards
+    inner = own * itemsize * (2 * model.hidden_size + widest)
     return hidden + inner + _visible_bytes(setting, tokens) + _LIBRARY_BYTES.get(setting.kernels, 16 << 20)
 
 
@@ -88,9 +91,9 @@ def _visible_bytes(setting: Setting, tokens: int) -> int:
 
 def _mapped_bytes(setting: Setting, layout: Layout, rank: int) -> int:
     """Pages of the embedding that become resident as tokens are looked up anywhere in it, each with its neighbours."""
-    prefills = layout.plan.prefill.places[rank].stage == 0
-    decodes = layout.plan.decode.places[rank].stage == 0
-    tokens = setting.prompt_tokens * prefills + setting.new_tokens * decodes
+    prefill, decode = layout.plan.prefill.places[rank], layout.plan.decode.places[rank]
+    looked_up = setting.prompt_tokens * prefill.num_weight_shards // prefill.num_shards
+    tokens = looked_up * (prefill.stage == 0) + setting.new_tokens * (decode.stage == 0)
     whole = setting.model.vocab_size * setting.model.hidden_size * (setting.model.dtype or setting.dtype).itemsize
     return int(whole * -math.expm1(-tokens * _FAULT_BYTES / whole))
 

@@ -86,9 +86,10 @@ def stage_costs(prefill: Phase, costs: Sequence[Cost]) -> list[Cost]:
     """What a chunk costs in each stage: its slowest rank counts."""
     slowest: dict[int, Cost] = {}
     for cost, place, span in zip(costs, prefill.places, prefill.spans, strict=True):
-        whole = cost.times(len(span) / place.num_shards)
-        known = slowest.setdefault(place.stage, whole)
-        slowest[place.stage] = max(known, whole, key=lambda one: one.seconds(0, one.longest) / one.longest)
+        layers = cost.times(len(span))
+        part = layers.of_tokens_over(place.num_shards) if place.splits_tokens else layers.times(1 / place.num_shards)
+        known = slowest.setdefault(place.stage, part)
+        slowest[place.stage] = max(known, part, key=lambda one: one.seconds(0, one.longest) / one.longest)
     return [slowest[stage] for stage in sorted(slowest)]
 
 

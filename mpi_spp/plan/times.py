@@ -31,7 +31,8 @@ class Times:
 def times_of(setting: Setting, layout: Layout, moved: Moved | None) -> Times:
     """Of one request that has all ranks to itself; `moved`: by the sync."""
     found, choice = timeline_of(setting, layout, moved), _choice_s(setting, layout)
-    first = choice + _from_last_s(setting, layout.plan.prefill.places[0].num_stages)
+    place = layout.plan.prefill.places[0]
+    first = choice + _from_last_s(setting, place.num_stages > 1 or place.splits_tokens)
     return Times(found.prefill, found.exposed, first, _step_s(setting, layout) + choice)
 
 
@@ -46,7 +47,7 @@ def _step_s(setting: Setting, layout: Layout) -> float:
     for before, after in itertools.pairwise(stages):
         crosses = any(hosts[a] != hosts[b] for a, b in zip(before, after, strict=True))
         hops += links.of(same_host=not crosses).send_s(row)
-    return sum(_stage_s(setting, layout, ranks) for ranks in stages) + hops + _from_last_s(setting, num_stages)
+    return sum(_stage_s(setting, layout, ranks) for ranks in stages) + hops + _from_last_s(setting, num_stages > 1)
 
 
 def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
@@ -79,9 +80,9 @@ def _row_sum_s(setting: Setting, ranks: Sequence[int], hosts: Sequence[str]) -> 
     return max(max(known) + links.sum_between_s(row, group), links.sum_s(row, group))
 
 
-def _from_last_s(setting: Setting, num_stages: int) -> float:
-    """Of several stages the last gives its hidden state to all."""
-    if num_stages == 1:
+def _from_last_s(setting: Setting, has_few: bool) -> float:
+    """Where not all ranks have the last token's hidden state, one gives it to all."""
+    if not has_few:
         return 0.0
     return setting.speeds.links.broadcast_s(4 * setting.model.hidden_size, _everyone(setting))
 

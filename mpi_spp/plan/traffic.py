@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from mpi_spp.mesh import Place
+from mpi_spp.partition import split_evenly
 from mpi_spp.phase import Phase
 from mpi_spp.plan.setting import Layout, Setting
 from mpi_spp.plan.sync import Moved
+from mpi_spp.plan.work import heads_moved
 
 _CANDIDATE_BYTES = 8  # a logit and its token
 _SQUARES_BYTES = 8  # of a token's queries and keys, where one norm is over all heads
@@ -28,9 +30,13 @@ class Traffic:
 
 
 def prefill_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
-    """Of the whole prompt: hidden states between stages, sums inside them, the last state to all."""
+    """Of the whole prompt: hidden states between stages, what is exchanged inside them, the last state to all."""
     phase, row = layout.plan.prefill, 4 * setting.model.hidden_size
-    per_chunk = [_passed_on(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
+    if phase.heads:
+        per_chunk = [_exchanged(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
+        per_chunk.append(_to_its_stage(phase, rank, len(layout.chunks[-1]), row))
+    else:
+        per_chunk = [_passed_on(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
     return sum(per_chunk, Traffic()) + _from_last(phase, rank, row)
 
 
@@ -54,9 +60,7 @@ def decode_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
 def _passed_on(setting: Setting, phase: Phase, rank: int, tokens: int) -> Traffic:
     """Hidden states of so many tokens on their way through this rank's layers."""
     place, nbytes = phase.places[rank], 4 * setting.model.hidden_size * tokens
-    hops = Traffic(1, 0, nbytes) if place.stage else Traffic()
-    if place.stage + 1 < place.num_stages:
-        hops += Traffic(1, nbytes, 0)
+    hops = _hops(place, nbytes)
     if place.num_shards == 1:
         return hops
     layers, squares = len(phase.spans[rank]), setting.model.sums_a_layer - 2
@@ -68,6 +72,28 @@ def _sum(place: Place, nbytes: int) -> Traffic:
     """An all-reduce among the shards of a layer."""
     part = 2 * nbytes * (place.num_shards - 1) // place.num_shards
     return Traffic(1, part, part)
+
+
+def _hops(place: Place, nbytes: int) -> Traffic:
+    """From the stage before, and to the next one."""
+    arriving = Traffic(1, 0, nbytes) if place.stage else Traffic()
+    return arriving + (Traffic(1, nbytes, 0) if place.stage + 1 < place.num_stages else Traffic())
+
+
+def _exchanged(setting: Setting, phase: Phase, rank: int, num_tokens: int) -> Traffic:
+    """A chunk whose tokens the ranks of a stage split: each passes on its own; heads are exchanged in every layer."""
+    place, head = phase.places[rank], setting.model.head_dim * setting.dtype.itemsize
+    own = len(split_evenly(num_tokens, place.num_shards)[place.shard])
+    moved = heads_moved(phase.heads).counts(place.shard, own, num_tokens)
+    both = sum((Traffic(1, int(given) * head, int(taken) * head) for given, taken in moved), Traffic())
+    return _hops(place, own * 4 * setting.model.hidden_size) + both.times(len(phase.spans[rank]))
+
+
+def _to_its_stage(phase: Phase, rank: int, num_tokens: int, nbytes: int) -> Traffic:
+    """The rank that has the last of a chunk's tokens gives its hidden state to the others of its stage."""
+    place = phase.places[rank]
+    has_it = place.shard == min(num_tokens, place.num_shards) - 1
+    return Traffic(1, nbytes * (place.num_shards - 1), 0) if has_it else Traffic(1, 0, nbytes)
 
 
 def _from_last(phase: Phase, rank: int, nbytes: int) -> Traffic:

@@ -1,4 +1,4 @@
-"""How much of a layer falls to a rank: a part of its weights, heads and columns."""
+"""How much of a layer falls to a rank: a part of its weights, heads and columns; and of heads that travel."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -24,6 +24,36 @@ def largest_work(model: ModelConfig, shares: Sequence[Share], blocks: Iterable[r
     """The most that any of these blocks of consecutive shares has, of each."""
     works = [_of_block(model, shares[block.start : block.stop]) for block in set(blocks)]
     return Work(*(max(getattr(work, name) for work in works) for name in Work.__dataclass_fields__))
+
+
+@dataclass(frozen=True)
+class HeadsMoved:
+    """Of the two all-to-alls around the attention of a layer, where ranks split tokens: heads, by the shard of each.
+
+    A rank gives each other the heads of that one for its own tokens; back come outputs for the query heads.
+    """
+
+    heads: list[int]  # queries, keys and values
+    queries: list[int]
+
+    def counts(self, shard: int, own: float, num_tokens: float) -> list[tuple[float, float]]:
+        """Given and taken by a rank with so many tokens of its own of a chunk, in both."""
+        heads, queries = self.heads[shard], self.queries[shard]
+        others = num_tokens - own
+        there = (own * (sum(self.heads) - heads), others * heads)
+        return [there, (others * queries, own * (sum(self.queries) - queries))]
+
+    def busiest(self) -> tuple[float, float]:
+        """The most that any rank gives or takes of one token, in both."""
+        of_ranks = [self.counts(shard, 1 / len(self.heads), 1) for shard in range(len(self.heads))]
+        first, second = (max(max(given_taken) for given_taken in column) for column in zip(*of_ranks, strict=True))
+        return first, second
+
+
+def heads_moved(shares: Sequence[Share]) -> HeadsMoved:
+    """`shares`: whose heads each shard attends with."""
+    queries = [len(share.query_heads) for share in shares]
+    return HeadsMoved([count + 2 * len(share.kv_heads) for count, share in zip(queries, shares, strict=True)], queries)
 
 
 def _of_block(model: ModelConfig, shares: Sequence[Share]) -> Work:

@@ -239,12 +239,13 @@ def require_native_kernels() -> None:
 
 @pytest.mark.parametrize("kv_cache_dtype", KV_CACHE_DTYPES)
 @pytest.mark.parametrize("name", ("qwen3_bfloat16_shards", "mistral_window", "qwen2_moe", "olmoe"))
+@pytest.mark.parametrize("prefill", ("pipeline", "ulysses"))  # those that add up nothing over ranks
 def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(
-    name: str, kv_cache_dtype: str, models: Path, world: World
+    prefill: str, name: str, kv_cache_dtype: str, models: Path, world: World
 ) -> None:
     """To the bit, though bfloat16 rounds: no row depends on those that are computed with it."""
     require_native_kernels()
-    fixed = {"dtype": "bfloat16", "kernels": "native", "kv_cache_dtype": kv_cache_dtype}
+    fixed = {"dtype": "bfloat16", "kernels": "native", "kv_cache_dtype": kv_cache_dtype, "prefill": prefill}
     engine = make_engine(models / name, world, **fixed)
     prompt_ids = reference_models.prompt_of(name, 100)
     expected = cache_of_one_rank(engine, prompt_ids, chunk_size=100)

@@ -24,6 +24,9 @@ CASES = [
     ("pipeline", "pipeline", "auto", {"dtype": "bfloat16"}),
     ("tensor", "pipeline", "auto", {"quantize": "int8", "dtype": "bfloat16"}),
     ("tensor", "tensor", "auto", {"dtype": "bfloat16", "quantize": "int4"}),
+    ("ulysses", "tensor", "auto", {"dtype": "bfloat16"}),
+    ("ulysses", "pipeline", "auto", {"kv_cache_dtype": "int8"}),
+    ("ulysses", "replicated", "auto", {"chunk_size": 3}),
 ]
 
 
@@ -66,6 +69,10 @@ def test_bytes_with_experts_are_those_of_the_engine(
 def check_bytes(model: Path, world: World, **options: object) -> None:
     engine = open_engine(model, world, **options)
     ids = reference_models.prompt_of("llama_tied", PROMPT_TOKENS)
+    before = engine.facts()["bytes_sent"]
+    engine.prefill(ids, engine.new_cache(PROMPT_TOKENS))
+    prefill_sent = engine.facts()["bytes_sent"] - before
+    engine.kv_comm.bytes_sent = 0
     assert len(list(engine.generate(ids, frozenset(), NEW_TOKENS))) == NEW_TOKENS
     hosts, facts = world.gather(world.host), engine.facts()
     mesh, dtype = mesh_of(engine.config.mesh, world.size), engine.stage.dtype
@@ -77,6 +84,7 @@ def check_bytes(model: Path, world: World, **options: object) -> None:
     memory = found.memory[world.rank]
     assert (memory.weights, memory.cache) == (facts["weights_bytes"], facts["cache_bytes"])
     assert found.sync[world.rank].sent == facts["kv_bytes_sent"]
+    assert found.prefill[world.rank].sent + found.sync[world.rank].sent == prefill_sent
 
 
 def test_auto_is_the_same_on_all_ranks(model: Path, world: World) -> None:

@@ -52,7 +52,8 @@ def test_a_mesh_of_other_ranks_is_refused() -> None:
 def phase_of(verb: str, name: str, mesh: Mesh, num_shares: int, num_heads: int) -> Phase:
     places = [registry.load(verb, name).place(mesh, rank) for rank in range(mesh.replica_size)]
     shape = LayerShape(8, 700, 2 * num_heads, num_heads, 2)
-    return plan_phase(places, split_evenly(LAYERS, places[0].num_stages), split_layer(shape, num_shares))
+    heads = split_layer(shape, places[0].num_shards) if places[0].splits_tokens else []
+    return plan_phase(places, split_evenly(LAYERS, places[0].num_stages), split_layer(shape, num_shares), heads)
 
 
 STRATEGIES = [(verb, name) for verb in ("prefill", "decode") for name in registry.choices(verb)]
@@ -62,16 +63,34 @@ MESHES = st.builds(Mesh, pp=st.integers(1, 4), tp=st.integers(1, 3), ep=st.integ
 @pytest.mark.parametrize("verb, name", STRATEGIES)
 @given(MESHES, st.integers(1, 9))
 def test_the_ranks_of_a_phase_make_up_the_model(verb: str, name: str, mesh: Mesh, num_heads: int) -> None:
-    """Every share of every layer is computed by one rank, or by all of them; its cache is there, and given once."""
+    """Every share of every layer is computed by one rank, or by all of a stage; its cache is there, and given once."""
     phase = phase_of(verb, name, mesh, mesh.replica_size, num_heads)
     ranks = range(mesh.replica_size)
     parts = [(layer, share) for rank in ranks for layer in phase.spans[rank] for share in phase.shares[rank]]
     copies = mesh.replica_size if phase.layout == WHOLE else 1
+    place = phase.places[0]
+    holders = copies * place.num_shards // place.num_weight_shards
     whole = itertools.product(range(LAYERS), range(mesh.replica_size))
-    assert sorted(parts) == sorted(list(whole) * copies)
+    assert sorted(parts) == sorted(list(whole) * holders)
     given_ = [(layer, head) for of in phase.regions for layer in of.layers for head in of.made]
     assert sorted(given_) == sorted(list(itertools.product(range(LAYERS), range(num_heads))) * copies)
     assert all(set(of.made) <= set(of.heads) for of in phase.regions)
+
+
+@given(st.integers(2, 5), st.integers(1, 9))
+def test_a_tensor_decode_has_the_cache_that_token_shards_leave(num_ranks: int, num_heads: int) -> None:
+    phases = [
+        phase_of(*which, Mesh(pp=num_ranks), num_ranks, num_heads)
+        for which in (("prefill", "ulysses"), ("decode", "tensor"))
+    ]
+    assert phases[0].regions == phases[1].regions
+
+
+def test_token_shards_inside_stages() -> None:
+    phase = phase_of("prefill", "ulysses", Mesh(pp=2, tp=2), 4, 3)
+    assert [(place.stage, place.shard) for place in phase.places] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [list(span) for span in phase.spans[::2]] == [list(range(6)), list(range(6, 12))]
+    assert phase.shares == [range(4)] * 4
 
 
 @given(MESHES.filter(lambda mesh: mesh.replica_size > 1))

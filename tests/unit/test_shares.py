@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layer_shape import LayerShape
 
-from mpi_spp.shares import Experts, Share, kv_heads_of, split_balanced, split_layer
+from mpi_spp.shares import Experts, Share, heads_among, kv_heads_of, split_balanced, split_layer
 
 SMOLLM2 = LayerShape(576, 1536, 9, 3, 64)
 QWEN3 = LayerShape(1024, 3072, 16, 8, 128)
@@ -53,6 +53,16 @@ def test_heads_of_consecutive_shares_are_consecutive(shape: LayerShape, count: i
     first = data.draw(st.integers(0, count - 1))
     some = shares[first : data.draw(st.integers(first + 1, count))]
     assert set(kv_heads_of(some)) == {head for share in some for head in share.kv_heads}
+
+
+@given(shapes(), st.integers(1, 20), st.integers(1, 20), st.sampled_from(["query_heads", "kv_heads"]))
+def test_heads_are_found_among_other_shares(shape: LayerShape, count: int, other: int, kind: str) -> None:
+    """Each once, in order, however the others are cut."""
+    ranges = [getattr(share, kind) for share in split_layer(shape, other)]
+    for share in split_layer(shape, count):
+        wanted = getattr(share, kind)
+        found = [ranges[index][place] for index, places in heads_among(wanted, ranges) for place in places]
+        assert found == list(wanted)
 
 
 @given(shapes(), st.integers(1, 20))
