@@ -7,6 +7,7 @@ from typing import Any, Literal
 from mpi_spp import registry
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
+from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.units import MemoryLimit
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -46,6 +47,7 @@ class RunConfig:
     prefill: str = "pipeline"
     sync_strategy: str = "auto"
     sync_granularity: str = "chunk"
+    context_split: str = "zigzag"  # of a chunk's positions, where a prefill splits them
     decode: str = "replicated"
     max_memory: MemoryLimit = None  # bytes that all ranks of a host may use
     dtype: str = "auto"
@@ -80,6 +82,7 @@ class RunConfig:
         self._check_choice("prefill", ["auto", *registry.choices("prefill")])
         self._check_choice("decode", ["auto", *registry.choices("decode")])
         self._check_choice("sync_granularity", GRANULARITIES)
+        self._check_choice("context_split", CONTEXT_SPLITS)
         self._check_choice("dtype", DTYPES)
         self._check_choice("kv_cache_dtype", KV_CACHE_DTYPES)
         self._check_choice("device", DEVICES)

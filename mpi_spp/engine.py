@@ -92,7 +92,7 @@ class Engine:
             # Measured, if need be, before the stage is loaded: on layers of their own. By all ranks: of a guidance
             # pair one half may have no layers to split.
             _ = self._costs
-        self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
+        self._plan, self._prefill_phase, self._decode_phase = plan, plan.prefill, plan.decode
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
         selecting = self._links.selecting
         if any(self.world.gather(held != self._held)):  # loading is for all ranks together
@@ -104,12 +104,11 @@ class Engine:
             self._links.shard(phase, plan, self.model, self._loader.dtype) for phase in (plan.prefill, plan.decode)
         )
         dtype = torch.int8 if config.kv_cache_dtype == "int8" else None
-        how = (plan.prefill, plan.decode, dtype, config.sync_granularity)
-        self._caches = Caches(self.stage, self._links, self._strategies, *how)
+        self._caches = Caches(self.stage, self._links, self._strategies, plan, dtype, config.sync_granularity)
 
-    def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache for `capacity` positions of what this rank needs in the decode."""
-        return self._caches.target(capacity)
+    def new_cache(self, capacity: int, prompt_tokens: int | None = None) -> KVCache:
+        """An empty cache for `capacity` positions of what this rank needs in the decode; None: all of the prompt."""
+        return self._caches.target(capacity, self._cut(prompt_tokens or capacity))
 
     def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective."""
@@ -123,7 +122,8 @@ class Engine:
 
         `between` is called after each prefill: whoever waits for this rank should not wait for all of them.
         """
-        caches = [self.new_cache(len(one.prompt_ids) + one.max_new_tokens) for one in requests]
+        lengths = [len(one.prompt_ids) for one in requests]
+        caches = [self.new_cache(n + one.max_new_tokens, n) for n, one in zip(lengths, requests, strict=True)]
         hidden = []
         for one, cache in zip(requests, caches, strict=True):
             hidden.append(self.prefill(one.prompt_ids, cache))
@@ -148,12 +148,11 @@ class Engine:
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
         """Fill this rank's part of the cache; returns the last token's hidden state [1, hidden_size], on every rank."""
-        costs = self._costs if self.config.chunk_size == "auto" else []
-        self.chunks = cut(len(prompt_ids), self.config.chunk_size, self._prefill_phase, costs)
+        self.chunks = self._cut(len(prompt_ids))
         self.comm.barrier()
         self._mark("prefill_start")
         phase, rank = self._prefill_phase, self.comm.rank
-        source = self._caches.source(cache, len(prompt_ids))
+        source = self._caches.source(cache, self.chunks)
         exchange = self._caches.exchange(source, cache, self.chunks)
         job = PrefillJob(
             self.stage,
@@ -163,6 +162,7 @@ class Engine:
             self._prefill_shard,
             torch.tensor(prompt_ids),
             self.chunks,
+            self._plan.prefill_positions(self.chunks),
             source,
             exchange,
             Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
@@ -261,6 +261,10 @@ class Engine:
         """What a layer costs on each rank of this replica. Collective when it is first looked at."""
         first = self.world.rank - self.comm.rank
         return self._loader.costs()[first : first + self.comm.size]
+
+    def _cut(self, num_tokens: int) -> list[range]:
+        costs = self._costs if self.config.chunk_size == "auto" else []
+        return cut(num_tokens, self.config.chunk_size, self._prefill_phase, costs)
 
     def _decode_job(self) -> DecodeJob:
         phase, rank = self._decode_phase, self.comm.rank

@@ -72,7 +72,7 @@ def require_one_replica(mesh: Mesh) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Which part of the model a rank computes: a stage of layers, and of each layer a shard.
+    """Which part of the work a rank has: a stage of layers, of each layer a shard, and a part of the positions.
 
     With `splits_tokens` shards are of the attention's heads alone: all else a rank computes with whole weights, for its
     part of the tokens.
@@ -83,6 +83,8 @@ class Place:
     shard: int = 0
     num_shards: int = 1
     splits_tokens: bool = False
+    part: int = 0
+    num_parts: int = 1
 
     @property
     def num_weight_shards(self) -> int:
@@ -111,3 +113,8 @@ def token_shards(mesh: Mesh, rank: int) -> Place:
     """Tokens and heads are split over all ranks of the replica; inside stages, where the mesh has shards of those."""
     place = stages(mesh, rank) if mesh.stage_size > 1 else shards(mesh, rank)
     return replace(place, splits_tokens=mesh.replica_size > 1)
+
+
+def positions(mesh: Mesh, rank: int) -> Place:
+    """Each rank computes the whole model, with a part of the positions."""
+    return Place(part=rank, num_parts=mesh.replica_size)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpi_spp.kv.layout import Extent, KVLayout, Region
+from mpi_spp.kv.layout import Extent, Held, KVLayout, Region
 from mpi_spp.mesh import Place
+from mpi_spp.partition import Ranges
 from mpi_spp.shares import Share, kv_heads_of
 
 
@@ -27,6 +28,11 @@ class Phase:
         return layout_of(self.places[0])
 
     @property
+    def num_parts(self) -> int:
+        """Of the positions."""
+        return self.places[0].num_parts
+
+    @property
     def last(self) -> int:
         """The first of the ranks that compute the last layers."""
         return next(rank for rank, place in enumerate(self.places) if place.stage == place.num_stages - 1)
@@ -34,8 +40,13 @@ class Phase:
 
 def layout_of(place: Place) -> KVLayout:
     """What a phase in which ranks have such places leaves or wants."""
-    layers, heads = (Extent.SPLIT if count > 1 else Extent.WHOLE for count in (place.num_stages, place.num_shards))
-    return KVLayout(layers=layers, heads=heads)
+    counts = (place.num_stages, place.num_shards, place.num_parts)
+    return KVLayout(*(Extent.SPLIT if count > 1 else Extent.WHOLE for count in counts))
+
+
+def held_by(place: Place, positions: Ranges, num_tokens: int) -> Held:
+    """What a rank at such a place holds: these of the prompt's positions, and its part of those behind them."""
+    return Held(positions, num_tokens, place.part, place.num_parts)
 
 
 def plan_phase(
@@ -49,8 +60,8 @@ def plan_phase(
     blocks = [_block(place, len(parts)) for place in places]
     spans = [layer_spans[place.stage] for place in places]
     regions = [
-        Region(span, kv_heads_of(parts[block.start : block.stop]), _made(parts, block))
-        for span, block in zip(spans, blocks, strict=True)
+        Region(span, kv_heads_of(parts[block.start : block.stop]), _made(parts, block), place.part, place.num_parts)
+        for span, block, place in zip(spans, blocks, places, strict=True)
     ]
     return Phase(list(places), spans, [range(len(shares))] * len(places) if heads else blocks, regions, heads)
 

@@ -10,7 +10,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.kv.layout import WHOLE, KVLayout
 from mpi_spp.mesh import Mesh, Place
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.partition import split_as, split_evenly
+from mpi_spp.partition import Ranges, split_as, split_evenly, split_positions
 from mpi_spp.phase import Phase, layout_of, plan_phase
 from mpi_spp.schedule import Cost, split_by_cost
 from mpi_spp.shares import Share, split_layer
@@ -83,12 +83,23 @@ def sync_that_joins(source: KVLayout, target: KVLayout, num_ranks: int) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """Both phases of a run, over the same shares of layers."""
+    """Both phases of a run, over the same shares of layers. `context_split`: how positions are split, if they are."""
 
     shares: list[Share]  # experts are dealt out to `expert_groups` of consecutive ones
     prefill: Phase
     decode: Phase
     expert_groups: int
+    context_split: str
+
+    def prefill_positions(self, chunks: Sequence[range]) -> list[Ranges]:
+        """Those of the prompt that each rank computes."""
+        return _positions(self.prefill, chunks, self.context_split)
+
+    def decode_positions(self, chunks: Sequence[range]) -> list[Ranges]:
+        """Those of the prompt that each rank keeps: where the prefill has split them too, what it has made."""
+        if self.decode.num_parts == self.prefill.num_parts:
+            return self.prefill_positions(chunks)
+        return _positions(self.decode, [range(chunks[-1].stop)], "contiguous")
 
 
 def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs: Callable[[], Sequence[Cost]]) -> Plan:
@@ -98,18 +109,28 @@ def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs
     if chosen.expert_groups > 1 and model.experts is None:
         raise UserError(f"--mesh: {config.mesh} spreads experts over ep, but {config.model} has none; use tp instead")
     num_shares = max(places[0].num_weight_shards for places in both)
+    if chosen.expert_groups > 1 and num_shares == 1:
+        raise UserError(
+            f"--mesh: {config.mesh} spreads experts over ep, but prefill {config.prefill} and decode {config.decode}"
+            " give each rank whole layers; choose tensor for one of them, or leave ep out"
+        )
     expert_groups = chosen.expert_groups if num_shares > 1 else 1
     shares = split_layer(model, num_shares, expert_groups)
     prefill, decode = (
         plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares, _heads(places, model))
         for places in both
     )
-    return Plan(shares, prefill, decode, expert_groups)
+    return Plan(shares, prefill, decode, expert_groups, config.context_split)
 
 
 def _heads(places: Sequence[Place], model: ModelConfig) -> list[Share]:
     """Those of each shard, where the ranks of a stage split the tokens."""
     return split_layer(model, places[0].num_shards) if places[0].splits_tokens else []
+
+
+def _positions(phase: Phase, chunks: Sequence[range], order: str) -> list[Ranges]:
+    parts = split_positions(chunks, phase.num_parts, order)
+    return [parts[place.part] for place in phase.places]
 
 
 def _layer_spans(

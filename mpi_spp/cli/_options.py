@@ -17,6 +17,7 @@ from mpi_spp.config import (
     QUANTIZE,
     default_of,
 )
+from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.units import MemoryLimit, parse_limit
 
 Decorator = Callable[[Any], Any]
@@ -105,6 +106,12 @@ def schedule_options(multiple: bool = False) -> Decorator:
             "--sync-granularity",
             f"Sync after every layer, every chunk, or once{again}",
             type=granularities,
+            multiple=multiple,
+        ),
+        run_option(
+            "--context-split",
+            f"Which positions a rank of a ring prefill computes{again}",
+            type=click.Choice(CONTEXT_SPLITS),
             multiple=multiple,
         ),
     )

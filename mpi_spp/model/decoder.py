@@ -13,6 +13,7 @@ from mpi_spp.kernels.layer import HeadsPart, Layer
 from mpi_spp.kernels.linear import Activation, Linear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
+from mpi_spp.kv.layout import EVERYTHING, Held
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.exchange import HeadsExchange
@@ -25,6 +26,9 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
 }
+
+
+_MLP_ROWS = 512  # at once, where a rank has more: the columns between its products are the widest tensor of a layer
 
 
 @dataclass
@@ -54,18 +58,29 @@ class Total(Protocol):
         """Replace [tokens, hidden_size] by the sum over all of them, in place."""
 
 
+class Attend(Protocol):
+    """Attention of a share of a layer where other ranks hold some of the positions that its tokens see."""
+
+    def __call__(
+        self, layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation, window: int | None
+    ) -> torch.Tensor:
+        """Outputs [tokens, query heads * head_dim] for `qkv`; keys and values go into the spans' caches."""
+
+
 @dataclass(frozen=True)
 class Shard:
     """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all.
 
     `dispatch`: how rows reach experts on other ranks; None: all ranks that add up have the same rows.
     With `exchange` these are whole layers, for a part of each batch's tokens.
+    `attend`: where the caches hold a part of the positions only.
     """
 
     shares: Sequence[int] = (0,)
     total: Total | None = None
     dispatch: Dispatch | None = None
     exchange: HeadsExchange | None = None
+    attend: Attend | None = None
 
 
 ALL = Shard()
@@ -100,14 +115,15 @@ class Stage:
         dtype: torch.dtype | None = None,
         heads: range | None = None,
         empty: Callable[..., torch.Tensor] = torch.empty,
+        held: Held = EVERYTHING,
     ) -> KVCache:
-        """An empty cache for `capacity` positions of these layers and key/value heads; None: all heads.
+        """An empty cache of `capacity` slots for these layers and key/value heads; None: all heads.
 
-        dtype: int8, or None for that of the weights. `empty` makes its tensors.
+        dtype: int8, or None for that of the weights. `empty` makes its tensors. `held`: the positions for its slots.
         """
         heads = range(self.config.num_key_value_heads) if heads is None else heads
         size, layout = self.config.head_dim, self._key_layout
-        return KVCache(layers, heads, capacity, size, dtype or self.dtype, self.device, layout, empty)
+        return KVCache(layers, heads, capacity, size, dtype or self.dtype, self.device, layout, empty, held)
 
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -171,23 +187,19 @@ class Stage:
         self, number: int, shares: list[Layer], hidden: torch.Tensor, batch: Batch, rotation: Rotation, shard: Shard
     ) -> None:
         first, total = shares[0], shard.total  # norms and the router are the same in all shares
-        if first.fused is not None and len(shares) == len(batch.spans) == 1 and shard.exchange is None:
+        is_alone = len(shares) == len(batch.spans) == 1 and shard.exchange is None and shard.attend is None
+        if first.fused is not None and is_alone:
             self._fused_layer(number, first, hidden, batch, rotation, shard)
             return
         parts = [share.heads for share in shares if share.heads is not None]
         qkvs = self._projected(parts, first.input_norm(hidden), total)
-        attended: Iterable[torch.Tensor] = (
-            self._attend(number, part, qkv, batch, rotation) for part, qkv in zip(parts, qkvs, strict=True)
-        )
-        if shard.exchange is not None:
-            attended = self._attend_together(number, parts, qkvs, batch, rotation, shard.exchange)
+        attended = self._attended(number, parts, qkvs, batch, rotation, shard)
         _add(hidden, ((part.output, outputs) for part, outputs in zip(parts, attended, strict=True)), total)
         if first.router is not None:
             self._experts(number, shares, hidden, shard)
             return
-        normed = first.mlp_norm(hidden)
-        mlps = (share.mlp for share in shares if share.mlp is not None)
-        _add(hidden, ((part.down, part.gate_up(normed)) for part in mlps), total)
+        for rows in hidden.split(_MLP_ROWS) if shard.attend is not None else (hidden,):
+            _transform(rows, shares, total)
 
     def _fused_layer(
         self, number: int, layer: Layer, hidden: torch.Tensor, batch: Batch, rotation: Rotation, shard: Shard
@@ -234,38 +246,60 @@ class Stage:
             total(squares)
         return [norm(qkv, squares) for norm, qkv in zip(norms, qkvs, strict=True)]
 
-    def _attend(self, layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation) -> torch.Tensor:
-        """Attention outputs [tokens, query heads * head_dim] of one share's heads."""
-        return self._over_caches(layer, part.attention, part.kv_heads, qkv, batch, rotation)
-
-    def _attend_together(
+    def _attended(
         self,
         layer: int,
         parts: list[HeadsPart],
         qkvs: Iterable[torch.Tensor],
         batch: Batch,
         rotation: Rotation,
-        exchange: HeadsExchange,
-    ) -> list[torch.Tensor]:
-        """The same of all shares' heads, where other ranks have computed the batch's other tokens (Ulysses)."""
-        heads = exchange.heads
+        shard: Shard,
+    ) -> Iterable[torch.Tensor]:
+        """Attention outputs [tokens, query heads * head_dim] of each share's heads."""
+        window, exchange = self.config.sliding_windows[layer], shard.exchange
+        if exchange is None:
+            attend = shard.attend or _attend
+            pairs = zip(parts, qkvs, strict=True)
+            return (attend(layer, part, qkv, batch, rotation, window) for part, qkv in pairs)
+        heads = exchange.heads  # of all shares, where other ranks have computed the batch's other tokens (Ulysses)
         outputs = exchange.to_heads(list(qkvs), len(batch.position_ids))
         if heads.query_heads:
             attention = parts[0].attention.with_heads(len(heads.query_heads), len(heads.kv_heads))
-            outputs = self._over_caches(layer, attention, heads.kv_heads, outputs, batch, rotation)
+            outputs = _over_caches(layer, attention, heads.kv_heads, outputs, batch, rotation, window)
         return exchange.to_tokens(outputs)
 
-    def _over_caches(
-        self, layer: int, attention: Attention, kv_heads: range, qkv: torch.Tensor, batch: Batch, rotation: Rotation
-    ) -> torch.Tensor:
-        """Every span attends over its own cache."""
-        window, outputs = self.config.sliding_windows[layer], []
-        for span in batch.spans:
-            rows = slice(span.rows.start, span.rows.stop)
-            angles = (rotation[0][rows], rotation[1][rows])
-            cache = span.cache.of_layer(layer, kv_heads)
-            outputs.append(attention(qkv[rows], angles, cache, span.start, window))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+def _attend(
+    layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation, window: int | None
+) -> torch.Tensor:
+    """As `Attend`, every span over its own whole cache."""
+    return _over_caches(layer, part.attention, part.kv_heads, qkv, batch, rotation, window)
+
+
+def _over_caches(
+    layer: int,
+    attention: Attention,
+    kv_heads: range,
+    qkv: torch.Tensor,
+    batch: Batch,
+    rotation: Rotation,
+    window: int | None,
+) -> torch.Tensor:
+    outputs = []
+    for span in batch.spans:
+        cache = span.cache.of_layer(layer, kv_heads)
+        outputs.append(attention(span.of(qkv), span.angles(rotation), cache, span.start, window))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _transform(hidden: torch.Tensor, shares: list[Layer], total: Total | None) -> None:
+    """The half with the MLP, of rows of hidden states, in place."""
+    if (fused := shares[0].fused) is not None and len(shares) == 1 and total is None:
+        fused.transform(hidden, True)
+        return
+    normed = shares[0].mlp_norm(hidden)
+    mlps = (share.mlp for share in shares if share.mlp is not None)
+    _add(hidden, ((part.down, part.gate_up(normed)) for part in mlps), total)
 
 
 def rounding_of(scores: torch.Tensor) -> float:

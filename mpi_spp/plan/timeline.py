@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpi_spp.plan.links import Group
-from mpi_spp.plan.setting import Layout, Setting
+from mpi_spp.plan.setting import Layout, Setting, position_bytes
 from mpi_spp.plan.sync import Array, Moved
 from mpi_spp.plan.work import heads_moved, largest_work
 from mpi_spp.schedule import Cost, finish_times
+from mpi_spp.strategies import Plan
 
 
 @dataclass(frozen=True)
@@ -77,17 +78,28 @@ def _stage_cost(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Cost:
         slowest.longest,
         layers * slowest.per_chunk * weights,
         layers * slowest.per_prefix * work.kv_heads,
-        layers * slowest.per_token * weights * part,
-        layers * slowest.per_pair * work.query_heads,
+        layers * slowest.per_token * weights * part / phase.num_parts,
+        layers * slowest.per_pair * work.query_heads * _most_pairs(layout.plan),
     )
 
 
+def _most_pairs(plan: Plan) -> float:
+    """The part of all pairs of a query and a key that falls to the rank that has most of them."""
+    parts = plan.prefill.num_parts
+    return (1 if plan.context_split == "zigzag" else 2 - 1 / parts) / parts
+
+
 def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
-    """What the ranks of a stage exchange in its layers, for each chunk: twice a layer they add up, or change places."""
+    """What the ranks of a stage exchange in its layers, for each chunk: twice a layer they add up, or change places.
+
+    Or what a ring adds to its computing.
+    """
     phase, links, model = layout.plan.prefill, setting.speeds.links, setting.model
     group = Group(len(ranks), len({setting.hosts[rank] for rank in ranks}))
     if group.ranks == 1:
         return np.zeros(len(tokens))
+    if phase.num_parts > 1:
+        return _ring_s(setting, layout, group)
     exchange, sizes = links.sum_s, [4.0 * model.hidden_size] * 2  # of a token
     sizes += [0.0] * (model.sums_a_layer - 2)  # others are small
     if phase.heads:
@@ -97,6 +109,19 @@ def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens:
     for size in sizes:
         in_layer += nothing + tokens * (exchange(size, group) - nothing)
     result: Array = len(phase.spans[ranks[0]]) * in_layer
+    return result
+
+
+def _ring_s(setting: Setting, layout: Layout, group: Group) -> Array:
+    """A step of the ring takes as long as its slowest link, and attention over what has come hides it."""
+    phase, prefixes = layout.plan.prefill, np.array([chunk.start for chunk in layout.chunks], dtype=float)
+    known = np.array([chunk.stop for chunk in layout.chunks], dtype=float)
+    link = setting.speeds.links.of(same_host=group.hosts == 1)
+    rows = setting.model.num_key_value_heads * position_bytes(setting) * known / phase.num_parts
+    sending = (phase.num_parts - 1) * (link.latency_s + rows / link.bytes_per_s)
+    slowest = max(cost.per_pair for cost in setting.speeds.layers[: group.ranks])
+    attending = slowest * (known - prefixes) * (known + prefixes) / 2 / phase.num_parts
+    result: Array = len(phase.spans[0]) * np.maximum(0.0, sending - attending)
     return result
 
 

@@ -32,7 +32,7 @@ def times_of(setting: Setting, layout: Layout, moved: Moved | None) -> Times:
     """Of one request that has all ranks to itself; `moved`: by the sync."""
     found, choice = timeline_of(setting, layout, moved), _choice_s(setting, layout)
     place = layout.plan.prefill.places[0]
-    first = choice + _from_last_s(setting, place.num_stages > 1 or place.splits_tokens)
+    first = choice + _from_last_s(setting, place.num_stages > 1 or place.splits_tokens or place.num_parts > 1)
     return Times(found.prefill, found.exposed, first, _step_s(setting, layout) + choice)
 
 
@@ -54,7 +54,7 @@ def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
     """Its ranks add up behind attention and behind the MLP, so each half of a layer takes as long as on the slowest."""
     phase, speeds, hosts = layout.plan.decode, setting.speeds, [setting.hosts[rank] for rank in ranks]
     steps = speeds.alone if len(set(hosts)) == len(ranks) else speeds.steps
-    positions = setting.prompt_tokens + setting.new_tokens // 2  # on average
+    positions = (setting.prompt_tokens + setting.new_tokens // 2) / phase.num_parts  # on average
     weights, of_head = setting.sizes().active(), positions * position_bytes(setting)
     attention = mlp = fixed = 0.0
     for rank in ranks:
@@ -67,7 +67,16 @@ def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
     sums = (
         setting.model.sums_a_layer * _row_sum_s(setting, ranks, hosts) if phase.places[ranks[0]].num_shards > 1 else 0.0
     )
+    if phase.num_parts > 1:
+        sums = _merge_s(setting, layout, Group(len(ranks), len(set(hosts))))
     return per_token + len(phase.spans[ranks[0]]) * (attention + mlp + fixed + sums)
+
+
+def _merge_s(setting: Setting, layout: Layout, group: Group) -> float:
+    """The parts of a layer's attention to all ranks, share by share: as long as a sum of so many bytes."""
+    shares = [len(share.query_heads) for share in layout.plan.shares if len(share.query_heads)]
+    of_head = 4 * (setting.model.head_dim + 1) * group.ranks / 2
+    return sum(setting.speeds.links.sum_s(count * of_head, group) for count in shares)
 
 
 def _row_sum_s(setting: Setting, ranks: Sequence[int], hosts: Sequence[str]) -> float:

@@ -1,11 +1,12 @@
 """Messages and bytes of each rank, in each phase."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from mpi_spp.mesh import Place
-from mpi_spp.partition import split_evenly
+from mpi_spp.partition import split_evenly, within
 from mpi_spp.phase import Phase
-from mpi_spp.plan.setting import Layout, Setting
+from mpi_spp.plan.setting import Layout, Setting, position_bytes
 from mpi_spp.plan.sync import Moved
 from mpi_spp.plan.work import heads_moved
 
@@ -32,12 +33,28 @@ class Traffic:
 def prefill_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
     """Of the whole prompt: hidden states between stages, what is exchanged inside them, the last state to all."""
     phase, row = layout.plan.prefill, 4 * setting.model.hidden_size
+    if phase.num_parts > 1:
+        has_last = layout.made[rank][-1:] and layout.made[rank][-1].stop == setting.prompt_tokens
+        return sum(_round_the_ring(setting, layout, rank), Traffic()) + _broadcast(phase, bool(has_last), row)
     if phase.heads:
         per_chunk = [_exchanged(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
         per_chunk.append(_to_its_stage(phase, rank, len(layout.chunks[-1]), row))
     else:
         per_chunk = [_passed_on(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
     return sum(per_chunk, Traffic()) + _from_last(phase, rank, row)
+
+
+def _round_the_ring(setting: Setting, layout: Layout, rank: int) -> Iterator[Traffic]:
+    """In each chunk a rank hands on all that is known but what the next one holds, and gets all but its own."""
+    phase, num_ranks = layout.plan.prefill, layout.num_ranks
+    heads = [len(share.kv_heads) for share in layout.plan.shares if len(share.kv_heads)]
+    for chunk in layout.chunks:
+        own, of_next = (
+            sum(map(len, within(layout.made[one % num_ranks], [range(chunk.stop)]))) for one in (rank, rank + 1)
+        )
+        for count in heads:
+            sent, received = ((chunk.stop - held) * count * position_bytes(setting) for held in (of_next, own))
+            yield Traffic(2 * (num_ranks - 1), sent, received).times(len(phase.spans[rank]))
 
 
 def sync_traffic(layout: Layout, moved: Moved | None) -> list[Traffic]:
@@ -54,7 +71,18 @@ def decode_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
     phase, row = layout.plan.decode, 4 * setting.model.hidden_size
     others = layout.num_ranks - 1
     choice = Traffic(1, _CANDIDATE_BYTES * others, _CANDIDATE_BYTES * others) if others else Traffic()
-    return _passed_on(setting, phase, rank, 1) + _from_last(phase, rank, row) + choice
+    passed_on = _passed_on(setting, phase, rank, 1) + _from_last(phase, rank, row)
+    return passed_on + _merged(setting, layout, rank) + choice
+
+
+def _merged(setting: Setting, layout: Layout, rank: int) -> Traffic:
+    """Each rank's part of the attention to all, where positions are split."""
+    phase, others = layout.plan.decode, layout.num_ranks - 1
+    if phase.num_parts == 1:
+        return Traffic()
+    queries = [len(share.query_heads) for share in layout.plan.shares if len(share.query_heads)]
+    part = 4 * sum(queries) * (setting.model.head_dim + 1) * others
+    return Traffic(len(queries), part, part).times(len(phase.spans[rank]))
 
 
 def _passed_on(setting: Setting, phase: Phase, rank: int, tokens: int) -> Traffic:
@@ -98,6 +126,8 @@ def _to_its_stage(phase: Phase, rank: int, num_tokens: int, nbytes: int) -> Traf
 
 def _from_last(phase: Phase, rank: int, nbytes: int) -> Traffic:
     """A broadcast from the last stage, where there are several."""
-    if phase.places[0].num_stages == 1:
-        return Traffic()
-    return Traffic(1, nbytes * (len(phase.places) - 1), 0) if rank == phase.last else Traffic(1, 0, nbytes)
+    return Traffic() if phase.places[0].num_stages == 1 else _broadcast(phase, rank == phase.last, nbytes)
+
+
+def _broadcast(phase: Phase, is_root: bool, nbytes: int) -> Traffic:
+    return Traffic(1, nbytes * (len(phase.places) - 1), 0) if is_root else Traffic(1, 0, nbytes)

@@ -27,6 +27,9 @@ CASES = [
     ("ulysses", "tensor", "auto", {"dtype": "bfloat16"}),
     ("ulysses", "pipeline", "auto", {"kv_cache_dtype": "int8"}),
     ("ulysses", "replicated", "auto", {"chunk_size": 3}),
+    ("ring", "context", "auto", {"dtype": "bfloat16"}),
+    ("ring", "tensor", "auto", {}),
+    ("pipeline", "context", "auto", {"kv_cache_dtype": "int8"}),
 ]
 
 

@@ -1,6 +1,7 @@
 """Meshes, and what each rank computes, holds and gives in a phase."""
 
 import itertools
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,7 +12,7 @@ from layer_shape import LayerShape
 from mpi_spp import registry
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.kv.layout import WHOLE, Region
+from mpi_spp.kv.layout import Extent, Region
 from mpi_spp.mesh import Mesh, mesh_of, parse_mesh
 from mpi_spp.partition import split_evenly
 from mpi_spp.phase import Phase, layout_of, needed, plan_phase
@@ -67,7 +68,7 @@ def test_the_ranks_of_a_phase_make_up_the_model(verb: str, name: str, mesh: Mesh
     phase = phase_of(verb, name, mesh, mesh.replica_size, num_heads)
     ranks = range(mesh.replica_size)
     parts = [(layer, share) for rank in ranks for layer in phase.spans[rank] for share in phase.shares[rank]]
-    copies = mesh.replica_size if phase.layout == WHOLE else 1
+    copies = 1 if {phase.layout.layers, phase.layout.heads} & {Extent.SPLIT} else mesh.replica_size
     place = phase.places[0]
     holders = copies * place.num_shards // place.num_weight_shards
     whole = itertools.product(range(LAYERS), range(mesh.replica_size))
@@ -107,6 +108,9 @@ def test_regions_within_others() -> None:
     part, whole = Region(range(2, 4), range(1), range(1)), Region(range(4), range(3), range(3))
     assert part.is_within(whole) and whole.is_within(whole) and not whole.is_within(part)
     assert Region(range(2, 2), range(1), range(1)).is_within(part)
+    first, second = (replace(whole, part=number, num_parts=2) for number in range(2))
+    assert first.is_within(first) and first.is_within(whole) and replace(part, num_parts=2).is_within(first)
+    assert not second.is_within(first) and not whole.is_within(first)
 
 
 @pytest.mark.parametrize("mesh", [Mesh(), Mesh(pp=3), Mesh(pp=2, tp=2), Mesh(pp=7)], ids=str)
@@ -126,6 +130,9 @@ def test_groups_of_experts_need_experts() -> None:
     model.experts = Experts(5, 2, 100)
     plan = plan_phases(load_strategies(config, mesh), config, model, list)
     assert [plan.shares[number].experts for (number,) in plan.prefill.shares] == [range(3), range(3, 5)]
+    config = replace(config, prefill="ring", decode="context")
+    with pytest.raises(UserError, match="--mesh: ep=2 spreads experts over ep, but prefill ring and decode context give"):
+        plan_phases(load_strategies(config, mesh), config, model, list)
 
 
 def test_a_sync_that_does_not_join_is_refused_with_one_that_does() -> None:

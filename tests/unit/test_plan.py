@@ -24,7 +24,7 @@ from mpi_spp.plan.setting import Setting
 from mpi_spp.plan.speeds import assumed
 from mpi_spp.plan.sync import joints
 
-PAIRS = list(itertools.product(registry.choices("prefill"), registry.choices("decode")))
+PAIRS = list(itertools.product(*map(registry.choices, ("prefill", "decode"))))
 
 
 def setting_of(model: ModelConfig, num_ranks: int, prefill: str, decode: str, **options: object) -> Setting:
