@@ -38,7 +38,7 @@ def plans_of(size: int, sync: str) -> Iterator[Plan]:
             phase_of(registry.load(verb, name), size) for verb, name in (("prefill", prefill), ("decode", decode))
         )
         if joins(source.layout, target.layout):
-            yield Plan([], source, target, "zigzag")
+            yield Plan([], source, target, 1, "zigzag")
             found = True
     if not found:
         pytest.skip(f"{sync} has nothing to do on {size} ranks")

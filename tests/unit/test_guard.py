@@ -33,10 +33,14 @@ def variables(tmp_path: Path) -> dict[str, str]:
 
 
 def start(script: str, variables: dict[str, str]) -> Any:
-    """A guarded script."""
+    """A guarded script. It takes Ctrl-C even where these tests were started in the background, as a shell does that."""
     program = [sys.executable, "-c", GUARDED, script, SIGN, str(PATIENCE)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-    return subprocess.Popen(program, cwd=ROOT, env=variables, text=True, start_new_session=True, **pipes)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is not ignored here is not ignored there
+    try:
+        return subprocess.Popen(program, cwd=ROOT, env=variables, text=True, start_new_session=True, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def run(script: str, variables: dict[str, str]) -> tuple[int, str, str]:
