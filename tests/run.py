@@ -1,18 +1,15 @@
 """Run the checks and all tests, each part in processes of its own; the last line counts them all.
 
-Usual call: bin/test, which sets up the environment. A part that hangs is ended with all that it started. Parts that
-leave cores idle, and in which nothing has to end within a second, run side by side before the others.
+Usual call: bin/test, which sets up the environment. A part that hangs is ended with all that it started.
 """
 
 import argparse
-import contextlib
 import os
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,7 +27,6 @@ NUM_RANKS_ALSO = (2, 3)  # with a second MPI, whose part in what is tested is sm
 # A few that hang still leave room in CI's 90 minutes.
 SECONDS = {"lint": 120, "unit": 600, "ranks": 700, "e2e": 2000, "hosts": 700}
 FULL_FACTOR = 6
-TIMED = ("test_debug_rank.py", "test_failures.py", "test_timeout.py")  # of e2e: they say how soon a job has ended
 
 
 @dataclass(frozen=True)
@@ -41,7 +37,6 @@ class Part:
     kind: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
-    alone: bool = True  # it wants all cores for itself
 
 
 @dataclass(frozen=True)
@@ -57,9 +52,7 @@ def main() -> int:
     """Run the chosen parts and return the exit status."""
     options, pytest_arguments = parse_arguments()
     adopt_orphans()
-    parts = list(chosen_parts(options, pytest_arguments))
-    results = run_beside([part for part in parts if not part.alone], options.full, bool(pytest_arguments))
-    results += [run(part, options.full, bool(pytest_arguments)) for part in parts if part.alone]
+    results = [run(part, options.full, bool(pytest_arguments)) for part in chosen_parts(options, pytest_arguments)]
     print_table(results)
     passed, failed, skipped = (sum(column) for column in zip(*(result.counts for result in results), strict=True))
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
@@ -97,24 +90,8 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
             yield from rank_parts(sys.executable, NUM_RANKS, arguments)
             if options.also_ranks_with:
                 yield from rank_parts(options.also_ranks_with, NUM_RANKS_ALSO, arguments)
-        elif kind == "e2e" and not pytest_arguments:
-            yield from e2e_parts()
         else:
-            yield pytest_part(kind, kind, arguments, alone=kind != "unit")
-
-
-def pytest_part(name: str, kind: str, arguments: list[str], alone: bool) -> Part:
-    """A part of one process."""
-    return Part(name, kind, [sys.executable, "-m", "pytest", *arguments], alone=alone)
-
-
-def e2e_parts() -> Iterator[Part]:
-    """Each file by itself, but for those that need a quiet machine."""
-    directory = ROOT / "tests" / "e2e"
-    yield pytest_part("e2e, timed", "e2e", [f"tests/e2e/{name}" for name in TIMED], alone=True)
-    for path in sorted(directory.glob("test_*.py")):
-        if path.name not in TIMED:
-            yield pytest_part(f"e2e {path.name}", "e2e", [f"tests/e2e/{path.name}"], alone=False)
+            yield Part(kind, kind, [sys.executable, "-m", "pytest", *arguments])
 
 
 def is_below(path: str, directory: Path) -> bool:
@@ -125,7 +102,7 @@ def is_below(path: str, directory: Path) -> bool:
 def lint_parts() -> Iterator[Part]:
     """The checks that count as one test each."""
     for arguments in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "mpi_spp"]):
-        yield Part(" ".join(arguments), "lint", [sys.executable, "-m", *arguments], alone=False)
+        yield Part(" ".join(arguments), "lint", [sys.executable, "-m", *arguments])
 
 
 def rank_parts(python: str, numbers: Sequence[int], arguments: list[str]) -> Iterator[Part]:
@@ -134,32 +111,7 @@ def rank_parts(python: str, numbers: Sequence[int], arguments: list[str]) -> Ite
     for num_ranks in numbers:
         program = (python, "-m", "mpi4py", "-m", "pytest", "-p", "no:cacheprovider", *arguments)
         command, environment = mpirun_line(request_here(program, num_ranks, threads=1), launcher)
-        yield Part(f"ranks -np {num_ranks} {launcher.vendor}", "ranks", command, environment, alone=num_ranks > 1)
-
-
-def run_beside(parts: list[Part], full: bool, is_selection: bool) -> list[Result]:
-    """Run parts side by side, one for each core; each is shown when it has ended."""
-    if not parts:
-        return []
-    results = []
-    with ProcessPoolExecutor(len(os.sched_getaffinity(0)), initializer=adopt_orphans) as pool:
-        # Each has a process over it: what that ends is its own part.
-        running = [pool.submit(run_apart, part, full, is_selection) for part in parts]
-        for future in running:
-            result, output = future.result()
-            print(output, end="", flush=True)
-            results.append(result)
-    return results
-
-
-def run_apart(part: Part, full: bool, is_selection: bool) -> tuple[Result, str]:
-    """Run one part, in a process for such, with its output kept together."""
-    with tempfile.TemporaryFile("w+", errors="replace") as output, contextlib.redirect_stdout(output):
-        for stream in (1, 2):  # of the part's own processes
-            os.dup2(output.fileno(), stream)
-        result = run(part, full, is_selection)
-        output.seek(0)
-        return result, output.read()
+        yield Part(f"ranks -np {num_ranks} {launcher.vendor}", "ranks", command, environment)
 
 
 def run(part: Part, full: bool, is_selection: bool) -> Result:

@@ -1,6 +1,5 @@
 """The runner of the tests counts what really happened: failures on one rank, crashes, hangs and empty parts."""
 
-import os
 import shutil
 import sys
 import time
@@ -72,31 +71,6 @@ def test_hang_is_ended_with_all_its_processes(
     assert time.monotonic() - start < 30
     assert "did not end within 6 s" in capfd.readouterr().out
     assert process_tree._descendants() == []
-
-
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
-def test_parts_run_side_by_side_and_each_keeps_its_output_together(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    """One ends when the other has begun, and another does not end at all, which is no matter of the first."""
-    (tmp_path / "conftest.py").write_text((TESTS / "conftest.py").read_text())
-    source = "import pathlib, time\ndef test_it():\n    pathlib.Path('{own}').touch()\n"
-    source += "    while not pathlib.Path('{other}').exists():\n        time.sleep(0.1)\n    print('by {own}')\n"
-    parts = []
-    for own, other in (("one", "two"), ("two", "one"), ("three", "never")):
-        (tmp_path / f"test_{own}.py").write_text(source.format(own=tmp_path / own, other=tmp_path / other))
-        config = ["-c", str(TESTS.parent / "pyproject.toml"), "--rootdir", str(tmp_path), "-s"]
-        parts.append(runner.pytest_part(own, "unit", [*config, str(tmp_path / f"test_{own}.py")], alone=False))
-    monkeypatch.setitem(runner.SECONDS, "unit", 10)
-    results = runner.run_beside(parts, False, False)
-    assert [(result.name, result.counts) for result in results] == [
-        ("one", (1, 0, 0)),
-        ("two", (1, 0, 0)),
-        ("three", (0, 1, 0)),
-    ]
-    output = capfd.readouterr().out
-    assert output.index("==== one") < output.index(f"by {tmp_path / 'one'}") < output.index("==== two")
-    assert "three: did not end within 10 s" in output
 
 
 @pytest.mark.parametrize("is_selection,failed", [(False, 1), (True, 0)])
