@@ -38,7 +38,7 @@ class Ended:
 
     @property
     def error_lines(self) -> list[str]:
-        """Lines on standard error that are not empty, but for PMIx's own when one rank leaves before others have come."""
+        """Lines on standard error that are not empty, but for PMIx's own when a rank leaves before others have come."""
         lines = (line for line in self.stderr.splitlines() if line.strip())
         return [line for line in lines if "PMIX ERROR: PMIX_ERR_UNREACH" not in line]
 
