@@ -49,6 +49,11 @@ def load_strategies(config: RunConfig, mesh: Mesh, alone: bool = False) -> Strat
     prefill, decode = registry.load("prefill", config.prefill), registry.load("decode", config.decode)
     ranks = range(mesh.replica_size)
     places = [[module.place(mesh, rank) for rank in ranks] for module in (prefill, decode)]
+    if mesh.ep > 1 and max(of_ranks[0].num_weight_shards for of_ranks in places) == 1:
+        raise UserError(
+            f"--mesh: {mesh} spreads experts over ep, but prefill {config.prefill} and decode {config.decode}"
+            " give each rank whole layers; choose tensor for one of them, or leave ep out"
+        )
     source, target = (layout_of(of_ranks[0]) for of_ranks in places)
     if alone and target != WHOLE:
         raise UserError(
@@ -109,11 +114,6 @@ def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs
     if chosen.expert_groups > 1 and model.experts is None:
         raise UserError(f"--mesh: {config.mesh} spreads experts over ep, but {config.model} has none; use tp instead")
     num_shares = max(places[0].num_weight_shards for places in both)
-    if chosen.expert_groups > 1 and num_shares == 1:
-        raise UserError(
-            f"--mesh: {config.mesh} spreads experts over ep, but prefill {config.prefill} and decode {config.decode}"
-            " give each rank whole layers; choose tensor for one of them, or leave ep out"
-        )
     expert_groups = chosen.expert_groups if num_shares > 1 else 1
     shares = split_layer(model, num_shares, expert_groups)
     prefill, decode = (

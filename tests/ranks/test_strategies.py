@@ -98,7 +98,7 @@ def test_every_triple(name: str, mesh: str | None, models: Path, world: World) -
     engine = None
     first = list(reference_models.RECIPES).index(name)
     triples = list(enumerate(joined(mesh_of(mesh, world.size)), start=first))
-    if world.size != 2 and not FULL:  # the models take turns: each triple is still tested with several of them
+    if not FULL:  # the models take turns: each triple is still tested with several of them
         triples = triples[first % 3 :: 3]
     for number, options in triples:
         config = settings_of(number, directory, mesh, **options)
