@@ -1,6 +1,6 @@
 """Builds models with random weights: the speed of a shape that no package index carries, without its answers.
 
-    .venv/bin/python -m benchmarks.random_model [qwen3-491m]
+    .venv/bin/python -m benchmarks.random_model [qwen3-491m|qwen3-moe-428m]
 
 Prints the directory. A model is built once, in `models-random` of the cache directory.
 """
@@ -13,6 +13,7 @@ from typing import Any
 from mpi_spp.model import store
 
 _QWEN3 = {
+    "model_type": "qwen3",
     "num_attention_heads": 16,
     "num_key_value_heads": 8,
     "head_dim": 128,
@@ -26,6 +27,17 @@ _QWEN3 = {
 }
 SHAPES: dict[str, dict[str, Any]] = {
     "qwen3-491m": {"num_hidden_layers": 28, "hidden_size": 1024, "intermediate_size": 3072, **_QWEN3},
+    "qwen3-moe-428m": {
+        "num_hidden_layers": 12,
+        "hidden_size": 1024,
+        "intermediate_size": 3072,  # of no layer, but transformers asks for it
+        **_QWEN3,
+        "model_type": "qwen3_moe",
+        "num_experts": 16,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 512,
+        "norm_topk_prob": True,
+    },
 }
 _TOKENIZER = "smollm2-135m-instruct"  # of the same vocabulary: some peers do not start without one
 _SEED = 0
@@ -51,10 +63,10 @@ def get(name: str) -> Path:
 def _build(shape: dict[str, Any], directory: Path) -> None:
     """Write configuration, bfloat16 weights of a fixed seed, and a tokenizer."""
     import torch
-    from transformers import Qwen3Config, Qwen3ForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(_SEED)
-    model = Qwen3ForCausalLM(Qwen3Config(**shape)).to(torch.bfloat16)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**shape)).to(torch.bfloat16)
     model.save_pretrained(directory)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(store.get(_TOKENIZER) / name, directory)

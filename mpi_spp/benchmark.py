@@ -10,6 +10,7 @@ import torch
 from mpi_spp.config import RunConfig
 from mpi_spp.engine import Engine
 from mpi_spp.kernels.memory import cpu_name
+from mpi_spp.report.experts import expert_load
 from mpi_spp.report.progress import track
 from mpi_spp.report.samples import describe
 from mpi_spp.report.summary import timings_of
@@ -48,8 +49,8 @@ def measure(engine: Engine, configs: dict[str, RunConfig], workload: Workload, k
     schedules: dict[str, dict[str, Any]] = {}
     for counts in _rounds(workload, engine.world.rank == 0):
         for name, config in configs.items():
-            sample, sent = _run_once(engine, config, prompt_ids, workload.new_tokens if kind != "prefill" else 1)
-            schedules[name] = engine.schedule() | sent
+            sample, told = _run_once(engine, config, prompt_ids, workload.new_tokens if kind != "prefill" else 1)
+            schedules[name] = engine.schedule() | told
             if counts:
                 timings[name].append(sample)
     return [_case(name, timings[name], _speed_of(kind, workload)) | schedules[name] for name in configs]
@@ -76,8 +77,8 @@ def _rounds(workload: Workload, shows: bool) -> Iterator[bool]:
 
 def _run_once(
     engine: Engine, config: RunConfig, prompt_ids: list[int], new_tokens: int
-) -> tuple[dict[str, float], dict[str, list[int]]]:
-    """The timings of one request, and the bytes that each rank sent in it; the same on all ranks."""
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """The timings of one request, the bytes that each rank sent in it and its experts' load; the same on all ranks."""
     engine.configure(config, Clock())
     before = engine.facts()
     for _ in engine.generate(prompt_ids, frozenset(), new_tokens):
@@ -85,8 +86,8 @@ def _run_once(
     engine.clock.mark("total")
     facts = engine.facts()
     ranks = engine.world.gather(facts | {name: facts[name] - before[name] for name in _SENT})
-    sent = {name: [rank[name] for rank in ranks] for name in _SENT}
-    return timings_of(ranks, ranks[0]["moments"]["total"]), sent
+    told = {name: [rank[name] for rank in ranks] for name in _SENT} | {"experts": expert_load(ranks)}
+    return timings_of(ranks, ranks[0]["moments"]["total"]), told
 
 
 def _speed_of(kind: str, workload: Workload) -> Callable[[dict[str, float]], float]:

@@ -9,8 +9,9 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange, Move
 from mpi_spp.kv.rounds import plan_rounds
 from mpi_spp.model.decoder import Stage
-from mpi_spp.phase import Phase
-from mpi_spp.strategies import Strategies
+from mpi_spp.partition import Ranges
+from mpi_spp.phase import Phase, held_by
+from mpi_spp.strategies import Plan, Strategies
 
 
 @dataclass
@@ -20,38 +21,38 @@ class Caches:
     stage: Stage
     links: Connections
     strategies: Strategies
-    prefill: Phase
-    decode: Phase
+    plan: Plan
     dtype: torch.dtype | None
     granularity: str
     most_bytes: int = 0  # at once, of one prompt
 
-    def target(self, capacity: int) -> KVCache:
-        """An empty cache for so many positions of what this rank needs in the decode."""
-        return self._new(self.decode, capacity)
+    def target(self, capacity: int, chunks: list[range]) -> KVCache:
+        """An empty cache of what this rank needs in the decode, of so many positions; the prompt comes in `chunks`."""
+        return self._new(self.plan.decode, self.plan.decode_positions(chunks), chunks[-1].stop, capacity)
 
-    def source(self, target: KVCache, num_tokens: int) -> KVCache:
+    def source(self, target: KVCache, chunks: list[range]) -> KVCache:
         """What the prefill fills: the decode's own cache where it has room for all that the prefill makes here."""
-        rank = self.links.replica.rank
-        if self.prefill.regions[rank].is_within(self.decode.regions[rank]):
+        rank, plan = self.links.replica.rank, self.plan
+        if plan.prefill.regions[rank].is_within(plan.decode.regions[rank]):
             return target
-        source = self._new(self.prefill, num_tokens)
+        source = self._new(plan.prefill, plan.prefill_positions(chunks), *[chunks[-1].stop] * 2)
         self.most_bytes = max(self.most_bytes, source.nbytes + target.nbytes)
         return source
 
     def exchange(self, source: KVCache, target: KVCache, chunks: list[range]) -> Exchange:
         """The rounds of one prefill in these chunks."""
-        phase, sync = self.prefill, self.strategies.sync
-        stages = [place.stage for place in phase.places]
-        rounds = plan_rounds(self.granularity, phase.regions, stages, chunks)
-        if phase.regions == self.decode.regions:
-            rounds = []
-        move = Move(source, target, self.decode.regions, self.links.hosts)
+        phase, target_regions, sync = self.plan.prefill, self.plan.decode.regions, self.strategies.sync
+        rounds = []
+        if phase.regions != target_regions:
+            stages, made = [place.stage for place in phase.places], self.plan.prefill_positions(chunks)
+            rounds = plan_rounds(self.granularity, phase.regions, stages, chunks, made)
+        move = Move(source, target, target_regions, self.plan.decode_positions(chunks), self.links.hosts)
         return Exchange(self.links.kv, sync.MOVES, sync.exchange, move, rounds)
 
-    def _new(self, phase: Phase, capacity: int) -> KVCache:
-        region = phase.regions[self.links.replica.rank]
+    def _new(self, phase: Phase, positions: list[Ranges], num_tokens: int, capacity: int) -> KVCache:
+        rank = self.links.replica.rank
+        region, held = phase.regions[rank], held_by(phase.places[rank], positions[rank], num_tokens)
         empty = self.links.shared if self.strategies.shares_memory else torch.empty
-        cache = self.stage.new_cache(region.layers, capacity, self.dtype, region.heads, empty)
+        cache = self.stage.new_cache(region.layers, held.room(capacity), self.dtype, region.heads, empty, held)
         self.most_bytes = max(self.most_bytes, cache.nbytes)
         return cache

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from mpi_spp import registry
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
+from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.units import MemoryLimit
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -38,12 +39,15 @@ class RunConfig:
     top_p: float = 1.0  # 1: off
     seed: int | None = None  # None: one is drawn when it is needed
     num_return_sequences: int = 1
+    guidance_scale: float = 1.0  # 1: off
+    negative_prompt: str | None = None  # None: the prompt's last token alone
     chunk_size: int | Literal["auto"] = "auto"
     layer_split: tuple[int, ...] | Literal["auto", "even"] = "auto"  # numbers: layers of each rank
     mesh: str | None = None  # None: all ranks are the stages of one replica
     prefill: str = "pipeline"
     sync_strategy: str = "auto"
     sync_granularity: str = "chunk"
+    context_split: str = "zigzag"  # of a chunk's positions, where a prefill splits them
     decode: str = "replicated"
     max_memory: MemoryLimit = None  # bytes that all ranks of a host may use
     dtype: str = "auto"
@@ -78,6 +82,7 @@ class RunConfig:
         self._check_choice("prefill", ["auto", *registry.choices("prefill")])
         self._check_choice("decode", ["auto", *registry.choices("decode")])
         self._check_choice("sync_granularity", GRANULARITIES)
+        self._check_choice("context_split", CONTEXT_SPLITS)
         self._check_choice("dtype", DTYPES)
         self._check_choice("kv_cache_dtype", KV_CACHE_DTYPES)
         self._check_choice("device", DEVICES)
@@ -90,6 +95,7 @@ class RunConfig:
         if self.mesh is not None:
             parse_mesh(self.mesh)
         self._check_sampling()
+        self._check_guidance()
         if self.gpu_ids and self.device == "cpu":
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
         if self.trace is not None and self.trace in ("-", self.json):
@@ -101,6 +107,11 @@ class RunConfig:
     def is_open(self) -> bool:
         """Whether a strategy is still to be chosen."""
         return "auto" in (self.prefill, self.decode)
+
+    @property
+    def is_guided(self) -> bool:
+        """Whether tokens are chosen by two sequences: the prompt's, and the one to steer away from."""
+        return self.guidance_scale != 1
 
     def require_one_prompt(self) -> None:
         """Raise UserError unless the prompt is given in exactly one way; a benchmark makes its own."""
@@ -147,6 +158,24 @@ class RunConfig:
         if given and not self.temperature:
             names = " and ".join(map(option_name, given))
             raise UserError(f"{names}: no meaning without sampling; give --temperature above 0 too")
+
+    def _check_guidance(self) -> None:
+        if not math.isfinite(self.guidance_scale):
+            raise UserError(f"--guidance-scale: {self.guidance_scale} is no finite number; give 1.5, or 1 for none")
+        if not self.is_guided:
+            if self.negative_prompt is not None:
+                raise UserError("--negative-prompt: no meaning without guidance; give --guidance-scale 1.5 too")
+            return
+        if self.num_return_sequences > 1:
+            raise UserError(
+                f"--num-return-sequences: {self.num_return_sequences} answers are made by ranks alone, but"
+                " --guidance-scale takes them together; leave one of them out"
+            )
+        for name in ("prefill", "decode"):
+            if getattr(self, name) == "auto":
+                raise UserError(f"--{name}: auto is not predicted for --guidance-scale; name one")
+        if self.max_memory is not None:
+            raise UserError("--max-memory: is not planned for --guidance-scale; leave one of them out")
 
     @property
     def _layer_counts(self) -> str:

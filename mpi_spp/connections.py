@@ -1,5 +1,6 @@
 """The communicators of a rank: conversations that never mix, and memory in common."""
 
+import functools
 import logging
 from typing import Any
 
@@ -8,38 +9,56 @@ import torch
 from mpi_spp.comm.buffers import choose_staging
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.cuda import is_cuda_aware
+from mpi_spp.comm.dispatch import DispatchOfParts
 from mpi_spp.comm.shared import SharedTensors
 from mpi_spp.comm.total import SumOverRanks
 from mpi_spp.comm.world import World
-from mpi_spp.mesh import Mesh
+from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Shard
 from mpi_spp.phase import Phase
+from mpi_spp.plan.experts import dispatch_pays
+from mpi_spp.plan.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Links
+from mpi_spp.prefill._heads import HeadsOverRanks
+from mpi_spp.strategies import Plan
 
 log = logging.getLogger(__name__)
 
 
 class Connections:
-    """Of the ranks of one replica. Making one is collective over the job.
+    """Of the ranks of one team. Making one is collective over the job.
 
     `replica`: hidden states and tokens; `kv`: the KV sync; `selecting`: who shares the vocabulary.
     """
 
     def __init__(
-        self, world: World, mesh: Mesh, device: torch.device, cuda_aware: str, threads: int, alone: bool
+        self,
+        world: World,
+        team: range,
+        device: torch.device,
+        cuda_aware: str,
+        threads: int,
+        alone: bool,
+        guided: bool = False,
     ) -> None:
-        """`alone`: each rank selects tokens by itself. `cuda_aware`: auto, yes or no."""
+        """`alone`: each rank selects tokens by itself; `guided`: with all teams. `cuda_aware`: auto, yes or no."""
         aware = device.type == "cuda" and is_cuda_aware(cuda_aware, world.mpi_comm)
         everyone = Communicator(world.mpi_comm, choose_staging(device, aware), world.some_share_cores(threads))
-        self.replica = everyone.split(world.rank // mesh.replica_size, world.rank, "replica")
+        self.replica = everyone.split(team.start, world.rank, "replica")
         self.kv = self.replica.duplicate("KV sync")
         self.selecting = self.replica.alone() if alone else self.replica
+        if guided:
+            self.selecting = everyone.duplicate("guidance")
         self.hosts = self.replica.hosts(world.host)
+        self._host_of = world.gather(world.host)
         self.shared = SharedTensors(self.hosts, "--sync-strategy: shared")
         self._groups: dict[Any, Communicator] = {}
         log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, threads, world.cores)
 
-    def shard(self, phase: Phase) -> Shard:
-        """What this rank computes of each layer, and with whom it adds up. Collective when the group is a new one."""
+    def shard(self, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype) -> Shard:
+        """What this rank computes of each layer, and what it does with others. Collective when the group is a new one.
+
+        `phase`: one of the plan's two.
+        """
         rank = self.replica.rank
         place = phase.places[rank]
         if place.num_shards == 1:
@@ -47,9 +66,31 @@ class Connections:
         key = tuple((place.stage, place.shard) for place in phase.places)
         if key not in self._groups:
             self._groups[key] = self.replica.split(place.stage, place.shard, "shards")
-        return Shard(phase.shares[rank], SumOverRanks(self._groups[key]))
+        group = self._groups[key]
+        if place.splits_tokens:
+            held = [plan.shares[index] for index in phase.shares[rank]]
+            return Shard(phase.shares[rank], exchange=HeadsOverRanks(group, phase.heads, held, model.head_dim))
+        return Shard(phase.shares[rank], SumOverRanks(group), self._dispatch(group, phase, plan, model, dtype))
+
+    def _dispatch(
+        self, group: Communicator, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype
+    ) -> DispatchOfParts | None:
+        """Where each rank of the group has whole experts of its own: a way besides adding up."""
+        experts, whole = model.experts, len(plan.shares) == plan.expert_groups == group.size
+        if experts is None or experts.shared_size or not whole:
+            return None
+        pays = functools.partial(
+            dispatch_pays,
+            experts=experts,
+            hidden_size=model.hidden_size,
+            itemsize=dtype.itemsize,
+            group=Group(group.size, len({self._host_of[rank] for rank in group.members})),
+            links=Links(ASSUMED_INSIDE, ASSUMED_BETWEEN),
+        )
+        owners = [share.experts for share in plan.shares]
+        return DispatchOfParts(group, owners, phase.shares[self.replica.rank], pays)
 
     @property
     def bytes_sent(self) -> int:
         """Of all conversations."""
-        return sum(comm.bytes_sent for comm in (self.replica, self.kv, *self._groups.values()))
+        return sum(comm.bytes_sent for comm in {self.replica, self.kv, self.selecting, *self._groups.values()})

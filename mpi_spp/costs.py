@@ -102,11 +102,10 @@ def remembered(what: Measured, directory: Path) -> Cost | None:
 
 
 def measure(stage: Stage) -> Cost:
-    """The cost of one layer here, the mean where some of the layers look at a window only."""
-    windows, held = stage.config.sliding_windows, stage.weights.layers
-    kinds = Counter(windows)
-    times = [_least_times(stage, [number for number in held if windows[number] == kind]) for kind in kinds]
-    shares = [count / len(windows) for count in kinds.values()]
+    """The cost of one layer here, the mean where some of the layers look at a window only, or have experts."""
+    kinds, held = list(stage.config.layers_alike().values()), stage.weights.layers
+    times = [_least_times(stage, [number for number in held if number in kind]) for kind in kinds]
+    shares = [len(kind) / stage.config.num_hidden_layers for kind in kinds]
     return fit({point: sum(map(float.__mul__, shares, [of[point] for of in times])) for point in _POINTS})
 
 
@@ -187,7 +186,17 @@ def _key(what: Measured) -> str:
     shape = f"{config.num_hidden_layers} layers of {config.hidden_size} to {config.intermediate_size}, {heads}"
     windows = " ".join(f"{count} see {window}" for window, count in Counter(config.sliding_windows).items())
     run = f"{what.threads} threads, {what.dtype}, {what.weights}"
-    return f"{machine}, torch {torch.__version__}, {run}, {shape}, {windows}"
+    return f"{machine}, torch {torch.__version__}, {run}, {shape}{experts_name(config)}, {windows}"
+
+
+def experts_name(config: ModelConfig) -> str:
+    """What tells a model with experts from others in the keys of measurements."""
+    experts = config.experts
+    if experts is None:
+        return ""
+    shared = f" and one of {experts.shared_size}" if experts.shared_size else ""
+    layers = f"{sum(config.expert_layers)} of {config.num_hidden_layers} layers"
+    return f", {experts.top_k} of {experts.count} experts of {experts.size}{shared} in {layers}"
 
 
 def _read(kept: Any) -> Cost | None:

@@ -18,7 +18,6 @@ from mpi_spp.decode._job import DecodeJob, Growing
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.loading import Loader
-from mpi_spp.mesh import mesh_of
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.store import cache_directory
@@ -37,6 +36,7 @@ from mpi_spp.request import Request
 from mpi_spp.sampling.selection import selection_of, with_seed
 from mpi_spp.schedule import Cost
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
+from mpi_spp.teams import teams_of
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +64,17 @@ class Engine:
         self._program_bytes = resident_bytes()
         self.threads = config.threads or world.default_threads()
         torch.set_num_threads(self.threads)
-        self.mesh = mesh_of(config.mesh, world.size)
+        team = next(team for team in teams_of(config, world.size) if world.rank in team.ranks)
+        self.mesh = team.mesh
         if not config.is_open:
             load_strategies(config, self.mesh, alone)  # refuses what does not fit before any file is read
         self._loader = Loader(config, model, directory, world, self.threads)
         device = self._loader.device
-        self._links = Connections(world, self.mesh, device, config.cuda_aware, self.threads, alone)
+        how = (config.cuda_aware, self.threads, alone, config.is_guided)
+        self._links = Connections(world, team.ranks, device, *how)
         self.comm, self.kv_comm = self._links.replica, self._links.kv
         self._held: Any = None
+        self._experts: dict[str, list[int]] | None = None  # of the last prefill
         self.configure(config, clock)
 
     def configure(self, config: RunConfig, clock: Clock) -> None:
@@ -85,24 +88,27 @@ class Engine:
         self.config, self.clock = with_seed(config, self.world), clock
         self._selection = selection_of(self.config)
         plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
-        if config.chunk_size == "auto":
-            _ = self._costs  # measured, if need be, before the stage is loaded: on layers of their own
-        self._prefill_phase, self._decode_phase = plan.prefill, plan.decode
+        if config.chunk_size == "auto" or (config.is_guided and config.layer_split == "auto"):
+            # Measured, if need be, before the stage is loaded: on layers of their own. By all ranks: of a guidance
+            # pair one half may have no layers to split.
+            _ = self._costs
+        self._plan, self._prefill_phase, self._decode_phase = plan, plan.prefill, plan.decode
         held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
         selecting = self._links.selecting
-        if held != self._held:
+        if any(self.world.gather(held != self._held)):  # loading is for all ranks together
             for name in ("stage", "_caches"):  # the weights should not be in memory beside the next ones
                 self.__dict__.pop(name, None)
             self.stage = self._loader.stage(held[1], selecting.size, selecting.rank, plan.shares)
             self._held = held
-        self._prefill_shard, self._decode_shard = map(self._links.shard, (plan.prefill, plan.decode))
+        self._prefill_shard, self._decode_shard = (
+            self._links.shard(phase, plan, self.model, self._loader.dtype) for phase in (plan.prefill, plan.decode)
+        )
         dtype = torch.int8 if config.kv_cache_dtype == "int8" else None
-        how = (plan.prefill, plan.decode, dtype, config.sync_granularity)
-        self._caches = Caches(self.stage, self._links, self._strategies, *how)
+        self._caches = Caches(self.stage, self._links, self._strategies, plan, dtype, config.sync_granularity)
 
-    def new_cache(self, capacity: int) -> KVCache:
-        """An empty cache for `capacity` positions of what this rank needs in the decode."""
-        return self._caches.target(capacity)
+    def new_cache(self, capacity: int, prompt_tokens: int | None = None) -> KVCache:
+        """An empty cache for `capacity` positions of what this rank needs in the decode; None: all of the prompt."""
+        return self._caches.target(capacity, self._cut(prompt_tokens or capacity))
 
     def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective."""
@@ -116,7 +122,8 @@ class Engine:
 
         `between` is called after each prefill: whoever waits for this rank should not wait for all of them.
         """
-        caches = [self.new_cache(len(one.prompt_ids) + one.max_new_tokens) for one in requests]
+        lengths = [len(one.prompt_ids) for one in requests]
+        caches = [self.new_cache(n + one.max_new_tokens, n) for n, one in zip(lengths, requests, strict=True)]
         hidden = []
         for one, cache in zip(requests, caches, strict=True):
             hidden.append(self.prefill(one.prompt_ids, cache))
@@ -141,12 +148,11 @@ class Engine:
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
         """Fill this rank's part of the cache; returns the last token's hidden state [1, hidden_size], on every rank."""
-        costs = self._costs if self.config.chunk_size == "auto" else []
-        self.chunks = cut(len(prompt_ids), self.config.chunk_size, self._prefill_phase, costs)
+        self.chunks = self._cut(len(prompt_ids))
         self.comm.barrier()
         self._mark("prefill_start")
         phase, rank = self._prefill_phase, self.comm.rank
-        source = self._caches.source(cache, len(prompt_ids))
+        source = self._caches.source(cache, self.chunks)
         exchange = self._caches.exchange(source, cache, self.chunks)
         job = PrefillJob(
             self.stage,
@@ -156,10 +162,12 @@ class Engine:
             self._prefill_shard,
             torch.tensor(prompt_ids),
             self.chunks,
+            self._plan.prefill_positions(self.chunks),
             source,
             exchange,
             Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
         )
+        self.stage.load.clear()
         with timed("prefill", tokens=len(prompt_ids)):
             hidden = self._strategies.prefill.prefill(job)
             self._mark("prefill_end")
@@ -167,6 +175,7 @@ class Engine:
             exchange.finish()
             self.comm.barrier()
             self._mark("sync_end")
+        self._experts = self._expert_load()
         if phase.places[0].num_stages > 1:
             self.comm.broadcast(hidden, root=phase.last)
         return hidden
@@ -204,6 +213,7 @@ class Engine:
             "peak_gpu_memory_bytes": self._peak_gpu_memory(),
             "bytes_sent": self._links.bytes_sent,
             "kv_bytes_sent": self.kv_comm.bytes_sent,
+            "experts": self._experts,
             "moments": self.clock.moments,
         }
 
@@ -252,6 +262,10 @@ class Engine:
         first = self.world.rank - self.comm.rank
         return self._loader.costs()[first : first + self.comm.size]
 
+    def _cut(self, num_tokens: int) -> list[range]:
+        costs = self._costs if self.config.chunk_size == "auto" else []
+        return cut(num_tokens, self.config.chunk_size, self._prefill_phase, costs)
+
     def _decode_job(self) -> DecodeJob:
         phase, rank = self._decode_phase, self.comm.rank
         return DecodeJob(
@@ -267,6 +281,13 @@ class Engine:
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
         with timed("select", sequences=len(sequences)):
             return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
+
+    def _expert_load(self) -> dict[str, list[int]] | None:
+        """Pairs of a token and an expert in a prefill, by expert: routed here (for this rank's peers too), computed."""
+        if self.model.experts is None:
+            return None
+        load, numbers = self.stage.load, range(self.model.experts.count)
+        return {"routed": [load.routed[n] for n in numbers], "computed": [load.computed[n] for n in numbers]}
 
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":

@@ -1,7 +1,6 @@
 """From a model directory to what a rank computes with, in steps that each end in agreement of all ranks."""
 
 import logging
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.device import choose_device, choose_dtype
+from mpi_spp.model.products import stage_shapes
 from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import (
@@ -26,7 +26,6 @@ from mpi_spp.model.weights import (
     checkpoint_dtype,
     load_stage,
     quantize_model,
-    stage_shapes,
 )
 from mpi_spp.partition import split_evenly
 from mpi_spp.report import progress
@@ -103,9 +102,8 @@ class Loader:
 
     def _some_layers(self) -> Stage:
         """A few layers of each kind, to be measured and let go."""
-        windows, most = self._model.sliding_windows, self._enough_layers()
-        kinds = [[n for n, window in enumerate(windows) if window == kind][:most] for kind in Counter(windows)]
-        chosen = [number for kind in kinds for number in kind]
+        most = self._enough_layers()
+        chosen = [number for kind in self._model.layers_alike().values() for number in kind[:most]]
         return self._load({number: [0] for number in chosen}, range(1))
 
     def _enough_layers(self) -> int:
@@ -115,7 +113,7 @@ class Loader:
     def _choose_kernels(self) -> Plain:
         """The back end that was asked for, or the fastest of this host. Collective."""
         model, wanted, kept = self._model, self._config.kernels, cache_directory() / "kernels"
-        shape = (2 * model.intermediate_size, model.hidden_size)  # the widest of a layer's products
+        shape = (2 * model.widest, model.hidden_size)  # the widest of a layer's products
 
         def choose() -> str:
             found = backends(self.dtype, self.device, kept)

@@ -1,28 +1,35 @@
 """The grid of ranks, and which part of a model each of them computes in a phase: pure values."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpi_spp.errors import UserError
 
-AXES = ("dp", "pp", "tp")
+AXES = ("dp", "pp", "ep", "tp")
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Ranks by axis, the last running fastest: replicas (dp), stages of layers (pp), shards of each layer (tp).
+    """Ranks by axis: replicas (dp), stages of layers (pp), groups of experts (ep), shards of each layer (tp).
 
+    Neighbours differ in tp first, then in ep, pp and dp. Of a layer, what is no expert is split over ep and tp alike.
     Replicas never talk while a request runs. How the ranks of one replica are used is for each phase to say.
     """
 
     dp: int = 1
     pp: int = 1
     tp: int = 1
+    ep: int = 1
+
+    @property
+    def stage_size(self) -> int:
+        """The ranks that share a stage of layers."""
+        return self.ep * self.tp
 
     @property
     def replica_size(self) -> int:
         """The ranks that work on one request."""
-        return self.pp * self.tp
+        return self.pp * self.stage_size
 
     @property
     def size(self) -> int:
@@ -65,12 +72,24 @@ def require_one_replica(mesh: Mesh) -> None:
 
 @dataclass(frozen=True)
 class Place:
-    """Which part of the model a rank computes: a stage of layers, and of each layer a shard."""
+    """Which part of the work a rank has: a stage of layers, of each layer a shard, and a part of the positions.
+
+    With `splits_tokens` shards are of the attention's heads alone: all else a rank computes with whole weights, for its
+    part of the tokens.
+    """
 
     stage: int = 0
     num_stages: int = 1
     shard: int = 0
     num_shards: int = 1
+    splits_tokens: bool = False
+    part: int = 0
+    num_parts: int = 1
+
+    @property
+    def num_weight_shards(self) -> int:
+        """How many ranks share the weights of a layer."""
+        return 1 if self.splits_tokens else self.num_shards
 
 
 def everything(mesh: Mesh, rank: int) -> Place:
@@ -79,10 +98,23 @@ def everything(mesh: Mesh, rank: int) -> Place:
 
 
 def stages(mesh: Mesh, rank: int) -> Place:
-    """Layers are split over the axis pp, and each of them over tp."""
-    return Place(rank // mesh.tp, mesh.pp, rank % mesh.tp, mesh.tp)
+    """Layers are split over the axis pp, and each of them over ep and tp."""
+    size = mesh.stage_size
+    return Place(rank // size, mesh.pp, rank % size, size)
 
 
 def shards(mesh: Mesh, rank: int) -> Place:
     """Each layer is split over all ranks of the replica; those of one shard of `stages` get neighbouring parts."""
-    return Place(shard=rank % mesh.tp * mesh.pp + rank // mesh.tp, num_shards=mesh.replica_size)
+    size = mesh.stage_size
+    return Place(shard=rank % size * mesh.pp + rank // size, num_shards=mesh.replica_size)
+
+
+def token_shards(mesh: Mesh, rank: int) -> Place:
+    """Tokens and heads are split over all ranks of the replica; inside stages, where the mesh has shards of those."""
+    place = stages(mesh, rank) if mesh.stage_size > 1 else shards(mesh, rank)
+    return replace(place, splits_tokens=mesh.replica_size > 1)
+
+
+def positions(mesh: Mesh, rank: int) -> Place:
+    """Each rank computes the whole model, with a part of the positions."""
+    return Place(part=rank, num_parts=mesh.replica_size)

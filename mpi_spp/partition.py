@@ -1,7 +1,11 @@
 """Who gets what: pure functions that hand out all items, once each, in order, for any count of ranks."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+Ranges = tuple[range, ...]  # of items in ascending order, no two of which overlap
+
+CONTEXT_SPLITS = ("zigzag", "contiguous")
 
 
 def split_evenly(count: int, parts: int) -> list[range]:
@@ -19,3 +23,45 @@ def split_as(counts: Sequence[int]) -> list[range]:
 def split_chunks(count: int, chunk_size: int) -> list[range]:
     """Cut `count` positions into chunks of `chunk_size`; the last one takes what is left."""
     return [range(start, min(start + chunk_size, count)) for start in range(0, count, chunk_size)]
+
+
+def split_positions(chunks: Sequence[range], parts: int, order: str) -> list[Ranges]:
+    """The positions of each part; every chunk is split over all of them. `order`: one of CONTEXT_SPLITS.
+
+    "contiguous": one stretch of a chunk each. Behind a causal mask the last part then has most to do. "zigzag": of 2P
+    blocks part r has r and 2P-1-r, which is the same work for all (Llama 3: Dubey et al., 2024). From chunk to chunk
+    the parts take turns, so that those that get less than others do not always.
+    """
+    found: list[list[range]] = [[] for _ in range(parts)]
+    for number, chunk in enumerate(chunks):
+        blocks = [_behind(chunk.start, block) for block in _blocks(len(chunk), parts, order)]
+        for part, ranges in enumerate(found):
+            turn = (part + number) % parts
+            ranges += [blocks[turn]] if order == "contiguous" else [blocks[turn], blocks[2 * parts - 1 - turn]]
+    return [_joined(ranges) for ranges in found]
+
+
+def within(ranges: Iterable[range], others: Iterable[range]) -> Ranges:
+    """What ascending ranges have in common with others."""
+    rest = list(others)
+    pairs = ((max(a.start, b.start), min(a.stop, b.stop)) for a in ranges for b in rest)
+    return tuple(range(start, stop) for start, stop in pairs if start < stop)
+
+
+def _blocks(count: int, parts: int, order: str) -> list[range]:
+    return split_evenly(count, parts if order == "contiguous" else 2 * parts)
+
+
+def _behind(start: int, block: range) -> range:
+    return range(start + block.start, start + block.stop)
+
+
+def _joined(ranges: Iterable[range]) -> Ranges:
+    """Without empty ones, and neighbours as one."""
+    joined: list[range] = []
+    for one in ranges:
+        if joined and len(one) and joined[-1].stop == one.start:
+            joined[-1] = range(joined[-1].start, one.stop)
+        elif len(one):
+            joined.append(one)
+    return tuple(joined)

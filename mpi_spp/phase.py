@@ -3,24 +3,34 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpi_spp.kv.layout import Extent, KVLayout, Region
+from mpi_spp.kv.layout import Extent, Held, KVLayout, Region
 from mpi_spp.mesh import Place
+from mpi_spp.partition import Ranges
 from mpi_spp.shares import Share, kv_heads_of
 
 
 @dataclass(frozen=True)
 class Phase:
-    """By rank: its place, its layers, which of the model's shares of each, and the part of the cache that it keeps."""
+    """By rank: its place, its layers, which of the model's shares of each, and the part of the cache that it keeps.
+
+    Where the ranks of a stage split the tokens, `heads` has the share whose heads each of its shards attends with.
+    """
 
     places: list[Place]
     spans: list[range]
     shares: list[range]
     regions: list[Region]
+    heads: Sequence[Share] = ()
 
     @property
     def layout(self) -> KVLayout:
         """How the cache is spread."""
         return layout_of(self.places[0])
+
+    @property
+    def num_parts(self) -> int:
+        """Of the positions."""
+        return self.places[0].num_parts
 
     @property
     def last(self) -> int:
@@ -30,19 +40,30 @@ class Phase:
 
 def layout_of(place: Place) -> KVLayout:
     """What a phase in which ranks have such places leaves or wants."""
-    layers, heads = (Extent.SPLIT if count > 1 else Extent.WHOLE for count in (place.num_stages, place.num_shards))
-    return KVLayout(layers=layers, heads=heads)
+    counts = (place.num_stages, place.num_shards, place.num_parts)
+    return KVLayout(*(Extent.SPLIT if count > 1 else Extent.WHOLE for count in counts))
 
 
-def plan_phase(places: Sequence[Place], layer_spans: Sequence[range], shares: Sequence[Share]) -> Phase:
-    """`layer_spans`: the layers of each stage; `shares`: the finest ones, a multiple of the shards in number."""
-    of_ranks = [_block(place, len(shares)) for place in places]
+def held_by(place: Place, positions: Ranges, num_tokens: int) -> Held:
+    """What a rank at such a place holds: these of the prompt's positions, and its part of those behind them."""
+    return Held(positions, num_tokens, place.part, place.num_parts)
+
+
+def plan_phase(
+    places: Sequence[Place], layer_spans: Sequence[range], shares: Sequence[Share], heads: Sequence[Share] = ()
+) -> Phase:
+    """`layer_spans`: the layers of each stage; `shares`: the finest ones, a multiple of the weights' shards in number.
+
+    `heads`: one for each shard, where the ranks of a stage split the tokens.
+    """
+    parts = heads or shares  # by which the cache is split
+    blocks = [_block(place, len(parts)) for place in places]
     spans = [layer_spans[place.stage] for place in places]
     regions = [
-        Region(span, kv_heads_of(shares[block.start : block.stop]), _made(shares, block))
-        for span, block in zip(spans, of_ranks, strict=True)
+        Region(span, kv_heads_of(parts[block.start : block.stop]), _made(parts, block), place.part, place.num_parts)
+        for span, block, place in zip(spans, blocks, places, strict=True)
     ]
-    return Phase(list(places), spans, of_ranks, regions)
+    return Phase(list(places), spans, [range(len(shares))] * len(places) if heads else blocks, regions, heads)
 
 
 def _block(place: Place, count: int) -> range:

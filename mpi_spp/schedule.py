@@ -54,6 +54,11 @@ class Cost:
         rates = (self.per_chunk, self.per_prefix, self.per_token, self.per_pair)
         return Cost(self.longest, *(rate * factor for rate in rates))
 
+    def of_tokens_over(self, count: int) -> "Cost":
+        """The cost of a chunk whose tokens and heads so many ranks split: of each the fixed cost is whole."""
+        rates = (self.per_prefix, self.per_token, self.per_pair)
+        return Cost(self.longest * count, self.per_chunk, *(rate / count for rate in rates))
+
 
 def makespan(stages: Sequence[Cost], chunks: Sequence[range]) -> float:
     """Seconds until the last stage has computed the last chunk; a stage takes the chunks one after another."""

@@ -10,7 +10,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.kv.layout import WHOLE, KVLayout
 from mpi_spp.mesh import Mesh, Place
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.partition import split_as, split_evenly
+from mpi_spp.partition import Ranges, split_as, split_evenly, split_positions
 from mpi_spp.phase import Phase, layout_of, plan_phase
 from mpi_spp.schedule import Cost, split_by_cost
 from mpi_spp.shares import Share, split_layer
@@ -28,6 +28,12 @@ class Strategies:
     decode: ModuleType
     prefill_places: list[Place]
     decode_places: list[Place]
+    expert_groups: int = 1  # over which a layer's experts are spread, where it is split at all
+
+    @property
+    def num_stages(self) -> int:
+        """Into which the layers are split, in the phase that splits them most."""
+        return max(places[0].num_stages for places in (self.prefill_places, self.decode_places))
 
     @property
     def shares_memory(self) -> bool:
@@ -43,6 +49,11 @@ def load_strategies(config: RunConfig, mesh: Mesh, alone: bool = False) -> Strat
     prefill, decode = registry.load("prefill", config.prefill), registry.load("decode", config.decode)
     ranks = range(mesh.replica_size)
     places = [[module.place(mesh, rank) for rank in ranks] for module in (prefill, decode)]
+    if mesh.ep > 1 and max(of_ranks[0].num_weight_shards for of_ranks in places) == 1:
+        raise UserError(
+            f"--mesh: {mesh} spreads experts over ep, but prefill {config.prefill} and decode {config.decode}"
+            " give each rank whole layers; choose tensor for one of them, or leave ep out"
+        )
     source, target = (layout_of(of_ranks[0]) for of_ranks in places)
     if alone and target != WHOLE:
         raise UserError(
@@ -63,7 +74,7 @@ def load_strategies(config: RunConfig, mesh: Mesh, alone: bool = False) -> Strat
             f"--sync-strategy: {sync_name} cannot bring the cache from '{source}', as prefill {config.prefill} leaves"
             f" it, to '{target}', as decode {config.decode} wants it; choose {fitting} or auto"
         )
-    return Strategies(prefill, sync, sync_name, decode, *places)
+    return Strategies(prefill, sync, sync_name, decode, places[0], places[1], mesh.ep)
 
 
 def sync_that_joins(source: KVLayout, target: KVLayout, num_ranks: int) -> str:
@@ -77,23 +88,49 @@ def sync_that_joins(source: KVLayout, target: KVLayout, num_ranks: int) -> str:
 
 @dataclass(frozen=True)
 class Plan:
-    """Both phases of a run, over the same shares of layers."""
+    """Both phases of a run, over the same shares of layers. `context_split`: how positions are split, if they are."""
 
-    shares: list[Share]
+    shares: list[Share]  # experts are dealt out to `expert_groups` of consecutive ones
     prefill: Phase
     decode: Phase
+    expert_groups: int
+    context_split: str
+
+    def prefill_positions(self, chunks: Sequence[range]) -> list[Ranges]:
+        """Those of the prompt that each rank computes."""
+        return _positions(self.prefill, chunks, self.context_split)
+
+    def decode_positions(self, chunks: Sequence[range]) -> list[Ranges]:
+        """Those of the prompt that each rank keeps: where the prefill has split them too, what it has made."""
+        if self.decode.num_parts == self.prefill.num_parts:
+            return self.prefill_positions(chunks)
+        return _positions(self.decode, [range(chunks[-1].stop)], "contiguous")
 
 
 def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs: Callable[[], Sequence[Cost]]) -> Plan:
     """Who computes what. `costs`: of a layer on each rank of the replica, asked for only where they decide."""
     both = (chosen.prefill_places, chosen.decode_places)
-    counts = [places[0].num_stages for places in both]
-    config.require_layer_split(model.num_hidden_layers, max(counts))
-    shares = split_layer(model, max(places[0].num_shards for places in both))
+    config.require_layer_split(model.num_hidden_layers, chosen.num_stages)
+    if chosen.expert_groups > 1 and model.experts is None:
+        raise UserError(f"--mesh: {config.mesh} spreads experts over ep, but {config.model} has none; use tp instead")
+    num_shares = max(places[0].num_weight_shards for places in both)
+    expert_groups = chosen.expert_groups if num_shares > 1 else 1
+    shares = split_layer(model, num_shares, expert_groups)
     prefill, decode = (
-        plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares) for places in both
+        plan_phase(places, _layer_spans(places, config, model.num_hidden_layers, costs), shares, _heads(places, model))
+        for places in both
     )
-    return Plan(shares, prefill, decode)
+    return Plan(shares, prefill, decode, expert_groups, config.context_split)
+
+
+def _heads(places: Sequence[Place], model: ModelConfig) -> list[Share]:
+    """Those of each shard, where the ranks of a stage split the tokens."""
+    return split_layer(model, places[0].num_shards) if places[0].splits_tokens else []
+
+
+def _positions(phase: Phase, chunks: Sequence[range], order: str) -> list[Ranges]:
+    parts = split_positions(chunks, phase.num_parts, order)
+    return [parts[place.part] for place in phase.places]
 
 
 def _layer_spans(

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from mpi_spp.shares import Experts
+
 
 @dataclass(frozen=True)
 class LayerShape:
@@ -12,3 +14,4 @@ class LayerShape:
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
+    experts: Experts | None = None

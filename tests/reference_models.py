@@ -15,6 +15,7 @@ from typing import Any
 PROMPT_LENGTHS = (1, 37, 100)
 NEW_TOKENS = 12
 SMALLEST_GAP = 1e-3  # between the two best logits of every step, so that rounding cannot decide
+_ROUTER_FACTOR = 50  # probabilities are smaller than logits, and there are many more of them
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,7 @@ class Recipe:
     settings: dict[str, Any] = field(default_factory=dict)
     dtype: str = "float32"
     max_shard_size: str = "1GB"
+    stacked: bool = False  # all experts of a layer as one tensor, else one each, as on the hub
 
 
 def _rope(rope_type: str, **parameters: Any) -> dict[str, Any]:
@@ -32,6 +34,8 @@ def _rope(rope_type: str, **parameters: Any) -> dict[str, Any]:
 
 
 _LLAMA3 = _rope("llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+
+_EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2, "moe_intermediate_size": 45}
 
 RECIPES = {
     "llama_tied": Recipe("llama", {"tie_word_embeddings": True}),
@@ -48,6 +52,28 @@ RECIPES = {
     "qwen3": Recipe("qwen3", {"head_dim": 16, "attention_bias": True}),
     "qwen3_bfloat16_shards": Recipe("qwen3", {"head_dim": 16}, "bfloat16", "60KB"),
     "llama_float16": Recipe("llama", {}, "float16"),
+    "mixtral": Recipe("mixtral", {"num_local_experts": 5, "intermediate_size": 50, "sliding_window": 16}),
+    "mixtral_stacked": Recipe("mixtral", {"num_local_experts": 3, "num_experts_per_tok": 1}, stacked=True),
+    "qwen2_moe": Recipe(
+        "qwen2_moe",
+        {
+            **_EXPERTS,
+            "shared_expert_intermediate_size": 61,
+            "mlp_only_layers": [1],
+            "use_sliding_window": True,
+            "sliding_window": 9,
+            "max_window_layers": 3,
+        },
+    ),
+    "qwen3_moe": Recipe(
+        "qwen3_moe", {**_EXPERTS, "head_dim": 16, "norm_topk_prob": True, "decoder_sparse_step": 2, "num_experts": 7}
+    ),
+    "olmoe": Recipe("olmoe", {"num_experts": 5, "num_experts_per_tok": 3, "intermediate_size": 50, "clip_qkv": 1.5}),
+    "olmoe_one_kv_head": Recipe(
+        "olmoe",
+        {"num_experts": 4, "num_experts_per_tok": 2, "num_key_value_heads": 1, "norm_topk_prob": True},
+        stacked=True,
+    ),
 }
 
 _COMMON = {
@@ -129,29 +155,38 @@ def _save_random_model(directory: Path, recipe: Recipe, seed: int) -> None:
     for name, parameter in model.named_parameters():
         scale = 0.3 if parameter.ndim == 1 else parameter.shape[-1] ** -0.5 * (3 if "embed" in name else 1.5)
         parameter.data = torch.randn(parameter.shape, generator=generator) * scale + (1.0 if "norm" in name else 0.0)
-    model.to(getattr(torch, recipe.dtype)).save_pretrained(directory, max_shard_size=recipe.max_shard_size)
+    model.to(getattr(torch, recipe.dtype)).save_pretrained(
+        directory, max_shard_size=recipe.max_shard_size, save_original_format=not recipe.stacked
+    )
 
 
 def save_quantized(source: Path, directory: Path, bits: int, group: int = 32) -> None:
-    """Write an untied model in float32 with what quantised weights stand for."""
+    """Write an untied model in float32 with what quantised weights stand for; routers and gates are not quantised."""
     import torch
     from transformers import AutoModelForCausalLM
 
     from mpi_spp.kernels.quantized import dequantize, quantize
 
     model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    for name, module in model.named_modules():
-        if isinstance(module, torch.nn.Linear):
-            module.weight.data = dequantize(quantize(module.weight.data, 8 if name == "lm_head" else bits, group))
+    for name, parameter in model.named_parameters():
+        if name.endswith(("_proj", "_proj.weight", "lm_head.weight")):
+            matrices = parameter.data if parameter.ndim == 3 else parameter.data[None]
+            kept = bits if name != "lm_head.weight" else 8
+            rounded = [dequantize(quantize(matrix, kept, group)) for matrix in matrices]
+            parameter.data = torch.stack(rounded).view_as(parameter)
     model.save_pretrained(directory)
 
 
 def greedy(directory: Path, prompt_ids: list[int], new_tokens: int) -> tuple[list[int], float]:
-    """The tokens of transformers in float32, and the smallest gap between the two best logits of a step."""
+    """The tokens of transformers in float32, and the smallest gap between the two best logits of a step.
+
+    A router decides over whole experts: its gaps count, too, where they come near to rounding.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, experts_implementation="eager")
+    routing = _watch_routers(model)
     output = model.generate(
         torch.tensor([prompt_ids]),
         attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.int64),
@@ -162,4 +197,19 @@ def greedy(directory: Path, prompt_ids: list[int], new_tokens: int) -> tuple[lis
         return_dict_in_generate=True,
     )
     best = torch.cat(output.logits).float().topk(2).values
-    return output.sequences[0, len(prompt_ids) :].tolist(), (best[:, 0] - best[:, 1]).min().item()
+    gap = min([(best[:, 0] - best[:, 1]).min().item(), *(_ROUTER_FACTOR * one for one in routing)])
+    return output.sequences[0, len(prompt_ids) :].tolist(), gap
+
+
+def _watch_routers(model: Any) -> list[float]:
+    """Will hold the smallest gap between the last expert that is taken and the next one, of every call of a router."""
+    gaps: list[float] = []
+
+    def look(router: Any, inputs: Any, outputs: Any) -> None:
+        taken = outputs[0].float().softmax(-1).topk(router.top_k + 1).values
+        gaps.append((taken[:, -2] - taken[:, -1]).min().item())
+
+    for module in model.modules():
+        if type(module).__name__.endswith("TopKRouter"):
+            module.register_forward_hook(look)
+    return gaps

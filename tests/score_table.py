@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
+from mpi_spp.model.decoder import rounding_of
 from mpi_spp.partition import split_evenly
 
 
@@ -16,6 +17,9 @@ class ScoreTable:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return self._table[hidden[:, 0].long()].to(self._dtype)
+
+    def rounding(self, logits: torch.Tensor) -> float:
+        return rounding_of(logits)
 
     def exact_logits(self, hidden: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
         return self._table[hidden[0, 0].long(), places]

@@ -1,5 +1,6 @@
 """The command line: one click command a file, loaded when it is used."""
 
+import gc
 import importlib
 import io
 import os
@@ -16,6 +17,11 @@ from mpi_spp.cli._debug import limit, wait_for_debugger_if_asked
 from mpi_spp.comm.environment import launched_rank, launched_size
 from mpi_spp.config import default_of
 from mpi_spp.errors import UserError
+from mpi_spp.launch.sign import give_sign
+
+# Of objects made and not freed, before Python looks for garbage. At its usual 700 that takes a tenth of the time to the
+# first token, since imports make a million objects that stay.
+_OBJECTS_TO_COLLECT = 50_000
 
 
 class CommandsByFile(click.Group):
@@ -45,6 +51,16 @@ def main() -> NoReturn:
 
     Ctrl-C and the launcher's signals end the process at once, wherever it is: inside MPI or torch too.
     """
+    try:
+        _run()
+    except SystemExit as leave:
+        if leave.code == 0 and launched_rank() == 0:
+            give_sign()
+        raise
+
+
+def _run() -> NoReturn:
+    gc.set_threshold(_OBJECTS_TO_COLLECT)
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if launched_rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends): help and version texts come from one rank

@@ -17,6 +17,7 @@ from mpi_spp.config import (
     QUANTIZE,
     default_of,
 )
+from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.units import MemoryLimit, parse_limit
 
 Decorator = Callable[[Any], Any]
@@ -107,6 +108,12 @@ def schedule_options(multiple: bool = False) -> Decorator:
             type=granularities,
             multiple=multiple,
         ),
+        run_option(
+            "--context-split",
+            f"Which positions a rank of a ring prefill computes{again}",
+            type=click.Choice(CONTEXT_SPLITS),
+            multiple=multiple,
+        ),
     )
 
 
@@ -147,7 +154,10 @@ timeout_option = run_option(
 # What is run, and on what.
 model_options = together(
     click.option("--model", required=True, help="A model directory, a model of the local store, or a hub name."),
-    run_option("--mesh", "Ranks by axis: dp replicas, pp stages, tp shards, such as pp=2,tp=2.  [default: pp=all]"),
+    run_option(
+        "--mesh",
+        "Ranks by axis: dp replicas, pp stages, ep groups of experts, tp shards: pp=2,tp=2.  [default: pp=all]",
+    ),
     run_option("--dtype", "auto: the checkpoint's own.", type=click.Choice(DTYPES)),
     run_option("--kv-cache-dtype", "auto: that of the run; int8: half of it.", type=click.Choice(KV_CACHE_DTYPES)),
     run_option("--quantize", "Weights of 8 or 4 bits, made once and kept on disk.", type=click.Choice(QUANTIZE)),

@@ -13,7 +13,7 @@ from mpi_spp.cli._bench_comm import comm
 from mpi_spp.cli._options import Decorator, json_option, model_options, schedule_options, together, trace_options
 from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._trace import traced
-from mpi_spp.config import RunConfig, option_name
+from mpi_spp.config import RunConfig, default_of, option_name
 from mpi_spp.errors import UserError
 
 # What all cases of a result have in common.
@@ -116,7 +116,7 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
 
 def _cases(options: dict[str, Any]) -> dict[str, RunConfig]:
     """A configuration for every combination of the repeated options, by its name."""
-    names = ("prefill", "decode", "sync_strategy", "sync_granularity", "chunk_size", "layer_split")
+    names = ("prefill", "decode", "sync_strategy", "sync_granularity", "chunk_size", "layer_split", "context_split")
     values = [options.pop(name) for name in names]
     base = RunConfig(**options)
     chosen = [value or (getattr(base, name),) for name, value in zip(names, values, strict=True)]
@@ -126,10 +126,17 @@ def _cases(options: dict[str, Any]) -> dict[str, RunConfig]:
 
 
 def _case_name(
-    prefill: str, decode: str, strategy: str, granularity: str, chunk: int | str, layers: tuple[int, ...] | str
+    prefill: str,
+    decode: str,
+    strategy: str,
+    granularity: str,
+    chunk: int | str,
+    layers: tuple[int, ...] | str,
+    context_split: str,
 ) -> str:
     split = layers if isinstance(layers, str) else ",".join(map(str, layers))
-    return f"{prefill} {strategy} {granularity} {decode} chunk={chunk} layers={split}"
+    of_positions = "" if context_split == default_of("context_split") else f" {context_split}"
+    return f"{prefill}{of_positions} {strategy} {granularity} {decode} chunk={chunk} layers={split}"
 
 
 def _print_cases(result: dict[str, Any]) -> None:

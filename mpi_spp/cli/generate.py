@@ -1,6 +1,7 @@
 """`mpi-spp generate`: answer one prompt on all ranks."""
 
 import sys
+from collections.abc import Iterable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,6 @@ from mpi_spp.report.progress import Progress
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
-    from mpi_spp.engine import Engine
     from mpi_spp.model.prompt import TextStream
 
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 @answer_options
 @sampling_options
 @run_option("--num-return-sequences", "So many drawn answers; each is made by one rank alone.", type=int)
+@run_option("--guidance-scale", "Above 1: towards the prompt, away from the negative prompt; 1: off.", type=float)
+@run_option("--negative-prompt", "What guidance steers away from.  [default: the prompt's last token alone]")
 @schedule_options()
 @model_options
 @trace_options
@@ -61,15 +63,18 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     """Prepare on rank 0, load on all, stream the answer, report. Collective."""
     directory = find_model(config, world)
     from mpi_spp.engine import Engine  # imports torch: what is wrong above is said a second sooner
-    from mpi_spp.mesh import mesh_of, require_one_replica
+    from mpi_spp.guidance import Guidance
+    from mpi_spp.mesh import require_one_replica
     from mpi_spp.request import Request
     from mpi_spp.strategies import load_strategies
+    from mpi_spp.teams import teams_of
 
-    mesh, count = mesh_of(config.mesh, world.size), config.num_return_sequences
-    require_one_replica(mesh)
-    if not config.is_open:
-        load_strategies(config, mesh, alone=count > 1)
+    meshes, count = [team.mesh for team in teams_of(config, world.size)], config.num_return_sequences
+    require_one_replica(meshes[0])
+    chosen = [] if config.is_open else [load_strategies(config, mesh, alone=count > 1) for mesh in meshes]
     request, stream = _prepare(config, world, directory)
+    for one in chosen:  # by all ranks, though of a guidance pair only one half may have to refuse
+        config.require_layer_split(request["model"].num_hidden_layers, one.num_stages)
     if count > 1:
         prompt = (request["prompt_ids"], request["stop_ids"], request["max_new_tokens"])
         same = [Request(*prompt, stream=number) for number in range(count)]
@@ -78,9 +83,12 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     lengths = replace(config, max_new_tokens=request["max_new_tokens"])
     engine = Engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
     show_choice(engine)
-    token_ids = _stream_answer(engine, request, stream, config)
+    guidance = Guidance(engine, request["negative_ids"]) if config.is_guided else None
+    most = request["max_new_tokens"]
+    tokens = (guidance or engine).generate(request["prompt_ids"], request["stop_ids"], most)
+    token_ids = _stream_answer(tokens, most, world, stream, config)
     clock.mark("total")
-    ranks = world.gather(engine.facts())
+    ranks = world.gather(engine.facts() | ({"sequences": guidance.prefills} if guidance else {}))
     if world.rank == 0:
         _report(engine.config, request | engine.schedule(), stream, token_ids, ranks, clock.moments["total"])
 
@@ -91,35 +99,50 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[s
 
     def read() -> dict[str, Any]:
         nonlocal stream
-        from mpi_spp.model.prompt import TextStream, load_tokenizer, prompt_token_ids, stop_token_ids
+        from mpi_spp.model.prompt import (
+            TextStream,
+            load_tokenizer,
+            negative_token_ids,
+            prompt_token_ids,
+            stop_token_ids,
+        )
 
         check_writable(config.json)
         model = read_model(directory)
         tokenizer = load_tokenizer(directory)
         prompt_ids = prompt_token_ids(config, tokenizer, directory, model.vocab_size)
-        free = model.max_positions - len(prompt_ids)
+        prompts = {"prompt": prompt_ids}
+        if config.is_guided:
+            prompts["negative prompt"] = negative_token_ids(config, tokenizer, directory, model.vocab_size, prompt_ids)
+        longest = max(prompts, key=lambda name: len(prompts[name]))
+        free = model.max_positions - len(prompts[longest])
         if free < 1:
             raise UserError(
-                f"the prompt has {len(prompt_ids)} tokens, but {config.model} has {model.max_positions}"
+                f"the {longest} has {len(prompts[longest])} tokens, but {config.model} has {model.max_positions}"
                 " positions; give a shorter one"
             )
         stream = TextStream(tokenizer) if tokenizer is not None else None
         stop_ids = frozenset() if config.ignore_eos else stop_token_ids(directory, tokenizer)
         new_tokens = min(config.max_new_tokens, free)
-        return {"model": model, "prompt_ids": prompt_ids, "stop_ids": stop_ids, "max_new_tokens": new_tokens}
+        return {
+            "model": model,
+            "prompt_ids": prompt_ids,
+            "negative_ids": prompts.get("negative prompt"),
+            "stop_ids": stop_ids,
+            "max_new_tokens": new_tokens,
+        }
 
     return world.on_rank_0(read), stream
 
 
 def _stream_answer(
-    engine: "Engine", request: dict[str, Any], stream: "TextStream | None", config: RunConfig
+    tokens: Iterable[int], most: int, world: "World", stream: "TextStream | None", config: RunConfig
 ) -> list[int]:
-    """Show the tokens as they come; ids where there is no tokenizer."""
-    show = engine.world.rank == 0 and config.json != "-"
+    """Show the tokens, so many at most, as they come; ids where there is no tokenizer."""
+    show = world.rank == 0 and config.json != "-"
     token_ids: list[int] = []
-    most, counts = request["max_new_tokens"], engine.world.rank == 0 and not (show and may_share_terminal())
-    with Progress("decode", most, "token", shows=counts) as progress:
-        for token in engine.generate(request["prompt_ids"], request["stop_ids"], most):
+    with Progress("decode", most, "token", shows=world.rank == 0 and not (show and may_share_terminal())) as progress:
+        for token in tokens:
             token_ids.append(token)
             progress.advance()
             if show:
@@ -145,13 +168,16 @@ def _report(
 ) -> None:
     from rich.console import Console
 
+    from mpi_spp.report.guidance import sequences_of
     from mpi_spp.report.summary import print_tables, summarize
 
+    sequences = sequences_of(ranks)
     answer = {
         "text": stream.text(token_ids) if stream else None,
         "token_ids": token_ids,
         "prompt_tokens": len(request["prompt_ids"]),
-        "chunks": request["chunks"],
+        "chunks": sequences[0]["chunks"] if sequences else request["chunks"],
+        "guidance": sequences or None,
         "choice": request["choice"],
         "finish_reason": "stop" if token_ids[-1] in request["stop_ids"] else "length",
     }

@@ -14,7 +14,8 @@ from mpi_spp.cli._options import parse_gpu_ids
 from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
 from mpi_spp.comm.environment import launched_size
 from mpi_spp.errors import UserError
-from mpi_spp.launch.guard import guard_this_process
+from mpi_spp.launch import sign
+from mpi_spp.launch.guard import run_guarded
 from mpi_spp.launch.hostfile import Host, is_this_machine, memory_limits, read_hostfile
 from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
 from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
@@ -89,15 +90,15 @@ def command(
     check_gpu_ids(gpu_ids, num_ranks, hosts)
     launcher = find_launcher()
     exports = _debugging(debug_rank, debug_port, num_ranks)
+    finished = None if dry_run or all(is_this_machine(host.name) for host in hosts) else sign.new_sign()
+    exports |= {} if finished is None else {sign.VARIABLE: finished}
     argv, environment = _line(launcher, inner, num_ranks, hosts, threads, exports, interface)
     if dry_run:
         _print(argv, environment, as_json)
     else:
         require_same_mpi(launcher)
         require_hosts(hosts, launcher)
-        if not all(is_this_machine(host.name) for host in hosts):
-            guard_this_process()
-        _become(argv, environment)
+        _start(argv, {**os.environ, **environment}, finished)
 
 
 def _complete(inner: tuple[str, ...], shared: dict[str, str]) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -164,12 +165,15 @@ def _print(argv: list[str], environment: dict[str, str], as_json: bool) -> None:
         print(*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(argv))
 
 
-def _become(argv: list[str], environment: dict[str, str]) -> NoReturn:
-    """Turn into mpirun: its exit status, Ctrl-C and other signals need nobody between it and the shell."""
+def _start(argv: list[str], environment: dict[str, str], finished: str | None) -> NoReturn:
+    """Turn into mpirun; where a host may be lost, for which there is a sign of rank 0's end, stay beside it."""
     sys.stdout.flush()
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and mpirun would inherit that
     try:
-        os.execvpe(argv[0], argv, {**os.environ, **environment})
+        if finished is not None:
+            sys.exit(run_guarded(argv, environment, finished))
+        # Its exit status, Ctrl-C and other signals need nobody between it and the shell.
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and mpirun would inherit that
+        os.execvpe(argv[0], argv, environment)
     except OSError as error:
         raise UserError(
             f"{argv[0]}: cannot be started ({error.strerror}); name a working mpirun in MPI_SPP_MPIRUN"

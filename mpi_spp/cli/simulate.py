@@ -109,7 +109,7 @@ def _setting(known: Known, num_ranks: int, per_host: int, given: dict[str, Any])
     device = _device(given)
     if device is None:
         return setting
-    layer_bytes = setting.sizes().of_shares(1)[0]
+    layer_bytes = round(setting.sizes().of_layer())
     return replace(setting, speeds=on_device(setting.speeds, device, setting.model, layer_bytes))
 
 

@@ -4,28 +4,22 @@ from __future__ import annotations  # types of MPI are named before it is loaded
 
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any
 
+from mpi_spp.comm.hearsay import Hearsay, listeners
 from mpi_spp.comm.library import MPI
 from mpi_spp.comm.operation import Operation
 
 _INTERVAL_SECONDS = 0.5
-_WAITS, _WORKS = bytearray(b"\0"), bytearray(b"\1")
-
-
-class Word(NamedTuple):
-    """What a rank has told, and when it was heard, by `time.monotonic`."""
-
-    works: bool
-    at: float
 
 
 class Life:
     """What this rank waits for, and what it has heard of the others: an Observer. Making one is collective.
 
     Only one thread may speak MPI, and not while MPI itself waits: so a rank talks between two layers or tokens that it
-    computes, and in the waits of `requests.Idle`. Two counts show that the job goes on: `completed_here`, of operations
-    of this rank, and `worked_elsewhere`, of words of others that they work.
+    computes, and in the waits of `requests.Idle`. It tells a few others what it has heard of all. Two counts show that
+    the job goes on: `completed_here`, of operations of this rank, and `worked_elsewhere`, of words of others that they
+    work.
     """
 
     def __init__(self, comm: MPI.Intracomm, host: str) -> None:
@@ -35,10 +29,10 @@ class Life:
         self.waits_for: Operation | None = None
         self._outer: list[Operation | None] = []  # a wait may lie within another
         self.completed_here = self.worked_elsewhere = 0
-        self.heard: list[Word | None] = [None] * comm.size
+        self._hearsay = Hearsay(self.rank, self.size)
+        self.heard = self._hearsay.heard
         self.listened_at = self._talks_at = time.monotonic()
-        self._inbox = bytearray(1)
-        self._sends: dict[int, MPI.Request] = {}
+        self._sends: dict[int, tuple[MPI.Request, Any]] = {}
 
     def started(self, operation: Operation) -> None:
         """See Observer."""
@@ -59,30 +53,30 @@ class Life:
     def idles(self, operation: Operation) -> None:
         """This rank still waits, by now for this operation; called a few times a second."""
         self.waits_for = operation
-        self._talk(_WAITS)
+        self._talk(works=False)
 
     def works(self) -> None:
         """This rank has done a part of its own work; called as often as one likes."""
-        self._talk(_WORKS)
+        self._talk(works=True)
 
-    def _talk(self, word: bytearray) -> None:
+    def _talk(self, works: bool) -> None:
         now = time.monotonic()
         if now < self._talks_at:
             return
         self._talks_at = now + _INTERVAL_SECONDS
         self._listen(now)
-        for other in range(self.size):
+        words = self._hearsay.tell(works)
+        for other in listeners(self.rank, self.size):
             last = self._sends.get(other)
-            if other != self.rank and (last is None or last.Test()):  # who takes nothing gets nothing more
-                self._sends[other] = self._comm.Isend([word, 1, MPI.BYTE], other)
+            if last is None or last[0].Test():  # who takes nothing gets nothing more
+                self._sends[other] = self._comm.Isend(words, other), words
 
     def _listen(self, now: float) -> None:
         status = MPI.Status()
         while self._comm.Iprobe(status=status):
-            self._comm.Recv([self._inbox, 1, MPI.BYTE], status.source)
-            works = self._inbox == _WORKS
-            self.heard[status.source] = Word(works, now)
-            self.worked_elsewhere += works
+            words = self._hearsay.blank()
+            self._comm.Recv(words, status.source)
+            self.worked_elsewhere += self._hearsay.hear(words, now)
         self.listened_at = now
 
 

@@ -128,7 +128,7 @@ def _wanted(rank: RankFacts, question: Question) -> Wanted:
 def _checked(rank: RankFacts, shape: "ModelConfig") -> RankFacts:
     """With what is wrong with the weights: from the files' headers alone, as a run does it."""
     from mpi_spp.model.checkpoint import Checkpoint
-    from mpi_spp.model.weights import stage_shapes
+    from mpi_spp.model.products import stage_shapes
 
     if rank.model is None or rank.model.directory is None:
         return rank

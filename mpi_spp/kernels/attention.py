@@ -1,15 +1,19 @@
 """Causal attention of the last rows of a sequence over its cache."""
 
-from dataclasses import dataclass
+import copy
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 
 from mpi_spp.kernels.cache import LayerCache
+from mpi_spp.kernels.merge import Part, nothing
 from mpi_spp.kernels.norm import RMSNorm
 
 Rotation = tuple[torch.Tensor, torch.Tensor]  # cosines and signed sines, each [tokens, head_dim]
 
 _FEW_TOKENS = 4  # up to so many, one batched product over all heads is faster than a loop over them
+_ROWS = 128  # of a part at once: so their scores take little room, and rows before the keys no time
 
 
 @dataclass(frozen=True)
@@ -28,6 +32,12 @@ class Attention:
     def __init__(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> None:
         self.heads, self.norms = heads, (q_norm, k_norm)
 
+    def with_heads(self, num_heads: int, num_groups: int) -> Self:
+        """The same for so many of the layer's query heads and key/value heads."""
+        other = copy.copy(self)
+        other.heads = replace(self.heads, num_heads=num_heads, num_groups=num_groups)
+        return other
+
     def __call__(
         self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
     ) -> torch.Tensor:
@@ -36,10 +46,24 @@ class Attention:
         The cache receives the tokens from position `start` on. A token sees `window` positions up to its own; None:
         all. What the cache rounds off, the token itself does not see either: chunks of any size see the same.
         """
-        queries, new_keys, new_values = self._rotated(qkv, rotation)
-        cache.store(start, new_keys, new_values)
+        queries = self.store(qkv, rotation, cache, start)
         keys, values = cache.read(first_visible(start, window), start + len(qkv), queries.dtype)
         return attention(queries, keys, values, window)
+
+    def store(self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, slot: int) -> torch.Tensor:
+        """Store keys and values from `slot` on; returns the queries as `part` wants them."""
+        queries, new_keys, new_values = self._rotated(qkv, rotation)
+        cache.store(slot, new_keys, new_values)
+        return queries
+
+    def part(self, queries: torch.Tensor, cache: LayerCache, slots: range, ahead: int, window: int | None) -> Part:
+        """What consecutive queries make of consecutive keys: outputs [tokens, num_heads, size].
+
+        The first query stands `ahead` positions behind the first of the keys in `slots`, or before it if that is
+        negative. All slots before them are filled, too.
+        """
+        keys, values = cache.read(slots.start, slots.stop, queries.dtype)
+        return attention_part(queries, keys, values, ahead, window)
 
     def _rotated(self, qkv: torch.Tensor, rotation: Rotation) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Rotated and scaled queries, rotated keys, and values, each [tokens, heads, size]."""
@@ -89,6 +113,60 @@ def attention(
         _hide(scores.view(tokens, -1, scores.shape[1]), mask)
         output[:, group] = torch.mm(torch.softmax(scores, dim=-1), values[group]).view(tokens, -1, head_dim)
     return output.view(tokens, num_heads * head_dim)
+
+
+def attention_part(
+    queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, ahead: int, window: int | None
+) -> Part:
+    """As `attention`, of any consecutive keys: row i stands `ahead + i` positions behind the first of them."""
+    tokens, num_heads, size = queries.shape
+    part = nothing(tokens, num_heads, size, device=queries.device)
+    for first in range(0, tokens, _ROWS):
+        rows = range(first, min(first + _ROWS, tokens))
+        seen = range(max(0, first_visible(ahead + first, window)), min(ahead + rows.stop, keys.shape[2]))
+        if len(seen):
+            some = Part(*(each[rows.start : rows.stop] for each in part))
+            of_keys = keys[..., seen.start : seen.stop], values[:, seen.start : seen.stop]
+            _fill(some, queries[rows.start : rows.stop], *of_keys, ahead + first, seen, window)
+    return part
+
+
+def _fill(
+    part: Part,
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    position: int,
+    seen: range,
+    window: int | None,
+) -> None:
+    """Fill in what a few rows make of the keys that any of them sees. `position`: of the first row, as keys count."""
+    tokens, _, size = queries.shape
+    mask = _mask_of(range(position, position + tokens), seen, window, queries.device)
+    grouped, outputs, log_sums = (
+        each.view(tokens, keys.shape[0], -1, *each.shape[2:]) for each in (queries, *part)
+    )  # [tokens, groups, heads of a group, ...]
+    for group, (of_keys, of_values) in enumerate(zip(keys, values, strict=True)):
+        scores = torch.mm(grouped[:, group].reshape(-1, size), of_keys).float()
+        if mask is not None:
+            scores.view(tokens, -1, len(seen)).add_(mask[:, None])
+        sums = scores.logsumexp(dim=-1)
+        weights = scores.sub_(sums.clamp(min=torch.finfo(sums.dtype).min)[:, None]).exp_()
+        outputs[:, group] = torch.mm(weights.to(queries.dtype), of_values).view(tokens, -1, size)
+        log_sums[:, group] = sums.view(tokens, -1)
+
+
+def _mask_of(rows: range, keys: range, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """What to add to scores [rows, keys], by position: 0 or -inf; None when every key is seen."""
+    if rows.start >= keys.stop - 1 and (window is None or keys.start > rows.stop - 1 - window):
+        return None
+    distance = torch.arange(rows.start, rows.stop, device=device)[:, None] - torch.arange(
+        keys.start, keys.stop, device=device
+    )
+    hidden = distance < 0
+    if window is not None:
+        hidden |= distance >= window
+    return torch.zeros(hidden.shape, device=device).masked_fill_(hidden, float("-inf"))
 
 
 def _batched(

@@ -1,14 +1,19 @@
 """The operations of one layer, and the calls that run several at once where a back end has them."""
 
+from __future__ import annotations  # experts are made of MLPs
+
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 
 from mpi_spp.kernels.attention import Attention, Rotation
 from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.linear import Gated, Linear
-from mpi_spp.kernels.norm import RMSNorm
+from mpi_spp.kernels.norm import QKVNorm, RMSNorm
+
+if TYPE_CHECKING:
+    from mpi_spp.kernels.experts import ExpertsPart, Router
 
 
 class FusedLayer(Protocol):
@@ -39,6 +44,7 @@ class HeadsPart:
     attention: Attention
     output: Linear
     kv_heads: range
+    norm: QKVNorm | None = None  # over all heads of the model, before the attention
 
     @property
     def nbytes(self) -> int:
@@ -58,18 +64,27 @@ class MLPPart:
         """Of the products' weights."""
         return self.gate_up.nbytes + self.down.nbytes
 
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Outputs [rows, hidden_size] for x of the same shape; float32 unless the back end has rounded them."""
+        return self.down.to_float32(self.gate_up(x))
+
 
 @dataclass
 class Layer:
-    """What a share of a layer does, in this order; products with the same input are one. A share may lack a part."""
+    """What a share of a layer does, in this order; products with the same input are one. A share may lack a part.
+
+    Norms and the router are the same in all shares of a layer. A layer with a router has experts and no MLP.
+    """
 
     input_norm: RMSNorm
     heads: HeadsPart | None
     mlp_norm: RMSNorm
     mlp: MLPPart | None
-    fused: FusedLayer | None = None
+    router: Router | None = None
+    experts: ExpertsPart | None = None
+    fused: FusedLayer | None = None  # of a layer with a router: its attention alone
 
     @property
     def nbytes(self) -> int:
         """Of the products' weights, which are all but a thousandth."""
-        return sum(part.nbytes for part in (self.heads, self.mlp) if part is not None)
+        return sum(part.nbytes for part in (self.heads, self.mlp, self.experts) if part is not None)

@@ -50,6 +50,16 @@ class PlainLinear:
         total += self(x)
 
 
+class ExactLinear(PlainLinear):
+    """In float32 whatever the dtype of x: for few outputs that decide over much."""
+
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__(weight.float())
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return super().__call__(x.float())
+
+
 class PackedLinear(PlainLinear):
     """oneDNN's product with weights [out_features, in_features] that are reordered once, not at every call."""
 

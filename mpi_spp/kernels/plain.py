@@ -5,7 +5,7 @@ import torch
 from mpi_spp.kernels.attention import Attention, Heads
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout
 from mpi_spp.kernels.layer import FusedLayer, Layer
-from mpi_spp.kernels.linear import Activation, Gated, GatedLinear, Linear, PackedLinear, PlainLinear
+from mpi_spp.kernels.linear import Activation, ExactLinear, Gated, GatedLinear, Linear, PackedLinear, PlainLinear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.quantized import AlternatingGated, QuantizedLinear, QuantizedWeight, alternating
 
@@ -27,6 +27,10 @@ class Plain:
         if isinstance(weight, QuantizedWeight):
             return QuantizedLinear(weight, bias)
         return PlainLinear(weight, bias)
+
+    def exact(self, weight: torch.Tensor) -> Linear:
+        """The same for few outputs that decide over much; its `to_float32` rounds no product before the sum."""
+        return ExactLinear(weight)
 
     def gated(self, weight: Weight, bias: torch.Tensor | None, activation: Activation, size: int) -> Gated:
         """activation(gate) * up with the rows of gate and up in `weight` [2 * size, in_features].

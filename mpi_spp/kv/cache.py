@@ -1,14 +1,15 @@
-"""The keys and values of one sequence, preallocated."""
+"""The keys and values of one sequence, or of a part of its positions, preallocated."""
 
 from collections.abc import Callable
 
 import torch
 
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout, LayerCache
+from mpi_spp.kv.layout import EVERYTHING, Held
 
 
 class KVCache:
-    """Keys [layers, heads, *layout.shape(head_dim, capacity)] and values [layers, heads, capacity, head_dim].
+    """Keys [layers, heads, *layout.shape(head_dim, capacity)] and values [layers, heads, capacity, head_dim] by slot.
 
     Both are the right-hand matrices of attention's products as they lie: a transposed one is read at half the speed.
     With dtype int8 they are codes, with scales [2, layers, heads, capacity] of keys and of values. `layers` and `heads`
@@ -25,9 +26,10 @@ class KVCache:
         device: torch.device | None = None,
         layout: KeyLayout = COLUMNS,
         empty: Callable[..., torch.Tensor] = torch.empty,
+        held: Held = EVERYTHING,
     ) -> None:
-        """`empty`: makes its tensors, as torch.empty does."""
-        self.layers, self.heads = layers, heads
+        """`empty`: makes its tensors, as torch.empty does. `held`: which positions its slots are for."""
+        self.layers, self.heads, self.held = layers, heads, held
         self.capacity, self.layout = capacity, layout
         self._views: dict[tuple[int, range | None], LayerCache] = {}
         all_heads = (len(layers), len(heads))
@@ -70,18 +72,19 @@ class KVCache:
     def pack(self, layers: range, heads: range, positions: range, rows: torch.Tensor) -> None:
         """Copy a part of the cache into contiguous rows uint8 [layers * heads * positions, position_bytes].
 
-        Their bytes do not depend on the layout: scales [2, layers, heads, positions] if there are any, then keys
-        [layers, heads, head_dim, positions], then values [layers, heads, positions, head_dim].
+        The positions lie side by side: they are within one of the ranges that are held. The rows' bytes do not depend
+        on the layout: scales [2, layers, heads, positions] if there are any, then keys [layers, heads, head_dim,
+        positions], then values [layers, heads, positions, head_dim].
         """
         (keys, columns), others = self._parts(layers, heads, positions, rows)
-        self.layout.take(keys, positions.start, columns)
+        self.layout.take(keys, self.held.slot(positions.start), columns)
         for part, packed in others:
             packed.copy_(part)
 
     def unpack(self, layers: range, heads: range, positions: range, rows: torch.Tensor) -> None:
         """Copy rows that `pack` of another rank's cache has filled to where they belong."""
         (keys, columns), others = self._parts(layers, heads, positions, rows)
-        self.layout.put(keys, positions.start, columns)
+        self.layout.put(keys, self.held.slot(positions.start), columns)
         for part, packed in others:
             part.copy_(packed)
 
@@ -93,7 +96,8 @@ class KVCache:
         Scales come first, where they are aligned: head_dim is even, since rotation takes pairs.
         """
         span, some = _within(layers, self.layers), _within(heads, self.heads)
-        stretch = slice(positions.start, positions.stop)
+        first = self.held.slot(positions.start)
+        stretch = slice(first, first + len(positions))
         parts = [self.values[span, some, stretch]]
         if self.scales is not None:
             parts.insert(0, self.scales[:, span, some, stretch])

@@ -15,16 +15,21 @@ from mpi_spp.comm.shared import Hosts
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.layout import Region
 from mpi_spp.kv.rounds import Block, Round
+from mpi_spp.partition import Ranges
 from mpi_spp.report.timed import timed
 
 
 @dataclass(frozen=True)
 class Move:
-    """Between what a round takes its blocks out of, and puts them into: caches of this rank, regions of all ranks."""
+    """Between what a round takes its blocks out of, and puts them into: caches of this rank, regions of all ranks.
+
+    `positions`: by rank, those of the prompt that it wants.
+    """
 
     source: KVCache
     target: KVCache
     regions: Sequence[Region]
+    positions: Sequence[Ranges]
     hosts: Hosts | None = None  # of the ranks, where caches are shared by those of a host
 
 
@@ -37,8 +42,8 @@ class Shared:
     def __init__(self, round_: Round, move: Move, rank: int, tag: int) -> None:
         self._round, self._move, self._rank = round_, move, rank
         self.lengths, self.tag = [len(block) for block in round_.blocks], tag
-        self.rows = _rows(move.source, sum(self.lengths))
-        _pack(move.source, round_.blocks[rank], self.part(rank))
+        self.rows = room_for(move.source, sum(self.lengths))
+        pack_block(move.source, round_.blocks[rank], self.part(rank))
 
     def part(self, rank: int) -> torch.Tensor:
         """The rows of one rank, [lengths[rank], row]."""
@@ -49,7 +54,7 @@ class Shared:
         """Put what has come where it belongs."""
         for rank, block in enumerate(self._round.blocks):
             if rank != self._rank or self._move.target is not self._move.source:
-                _unpack(self._move.target, block, self.part(rank))
+                unpack_block(self._move.target, block, self.part(rank))
 
 
 class Parcels:
@@ -59,8 +64,9 @@ class Parcels:
     """
 
     def __init__(self, round_: Round, move: Move, rank: int, tag: int) -> None:
-        self._mine = [round_.blocks[rank].within(region) for region in move.regions]
-        self._coming = [block.within(move.regions[rank]) for block in round_.blocks]
+        wanted = list(zip(move.regions, move.positions, strict=True))
+        self._mine = [round_.blocks[rank].within(*of_rank) for of_rank in wanted]
+        self._coming = [block.within(*wanted[rank]) for block in round_.blocks]
         if move.source is move.target:
             self._mine[rank] = self._coming[rank] = _NOTHING
         self._prepare(move, tag)
@@ -69,15 +75,15 @@ class Parcels:
         """Room for what comes, and what goes put side by side."""
         self._target, self.tag = move.target, tag
         self.out_lengths, self.in_lengths = list(map(len, self._mine)), list(map(len, self._coming))
-        self.outgoing = _rows(move.source, sum(self.out_lengths))
-        self.incoming = _rows(move.source, sum(self.in_lengths))
+        self.outgoing = room_for(move.source, sum(self.out_lengths))
+        self.incoming = room_for(move.source, sum(self.in_lengths))
         for block, rows in zip(self._mine, self.outgoing.split(self.out_lengths), strict=True):
-            _pack(move.source, block, rows)
+            pack_block(move.source, block, rows)
 
     def unpack(self) -> None:
         """Put what has come where it belongs."""
         for block, rows in zip(self._coming, self.incoming.split(self.in_lengths), strict=True):
-            _unpack(self._target, block, rows)
+            unpack_block(self._target, block, rows)
 
 
 class HostParcels(Parcels):
@@ -101,25 +107,35 @@ def takes_for_host(hosts: Sequence[object], sender: int, receiver: int) -> bool:
     return hosts[sender] != hosts[receiver] and there[sender % len(there)] == receiver
 
 
-_NOTHING = Block(range(0), range(0), range(0))
+_NOTHING = Block(range(0), range(0), ())
 
 # A strategy starts transfers and yields each request that must be complete before it goes on. It ends when everything
 # is here and all sends are done. Between two steps the rank computes. What it moves is its module's MOVES.
 Strategy = Callable[[Communicator, Any], Iterator[Request]]
 
 
-def _rows(cache: KVCache, count: int) -> torch.Tensor:
+def _by_range(block: Block, rows: torch.Tensor) -> Iterator[tuple[range, torch.Tensor]]:
+    """The ranges of a block's positions, each with its part of the block's rows."""
+    if len(block):
+        heads = len(block.layers) * len(block.heads)
+        yield from zip(block.positions, rows.split([heads * len(one) for one in block.positions]), strict=True)
+
+
+def room_for(cache: KVCache, count: int) -> torch.Tensor:
+    """Uninitialised rows for so many positions of heads, as `KVCache.pack` fills them."""
     return torch.empty((count, cache.position_bytes), dtype=torch.uint8, device=cache.device)
 
 
-def _pack(cache: KVCache, block: Block, rows: torch.Tensor) -> None:
-    if len(block):
-        cache.pack(block.layers, block.heads, block.positions, rows)
+def pack_block(cache: KVCache, block: Block, rows: torch.Tensor) -> None:
+    """Copy a block out of a cache, one range of its positions behind the other."""
+    for positions, part in _by_range(block, rows):
+        cache.pack(block.layers, block.heads, positions, part)
 
 
-def _unpack(cache: KVCache, block: Block, rows: torch.Tensor) -> None:
-    if len(block):
-        cache.unpack(block.layers, block.heads, block.positions, rows)
+def unpack_block(cache: KVCache, block: Block, rows: torch.Tensor) -> None:
+    """Copy it to where it belongs in another cache."""
+    for positions, part in _by_range(block, rows):
+        cache.unpack(block.layers, block.heads, positions, part)
 
 
 class Exchange:

@@ -1,8 +1,9 @@
 """When which part of the cache is exchanged: known to all ranks beforehand, so that only tensors travel."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mpi_spp.kv.layout import Region, common
+from mpi_spp.partition import Ranges, within
 
 ALL_LAYERS = 1 << 30  # more layers than any stage has: "all layers of this tick are done"
 
@@ -13,14 +14,15 @@ class Block:
 
     layers: range
     heads: range
-    positions: range
+    positions: Ranges
 
     def __len__(self) -> int:
-        return len(self.layers) * len(self.heads) * len(self.positions)
+        return len(self.layers) * len(self.heads) * sum(map(len, self.positions))
 
-    def within(self, region: Region) -> "Block":
-        """The part of it that belongs into a region."""
-        return Block(common(self.layers, region.layers), common(self.heads, region.heads), self.positions)
+    def within(self, region: Region, positions: Ranges) -> "Block":
+        """The part of it that belongs into a region at these positions."""
+        heads = common(self.heads, region.heads)
+        return Block(common(self.layers, region.layers), heads, within(self.positions, positions))
 
 
 @dataclass(frozen=True)
@@ -34,33 +36,34 @@ class Round:
     blocks: tuple[Block, ...]
 
 
-def plan_rounds(granularity: str, regions: list[Region], stages: list[int], chunks: list[range]) -> list[Round]:
+def plan_rounds(
+    granularity: str, regions: list[Region], stages: list[int], chunks: list[range], positions: list[Ranges]
+) -> list[Round]:
     """All rounds of a prefill in the order in which every rank starts them.
 
-    In tick t a rank of stage s computes chunk t-s for the layers of its region. Granularity: "layer" (a round after
-    every layer of a tick), "chunk" (one round a tick) or "prefill" (one round at the end).
+    In tick t a rank of stage s computes chunk t-s, of which it has `positions`, for the layers of its region.
+    Granularity: "layer" (a round after every layer of a tick), "chunk" (one round a tick) or "prefill" (one round at
+    the end).
     """
     ticks = range(len(chunks) + max(stages))
     if granularity == "prefill":
-        whole = range(chunks[0].start, chunks[-1].stop)
-        return [Round((ticks[-1], ALL_LAYERS), tuple(Block(of.layers, of.made, whole) for of in regions))]
+        return [Round((ticks[-1], ALL_LAYERS), _blocks(regions, positions))]
+    made = [
+        [_made_in(tick - stage, chunks, mine) for stage, mine in zip(stages, positions, strict=True)] for tick in ticks
+    ]
     if granularity == "chunk":
-        return [Round((tick, ALL_LAYERS), _blocks_of_tick(tick, regions, stages, chunks)) for tick in ticks]
+        return [Round((tick, ALL_LAYERS), _blocks(regions, made[tick])) for tick in ticks]
     deepest = max(len(region.layers) for region in regions)
+    one_layer = [[replace(of, layers=of.layers[index : index + 1]) for of in regions] for index in range(deepest)]
     return [
-        Round((tick, index + 1), _blocks_of_tick(tick, [_one_layer(of, index) for of in regions], stages, chunks))
-        for tick in ticks
-        for index in range(deepest)
+        Round((tick, index + 1), _blocks(one_layer[index], made[tick])) for tick in ticks for index in range(deepest)
     ]
 
 
-def _one_layer(region: Region, index: int) -> Region:
-    return Region(region.layers[index : index + 1], region.heads, region.made)
+def _blocks(regions: list[Region], positions: list[Ranges]) -> tuple[Block, ...]:
+    return tuple(Block(of.layers, of.made, some) for of, some in zip(regions, positions, strict=True))
 
 
-def _blocks_of_tick(tick: int, regions: list[Region], stages: list[int], chunks: list[range]) -> tuple[Block, ...]:
-    """What each rank makes in this tick; nothing where its chunk has not come yet or is past."""
-    return tuple(
-        Block(of.layers, of.made, chunks[tick - stage] if 0 <= tick - stage < len(chunks) else range(0))
-        for of, stage in zip(regions, stages, strict=True)
-    )
+def _made_in(number: int, chunks: list[range], positions: Ranges) -> Ranges:
+    """What a rank makes of a chunk: nothing where it has not come yet or is past."""
+    return within(positions, chunks[number : number + 1]) if number >= 0 else ()

@@ -1,86 +1,130 @@
-"""Ends a launcher that outlives its ranks: of a host that no longer answers it may await news for a quarter of an hour.
+"""Runs a launcher of ranks on other hosts, and sees to it that it ends, with a status that tells what came of the job.
 
-Ranks that wait in vain end the job (`--timeout`). The launcher then has all hosts end what is left, and waits until
-each says that it has. From a lost one nothing comes until TCP gives up, and no option of the MPIs was found that
-shortens this and leaves the status of the job what it is.
+Two things happen when a host is lost. Ranks that wait in vain end the job (`--timeout`); the launcher then waits until
+each host says that it has nothing left, and from a lost one nothing comes until TCP gives up, after a quarter of an
+hour. And Open MPI's launcher, which sees a connection close, ends the job but may do so with status 0. No option of the
+MPIs was found that changes either.
 """
 
+import ctypes
 import os
-import select
 import signal
-from collections.abc import Iterator
+import subprocess
+import threading
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import IO
+
+from mpi_spp.launch.sign import Sieve
 
 _PATIENCE_SECONDS = 20.0  # launchers usually end a tenth of a second after their ranks
 _LOOKS = 4  # in that time
 _SECONDS_TO_CLEAN_UP = 3.0
+_SECONDS_TO_READ = 1.0  # what the launcher said last; an ssh that outlives it keeps the pipe open
 _ONLY_RANKS_HAVE = (b"OMPI_COMM_WORLD_RANK=", b"PMI_RANK=")
-_LINE = "mpi-spp: error: the ranks on this host have ended, and mpirun still waits for another one; ending it\n"
+_PASSED_ON = {
+    signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
+    signal.SIGTSTP, signal.SIGCONT,
+}  # fmt: skip
+_PR_SET_PDEATHSIG = 1
+_HOST_WAITED_FOR = "the ranks on this host have ended, and mpirun still waits for another one; ending it"
+_NO_SIGN = "mpirun ended, but rank 0 did not say that its work is done; a host may have gone down (see above)"
 
 
-def guard_this_process(patience: float = _PATIENCE_SECONDS) -> None:
-    """Have this process, which is to become the launcher, ended when it awaits a host for `patience` seconds in vain:
+def run_guarded(
+    argv: Sequence[str], environment: Mapping[str, str], sign: str, patience: float = _PATIENCE_SECONDS
+) -> int:
+    """Run the launcher and return its status; 1 in place of 0 where no rank has given the sign (see launch/sign.py).
 
-    its ranks on this host have come and gone, and an ssh of its own to another host has not. The guard is a process
-    that ends with the launcher; it does nothing where no rank runs on this host, or where ranks start without ssh.
-    There is none where kernel or Python have no handles of processes (Linux before 5.3, some builds, some containers).
+    It is ended when it awaits a host for `patience` seconds in vain: its ranks on this host have come and gone, and an
+    ssh of its own to another host has not. Signals to this process are passed on. Raises OSError when the launcher
+    cannot be started.
     """
-    launcher = os.getpid()
-    try:
-        handle = os.pidfd_open(launcher)
-    except (AttributeError, OSError):
-        return
-    child = os.fork()
-    if child == 0:
+    ignored = {number for number in _PASSED_ON if signal.getsignal(number) == signal.SIG_IGN}  # by nohup, for one
+    awaited = {signal.SIGCHLD} | _PASSED_ON - ignored
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+
+    def prepare() -> None:
+        """In the launcher, before it is one: whoever kills this process means the job."""
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0)
+
+    # In a session of its own it gets each signal from here alone, once: of two, launchers leave ranks behind.
+    launcher = subprocess.Popen(
+        argv, env=environment, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=prepare
+    )
+    sieve = Sieve(sign)
+    assert launcher.stderr is not None
+    reader = threading.Thread(target=_hand_on, args=(launcher.stderr, sieve), daemon=True)
+    reader.start()
+    _attend(launcher, awaited, patience)
+    reader.join(_SECONDS_TO_READ)
+    if launcher.returncode == 0 and not sieve.found:
+        _say(_NO_SIGN)
+        return 1
+    return launcher.returncode if launcher.returncode >= 0 else 128 - launcher.returncode  # as shells tell of signals
+
+
+def _hand_on(stderr: IO[bytes], sieve: Sieve) -> None:
+    """What the launcher and the ranks say, less the sign."""
+    while data := os.read(stderr.fileno(), 1 << 16):
+        _write(sieve.sift(data))
+    _write(sieve.rest())
+
+
+def _write(data: bytes) -> None:
+    while data:
         try:
-            if os.fork() == 0:  # an orphan: launchers wait for their children
-                signal.signal(signal.SIGINT, signal.SIG_IGN)  # after Ctrl-C they wait for lost hosts too
-                _let_go_of_output()
-                _guard(launcher, handle, patience)
-        finally:
-            os._exit(0)  # whatever happens, it must not go on as the launcher
-    os.close(handle)
-    os.waitpid(child, 0)
+            data = data[os.write(2, data) :]
+        except OSError:  # nobody reads it; the job goes on
+            return
 
 
-def _let_go_of_output() -> None:
-    """Whoever reads it should not wait for the guard."""
-    nothing = os.open(os.devnull, os.O_RDWR)
-    os.dup2(nothing, 0)
-    os.dup2(nothing, 1)
+def _say(line: str) -> None:
+    _write(f"mpi-spp: error: {line}\n".encode())
 
 
-def _guard(launcher: int, handle: int, patience: float) -> None:
+def _attend(launcher: "subprocess.Popen[bytes]", awaited: set[signal.Signals], patience: float) -> None:
+    """Return when the launcher has ended."""
     had_ranks, looks = False, 0
-    while not _has_ended(handle, patience / _LOOKS):
-        others = list(_descendants(launcher))
+    while launcher.poll() is None:
+        received = signal.sigtimedwait(awaited, patience / _LOOKS)
+        if received is not None:
+            _pass_on(received.si_signo, launcher)
+            continue
+        others = list(_descendants(launcher.pid))
         has_ranks = any(_is_rank(process) for process in others)
         had_ranks = had_ranks or has_ranks
         # Without an ssh it may be output that nobody takes which keeps it.
         awaits_host = had_ranks and not has_ranks and any(_is_ssh(process) for process in others)
         looks = looks + 1 if awaits_host else 0
         if looks > _LOOKS:
-            os.write(2, _LINE.encode())
-            return _end(launcher, handle)
-    return None
+            _say(_HOST_WAITED_FOR)
+            _end(launcher)
 
 
-def _end(launcher: int, handle: int) -> None:
+def _pass_on(number: int, launcher: "subprocess.Popen[bytes]") -> None:
+    if number == signal.SIGCHLD:
+        return
+    launcher.send_signal(number)
+    if number == signal.SIGTSTP:
+        os.kill(os.getpid(), signal.SIGSTOP)  # until someone says SIGCONT, which is passed on next
+
+
+def _end(launcher: "subprocess.Popen[bytes]") -> None:
     """End it, if need be by force, and what it has started: an ssh to a lost host would stay."""
-    others = list(_descendants(launcher))
-    signal.pidfd_send_signal(handle, signal.SIGTERM)
-    if not _has_ended(handle, _SECONDS_TO_CLEAN_UP):
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
+    others = list(_descendants(launcher.pid))
+    launcher.terminate()
+    try:
+        launcher.wait(_SECONDS_TO_CLEAN_UP)
+    except subprocess.TimeoutExpired:
+        launcher.kill()
+        launcher.wait()
     for process in others:
         try:
             os.kill(process, signal.SIGKILL)
         except ProcessLookupError:
             continue
-
-
-def _has_ended(handle: int, seconds: float) -> bool:
-    """Whether a process ends within this time."""
-    return bool(select.select([handle], [], [], seconds)[0])
 
 
 def _descendants(process: int) -> Iterator[int]:

@@ -7,6 +7,9 @@ import re
 import shlex
 import shutil
 import subprocess
+import sys
+import tempfile
+import time
 from dataclasses import dataclass
 
 from mpi_spp.errors import UserError
@@ -15,6 +18,7 @@ from mpi_spp.launch.line import LaunchRequest, ranks_by_host
 
 _TIME = re.compile(r"(\d+-)?\d+(:\d+){0,2}", re.ASCII)
 _NAME = re.compile(r"[\w.,@+-]+", re.ASCII)
+_SECONDS_BETWEEN_SIGNS = 10.0  # of life; sbatch answers within a second, and waits long for a controller that is down
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,13 +88,31 @@ def _exports(request: LaunchRequest) -> dict[str, str]:
 
 
 def submit(script: str) -> int:
-    """Hand the script to sbatch, which says the job's number on standard output; its exit status is returned."""
+    """Hand the script to sbatch, which says the job's number on standard output; its exit status is returned.
+
+    While it takes long, a line on standard error now and then says so; it is for the user to wait, or to press Ctrl-C.
+    """
     sbatch = shutil.which("sbatch")
     if sbatch is None:
         raise UserError(
             "sbatch: not found on PATH; start this on a login node of the cluster, or print the script with --dry-run"
         )
-    return subprocess.run([sbatch], input=script, text=True).returncode
+    with tempfile.TemporaryFile("w+") as file:
+        file.write(script)
+        file.seek(0)
+        return _await(subprocess.Popen([sbatch], stdin=file))
+
+
+def _await(sbatch: "subprocess.Popen[bytes]") -> int:
+    """Its exit status."""
+    began = time.monotonic()
+    while True:
+        try:
+            return sbatch.wait(_SECONDS_BETWEEN_SIGNS)
+        except subprocess.TimeoutExpired:
+            taken = f"sbatch has not answered for {time.monotonic() - began:.0f} s"
+            hint = "`scontrol ping` tells whether Slurm's controller does"
+            print(f"mpi-spp: {taken}; still waiting ({hint})", file=sys.stderr, flush=True)
 
 
 def _nodes(request: LaunchRequest, asked: Allocation) -> int:

@@ -1,11 +1,14 @@
 """Rows of one or more sequences, laid end to end: what a stage computes in one call."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import torch
 
+from mpi_spp.kernels.attention import Rotation
 from mpi_spp.kv.cache import KVCache
+from mpi_spp.partition import split_chunks
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,19 @@ class Span:
     start: int
     cache: KVCache
     sequence_length: int
+
+    @property
+    def positions(self) -> range:
+        """Of its tokens in the sequence."""
+        return range(self.start, self.start + len(self.rows))
+
+    def of(self, rows: torch.Tensor) -> torch.Tensor:
+        """Its own ones of the batch's rows."""
+        return rows[self.rows.start : self.rows.stop]
+
+    def angles(self, rotation: Rotation) -> Rotation:
+        """The same of cosines and signed sines."""
+        return self.of(rotation[0]), self.of(rotation[1])
 
 
 @dataclass(frozen=True)
@@ -34,6 +50,16 @@ class Batch:
         return torch.cat(
             [torch.arange(span.start, span.start + len(span.rows), device=self.device) for span in self.spans]
         )
+
+
+def in_spans(ranges: Iterable[range], cache: KVCache, sequence_length: int, longest: int) -> Batch:
+    """The batch of one sequence's tokens at several ranges of positions, in spans of so many rows at most."""
+    spans, row = [], 0
+    for positions in ranges:
+        for part in split_chunks(len(positions), longest):
+            spans.append(Span(range(row, row + len(part)), positions.start + part.start, cache, sequence_length))
+            row += len(part)
+    return Batch(tuple(spans), cache.device)
 
 
 def one_span(positions: range, cache: KVCache, sequence_length: int) -> Batch:

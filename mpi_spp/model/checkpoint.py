@@ -8,6 +8,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mpi_spp.errors import UserError
+from mpi_spp.model.stored import Part, find
 
 _INDEX = "model.safetensors.index.json"
 _SINGLE = "model.safetensors"
@@ -28,33 +29,37 @@ class Checkpoint:
     def require(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Check from the files' headers alone that these tensors are there, in these shapes and in a known dtype."""
         for name, shape in shapes.items():
-            part = self._slice(name)
-            found, dtype = tuple(part.get_shape()), part.get_dtype()
-            path = self._directory / self._file_of[name]
-            if found != shape:
-                raise UserError(f"{path}: {name} has shape {list(found)}, but config.json asks for {list(shape)}")
-            if dtype not in _DTYPES:
-                raise UserError(f"{path}: {name} is of dtype {dtype}; supported are {', '.join(_DTYPES)}")
+            part, path = self._part(name)
+            if part.shape != shape:
+                raise UserError(f"{path}: {name} has shape {list(part.shape)}, but config.json asks for {list(shape)}")
+            if part.dtype not in _DTYPES:
+                raise UserError(f"{path}: {name} is of dtype {part.dtype}; supported are {', '.join(_DTYPES)}")
 
     def read(self, name: str, rows: range | None = None, columns: range | None = None) -> torch.Tensor:
-        """One tensor, or only some of its rows (dim 0) or columns (dim 1), memory-mapped."""
-        part = self._slice(name)
-        if columns is not None:
-            return part[:, columns.start : columns.stop]
-        return part[:] if rows is None else part[rows.start : rows.stop]
+        """One tensor, or only some of its rows (dim 0) or columns (dim 1), memory-mapped.
+
+        An expert's is found where all experts of a layer are one tensor, too.
+        """
+        return self._part(name)[0].read(rows, columns)
 
     def release(self) -> None:
         """Let go of the files: a tensor that is still used keeps its own, and the others' pages leave the memory."""
         self._open_files.clear()
 
-    def _slice(self, name: str) -> Any:
-        if name not in self._file_of:
+    def _part(self, name: str) -> tuple[Part, Path]:
+        """A tensor, and its file."""
+        stored = find(name, self._file_of)
+        if stored is None:
             raise UserError(f"{self._directory}: no safetensors file holds the tensor {name!r}")
-        file_name = self._file_of[name]
+        file_name = self._file_of[stored.name]
+        path = self._directory / file_name
         try:
-            return self._open(file_name).get_slice(name)
+            part = Part(self._open(file_name).get_slice(stored.name), stored)
         except SafetensorError as error:
-            raise UserError(f"{self._directory / file_name}: {name!r} cannot be read ({error})") from None
+            raise UserError(f"{path}: {stored.name!r} cannot be read ({error})") from None
+        if not part.complete:
+            raise UserError(f"{path}: {stored.name} has no expert {stored.expert}, but config.json asks for it")
+        return part, path
 
     def _open(self, file_name: str) -> Any:
         if file_name not in self._open_files:

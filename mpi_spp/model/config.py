@@ -1,6 +1,7 @@
 """The shape of a model, read from its Hugging Face configuration."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,10 @@ from typing import Any
 import torch
 
 from mpi_spp.errors import UserError
-from mpi_spp.model.families import FAMILIES, Family
+from mpi_spp.model.families import FAMILIES, ExpertFields, Family
 from mpi_spp.model.rope import ROPE_TYPES, Rope, make_rope
-from mpi_spp.shares import Share
+from mpi_spp.model.transformers_import import import_checks_alone
+from mpi_spp.shares import Experts, Share
 
 # Fields for which transformers would silently take the default of some other model.
 _REQUIRED = (
@@ -21,7 +23,7 @@ _REQUIRED = (
     "vocab_size",
     "max_position_embeddings",
 )
-_POSITIVE = (*_REQUIRED, "num_key_value_heads", "head_dim", "sliding_window")
+_POSITIVE = (*_REQUIRED, "num_key_value_heads", "head_dim", "sliding_window", "decoder_sparse_step")
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 
@@ -49,6 +51,10 @@ class ModelConfig:
     sliding_windows: tuple[int | None, ...]  # for each layer the keys that a query sees, itself included; None: all
     rope: Rope
     dtype: torch.dtype | None  # of the checkpoint, where the file says so
+    qk_norm_over_heads: bool = False  # one norm over all heads instead of one for each
+    clip_qkv: float | None = None  # what no query, key or value exceeds; with qk_norm_over_heads only
+    experts: Experts | None = None
+    expert_layers: tuple[bool, ...] = ()  # for each layer whether it has experts; else it has an MLP
 
     @property
     def query_groups(self) -> int:
@@ -57,15 +63,51 @@ class ModelConfig:
 
     @property
     def layer_parameters(self) -> int:
-        """The numbers in the matrices of a layer."""
-        heads = 2 * (self.num_attention_heads + self.num_key_value_heads) * self.head_dim
-        return self.hidden_size * (heads + 3 * self.intermediate_size)
+        """The numbers in the matrices of a layer, on average where some have experts and some have not."""
+        return self._parameters_with(self.experts.columns if self.experts else 0)
+
+    @property
+    def active_parameters(self) -> int:
+        """Those of them that one token is multiplied with."""
+        return self._parameters_with(self.experts.active_columns if self.experts else 0)
+
+    @property
+    def sums_a_layer(self) -> int:
+        """How often the ranks that share a layer add up: behind attention and MLP, and squares for norms over heads."""
+        return 3 if self.qk_norm_over_heads else 2
+
+    @property
+    def expert_share(self) -> float:
+        """The part of all layers that have experts."""
+        return sum(self.expert_layers) / self.num_hidden_layers
+
+    @property
+    def widest(self) -> int:
+        """The columns of the widest MLP or expert of any layer."""
+        sizes = [self.intermediate_size] * (self.expert_share < 1)
+        return max([*sizes, self.experts.size, self.experts.shared_size] if self.experts else sizes)
+
+    def has_experts(self, layer: int) -> bool:
+        """Whether a layer has experts in the place of an MLP."""
+        return bool(self.expert_layers) and self.expert_layers[layer]
+
+    def layers_alike(self) -> dict[tuple[int | None, bool], list[int]]:
+        """The layers of each kind: by their window, and by whether they have experts."""
+        kinds: dict[tuple[int | None, bool], list[int]] = {}
+        for layer, window in enumerate(self.sliding_windows):
+            kinds.setdefault((window, self.has_experts(layer)), []).append(layer)
+        return kinds
 
     def span_of(self, share: Share, part: str) -> range:
-        """The rows or columns of a matrix that a share of a layer has: of all "query_heads", "kv_heads" or "mlp"."""
+        """The rows or columns of a matrix that a share of a layer has, of the part of a Share with this name."""
         items: range = getattr(share, part)
-        size = 1 if part == "mlp" else self.head_dim
+        size = self.head_dim if part.endswith("heads") else 1
         return range(items.start * size, items.stop * size)
+
+    def _parameters_with(self, expert_columns: int) -> int:
+        heads = 2 * (self.num_attention_heads + self.num_key_value_heads) * self.head_dim
+        columns = self.expert_share * expert_columns + (1 - self.expert_share) * self.intermediate_size
+        return self.hidden_size * heads + round(3 * self.hidden_size * columns)
 
 
 def read_config(directory: Path) -> ModelConfig:
@@ -73,7 +115,7 @@ def read_config(directory: Path) -> ModelConfig:
     path = directory / "config.json"
     raw = _read_json(path)
     family = _family_of(raw, path)
-    missing = [name for name in _REQUIRED if raw.get(name) is None]
+    missing = [name for name in (*_REQUIRED, *_expert_fields(family)) if _given(raw, name) is None]
     if missing:
         raise UserError(f"{path}: the field {missing[0]!r} is missing; get a complete config.json of this model")
     for name in ("quantization_config", "per_layer_config"):
@@ -103,8 +145,23 @@ def _family_of(raw: dict[str, Any], path: Path) -> Family:
     return FAMILIES[raw["model_type"]]
 
 
+def _expert_fields(family: Family) -> list[str]:
+    """The numbers that a family with experts must give."""
+    fields = family.experts
+    if fields is None:
+        return []
+    return [fields.count, "num_experts_per_tok", fields.size, *([fields.shared_size] if fields.shared_size else [])]
+
+
+def _given(raw: dict[str, Any], name: str) -> Any:
+    """The value in the file; transformers writes the count of experts under either name."""
+    other = {"num_experts": "num_local_experts", "num_local_experts": "num_experts"}.get(name, name)
+    return raw.get(name) if raw.get(name) is not None else raw.get(other)
+
+
 def _parse(directory: Path, path: Path) -> Any:
     """The configuration object of transformers: it knows every default and every older spelling of a field."""
+    import_checks_alone()
     from transformers import AutoConfig
 
     try:
@@ -113,10 +170,12 @@ def _parse(directory: Path, path: Path) -> Any:
         raise UserError(f"{path}: is not a valid model configuration ({error})") from None
 
 
-def _check_numbers(config: Any, path: Path) -> None:
+def _check_numbers(config: Any, family: Family, path: Path) -> None:
     """Refuse what transformers lets pass or only warns of."""
-    for name in _POSITIVE:
+    for name in (*_POSITIVE, *_expert_fields(family)):
         value = getattr(config, name, None)
+        if name == "sliding_window" and not getattr(config, "use_sliding_window", True):
+            continue  # some configurations say 0 then
         if value is not None and value < 1:
             raise UserError(f"{path}: {name} is {value}, which no model can have; get the file again")
     for name, value in config.rope_parameters.items():
@@ -125,7 +184,7 @@ def _check_numbers(config: Any, path: Path) -> None:
 
 
 def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
-    _check_numbers(config, path)
+    _check_numbers(config, family, path)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     if config.num_attention_heads % config.num_key_value_heads:
         raise UserError(
@@ -145,6 +204,7 @@ def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
     def decided(rule: bool | str) -> bool:
         return bool(getattr(config, rule)) if isinstance(rule, str) else rule
 
+    experts = _experts(config, family.experts, decided, path) if family.experts else None
     return ModelConfig(
         model_type=family.model_type,
         num_hidden_layers=config.num_hidden_layers,
@@ -165,6 +225,27 @@ def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
         sliding_windows=tuple(_window(config, family, layer) for layer in range(config.num_hidden_layers)),
         rope=make_rope(config, head_dim),
         dtype=config.dtype,
+        qk_norm_over_heads=family.qk_norm_over_heads,
+        clip_qkv=getattr(config, "clip_qkv", None) if family.qk_norm_over_heads else None,
+        experts=experts,
+        expert_layers=_expert_layers(config, family.experts) if family.experts else (),
+    )
+
+
+def _experts(config: Any, fields: ExpertFields, decided: Callable[[bool | str], bool], path: Path) -> Experts:
+    count, top_k = getattr(config, fields.count), config.num_experts_per_tok
+    if top_k > count:
+        raise UserError(f"{path}: num_experts_per_tok is {top_k}, but there are only {count} experts")
+    shared = getattr(config, fields.shared_size) if fields.shared_size else 0
+    return Experts(count, top_k, getattr(config, fields.size), shared, decided(fields.normalized))
+
+
+def _expert_layers(config: Any, fields: ExpertFields) -> tuple[bool, ...]:
+    layers = range(config.num_hidden_layers)
+    if not fields.by_layer:
+        return tuple(True for _ in layers)
+    return tuple(
+        layer not in config.mlp_only_layers and (layer + 1) % config.decoder_sparse_step == 0 for layer in layers
     )
 
 

@@ -7,14 +7,17 @@ from typing import Protocol
 import torch
 import torch.nn.functional as F
 
-from mpi_spp.kernels.attention import Rotation
+from mpi_spp.kernels.attention import Attention, Rotation
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout
 from mpi_spp.kernels.layer import HeadsPart, Layer
 from mpi_spp.kernels.linear import Activation, Linear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
+from mpi_spp.kv.layout import EVERYTHING, Held
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.exchange import HeadsExchange
+from mpi_spp.model.experts import Dispatch, ExpertLoad, add_experts
 from mpi_spp.report.timed import timed
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -23,6 +26,9 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
     "relu": F.relu,
 }
+
+
+_MLP_ROWS = 512  # at once, where a rank has more: the columns between its products are the widest tensor of a layer
 
 
 @dataclass
@@ -52,12 +58,29 @@ class Total(Protocol):
         """Replace [tokens, hidden_size] by the sum over all of them, in place."""
 
 
+class Attend(Protocol):
+    """Attention of a share of a layer where other ranks hold some of the positions that its tokens see."""
+
+    def __call__(
+        self, layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation, window: int | None
+    ) -> torch.Tensor:
+        """Outputs [tokens, query heads * head_dim] for `qkv`; keys and values go into the spans' caches."""
+
+
 @dataclass(frozen=True)
 class Shard:
-    """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all."""
+    """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all.
+
+    `dispatch`: how rows reach experts on other ranks; None: all ranks that add up have the same rows.
+    With `exchange` these are whole layers, for a part of each batch's tokens.
+    `attend`: where the caches hold a part of the positions only.
+    """
 
     shares: Sequence[int] = (0,)
     total: Total | None = None
+    dispatch: Dispatch | None = None
+    exchange: HeadsExchange | None = None
+    attend: Attend | None = None
 
 
 ALL = Shard()
@@ -83,6 +106,7 @@ class Stage:
         self.config, self.weights, self.vocabulary = config, weights, vocabulary
         self.dtype, self.device = dtype, device
         self._rotation_dtype, self._key_layout = rotation_dtype or dtype, key_layout
+        self.load = ExpertLoad()
 
     def new_cache(
         self,
@@ -91,14 +115,15 @@ class Stage:
         dtype: torch.dtype | None = None,
         heads: range | None = None,
         empty: Callable[..., torch.Tensor] = torch.empty,
+        held: Held = EVERYTHING,
     ) -> KVCache:
-        """An empty cache for `capacity` positions of these layers and key/value heads; None: all heads.
+        """An empty cache of `capacity` slots for these layers and key/value heads; None: all heads.
 
-        dtype: int8, or None for that of the weights. `empty` makes its tensors.
+        dtype: int8, or None for that of the weights. `empty` makes its tensors. `held`: the positions for its slots.
         """
         heads = range(self.config.num_key_value_heads) if heads is None else heads
         size, layout = self.config.head_dim, self._key_layout
-        return KVCache(layers, heads, capacity, size, dtype or self.dtype, self.device, layout, empty)
+        return KVCache(layers, heads, capacity, size, dtype or self.dtype, self.device, layout, empty, held)
 
     @torch.inference_mode()
     def embed(self, token_ids: torch.Tensor) -> torch.Tensor:
@@ -122,13 +147,14 @@ class Stage:
     ) -> torch.Tensor:
         """Run the layers on hidden states [tokens, hidden_size], in place; their keys and values go into the caches.
 
+        Of a batch that is exchanged (`shard.exchange`) these are the hidden states of the rows that are computed here.
         `after_layer(layer)` is called after each: nonblocking communication moves on there.
         """
         rotation = self._rotation(batch)
         for number in layers:
             with timed("layer", number):
                 shares = [self.weights.layers[number][share] for share in shard.shares]
-                self._layer(number, shares, hidden, batch, rotation, shard.total)
+                self._layer(number, shares, hidden, batch, rotation, shard)
             after_layer(number)
         return hidden
 
@@ -144,6 +170,10 @@ class Stage:
         rows = self.weights.head_rows[places.cpu()].to(device=self.device, dtype=self.dtype)
         return rows.float() @ normed
 
+    def rounding(self, logits: torch.Tensor) -> float:
+        """Twice how far `logits` [tokens, len(vocabulary)] may be from exact: 0 in float32. Some may not be finite."""
+        return rounding_of(logits)
+
     def _rotation(self, batch: Batch) -> Rotation:
         parts = [
             self.config.rope.rotation(
@@ -154,51 +184,130 @@ class Stage:
         return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
     def _layer(
-        self,
-        number: int,
-        shares: list[Layer],
-        hidden: torch.Tensor,
-        batch: Batch,
-        rotation: Rotation,
-        total: Total | None,
+        self, number: int, shares: list[Layer], hidden: torch.Tensor, batch: Batch, rotation: Rotation, shard: Shard
     ) -> None:
-        first = shares[0]  # norms are the same in all shares
-        if first.fused is not None and len(shares) == len(batch.spans) == 1:
-            self._fused_layer(number, first, hidden, batch, rotation, total)
+        first, total = shares[0], shard.total  # norms and the router are the same in all shares
+        is_alone = len(shares) == len(batch.spans) == 1 and shard.exchange is None and shard.attend is None
+        if first.fused is not None and is_alone:
+            self._fused_layer(number, first, hidden, batch, rotation, shard)
             return
-        normed = first.input_norm(hidden)
-        heads = (share.heads for share in shares if share.heads is not None)
-        _add(hidden, ((part.output, self._attend(number, part, normed, batch, rotation)) for part in heads), total)
-        normed = first.mlp_norm(hidden)
-        mlps = (share.mlp for share in shares if share.mlp is not None)
-        _add(hidden, ((part.down, part.gate_up(normed)) for part in mlps), total)
+        parts = [share.heads for share in shares if share.heads is not None]
+        qkvs = self._projected(parts, first.input_norm(hidden), total)
+        attended = self._attended(number, parts, qkvs, batch, rotation, shard)
+        _add(hidden, ((part.output, outputs) for part, outputs in zip(parts, attended, strict=True)), total)
+        if first.router is not None:
+            self._experts(number, shares, hidden, shard)
+            return
+        for rows in hidden.split(_MLP_ROWS) if shard.attend is not None else (hidden,):
+            _transform(rows, shares, total)
 
     def _fused_layer(
-        self, number: int, layer: Layer, hidden: torch.Tensor, batch: Batch, rotation: Rotation, total: Total | None
+        self, number: int, layer: Layer, hidden: torch.Tensor, batch: Batch, rotation: Rotation, shard: Shard
     ) -> None:
         assert layer.fused is not None and layer.heads is not None
-        span, window = batch.spans[0], self.config.sliding_windows[number]
+        span, window, total = batch.spans[0], self.config.sliding_windows[number], shard.total
         inputs = (rotation, span.cache.of_layer(number, layer.heads.kv_heads), span.start, window)
-        if total is None:
+        if total is None and layer.router is None:
             layer.fused(hidden, *inputs)
             return
-        layer.fused.attend(hidden, *inputs, total.keeps)
-        total(hidden)
-        layer.fused.transform(hidden, total.keeps)
-        total(hidden)
+        keeps = total is None or total.keeps
+        layer.fused.attend(hidden, *inputs, keeps)
+        if total is not None:
+            total(hidden)
+        if layer.router is not None:
+            self._experts(number, [layer], hidden, shard)
+            return
+        layer.fused.transform(hidden, keeps)
+        if total is not None:
+            total(hidden)
 
-    def _attend(
-        self, layer: int, part: HeadsPart, normed: torch.Tensor, batch: Batch, rotation: Rotation
-    ) -> torch.Tensor:
-        """Attention outputs [tokens, query heads * head_dim], every span over its own cache."""
-        qkv, window = part.qkv(normed), self.config.sliding_windows[layer]
-        outputs = []
-        for span in batch.spans:
-            rows = slice(span.rows.start, span.rows.stop)
-            angles = (rotation[0][rows], rotation[1][rows])
-            cache = span.cache.of_layer(layer, part.kv_heads)
-            outputs.append(part.attention(qkv[rows], angles, cache, span.start, window))
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    def _experts(self, number: int, shares: list[Layer], hidden: torch.Tensor, shard: Shard) -> None:
+        """The half of a layer that has experts."""
+        normed, total, dispatch = shares[0].mlp_norm(hidden), shard.total, shard.dispatch
+        counts, held, of_rank = total is None or total.keeps, self.weights.layers[number], None
+        if dispatch is not None and dispatch.takes(len(hidden)):
+            of_rank = (dispatch, [held[share] for share in dispatch.shares])
+            total = None if dispatch.gives_all else total
+        if total is not None and not total.keeps:
+            hidden.zero_()
+        add_experts(hidden, normed, shares, self.load, counts, of_rank)
+        if total is not None:
+            total(hidden)
+
+    def _projected(self, parts: list[HeadsPart], normed: torch.Tensor, total: Total | None) -> Iterable[torch.Tensor]:
+        """Queries, keys and values of each part; where they are normalised over all heads, those of other ranks too."""
+        if not self.config.qk_norm_over_heads:
+            return (part.qkv(normed) for part in parts)
+        qkvs, squares = [part.qkv(normed) for part in parts], normed.new_zeros((len(normed), 2), dtype=torch.float32)
+        norms = [part.norm for part in parts if part.norm is not None]
+        for norm, qkv in zip(norms, qkvs, strict=True):
+            squares += norm.squares(qkv)
+        if total is not None:
+            total(squares)
+        return [norm(qkv, squares) for norm, qkv in zip(norms, qkvs, strict=True)]
+
+    def _attended(
+        self,
+        layer: int,
+        parts: list[HeadsPart],
+        qkvs: Iterable[torch.Tensor],
+        batch: Batch,
+        rotation: Rotation,
+        shard: Shard,
+    ) -> Iterable[torch.Tensor]:
+        """Attention outputs [tokens, query heads * head_dim] of each share's heads."""
+        window, exchange = self.config.sliding_windows[layer], shard.exchange
+        if exchange is None:
+            attend = shard.attend or _attend
+            pairs = zip(parts, qkvs, strict=True)
+            return (attend(layer, part, qkv, batch, rotation, window) for part, qkv in pairs)
+        heads = exchange.heads  # of all shares, where other ranks have computed the batch's other tokens (Ulysses)
+        outputs = exchange.to_heads(list(qkvs), len(batch.position_ids))
+        if heads.query_heads:
+            attention = parts[0].attention.with_heads(len(heads.query_heads), len(heads.kv_heads))
+            outputs = _over_caches(layer, attention, heads.kv_heads, outputs, batch, rotation, window)
+        return exchange.to_tokens(outputs)
+
+
+def _attend(
+    layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation, window: int | None
+) -> torch.Tensor:
+    """As `Attend`, every span over its own whole cache."""
+    return _over_caches(layer, part.attention, part.kv_heads, qkv, batch, rotation, window)
+
+
+def _over_caches(
+    layer: int,
+    attention: Attention,
+    kv_heads: range,
+    qkv: torch.Tensor,
+    batch: Batch,
+    rotation: Rotation,
+    window: int | None,
+) -> torch.Tensor:
+    outputs = []
+    for span in batch.spans:
+        cache = span.cache.of_layer(layer, kv_heads)
+        outputs.append(attention(span.of(qkv), span.angles(rotation), cache, span.start, window))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def _transform(hidden: torch.Tensor, shares: list[Layer], total: Total | None) -> None:
+    """The half with the MLP, of rows of hidden states, in place."""
+    if (fused := shares[0].fused) is not None and len(shares) == 1 and total is None:
+        fused.transform(hidden, True)
+        return
+    normed = shares[0].mlp_norm(hidden)
+    mlps = (share.mlp for share in shares if share.mlp is not None)
+    _add(hidden, ((part.down, part.gate_up(normed)) for part in mlps), total)
+
+
+def rounding_of(scores: torch.Tensor) -> float:
+    """Twice the error of rounding the largest of some scores to their dtype; 0 in float32."""
+    if scores.dtype == torch.float32:
+        return 0.0
+    sizes = scores.float().abs().nan_to_num(nan=0.0, posinf=0.0)
+    return 2 * torch.finfo(scores.dtype).eps * sizes.max().item()
 
 
 def _add(hidden: torch.Tensor, products: Iterable[tuple[Linear, torch.Tensor]], total: Total | None) -> None:

@@ -4,6 +4,21 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
+class ExpertFields:
+    """The configuration fields of a family whose layers have experts in the place of an MLP.
+
+    `normalized`: as in Experts, or the field that decides. `by_layer`: whether some layers may have an MLP all the
+    same, as mlp_only_layers and decoder_sparse_step say.
+    """
+
+    count: str = "num_experts"
+    size: str = "moe_intermediate_size"
+    shared_size: str | None = None
+    normalized: bool | str = "norm_topk_prob"
+    by_layer: bool = False
+
+
+@dataclass(frozen=True)
 class Family:
     """How a family differs from plain Llama. A str names the configuration field that decides.
 
@@ -15,7 +30,9 @@ class Family:
     output_bias: bool | str = False
     mlp_bias: bool | str = False
     qk_norm: bool = False  # rms-norm of each query and key head, before the rotation
+    qk_norm_over_heads: bool = False  # one norm over all heads instead of one for each; then clip_qkv limits numbers
     sliding_layers: str = "none"  # "none"; "all" layers when sliding_window is set; "by layer" as layer_types says
+    experts: ExpertFields | None = None
 
 
 FAMILIES = {
@@ -30,6 +47,30 @@ FAMILIES = {
             output_bias="attention_bias",
             qk_norm=True,
             sliding_layers="by layer",
+        ),
+        Family(
+            "mixtral", sliding_layers="all", experts=ExpertFields("num_local_experts", "intermediate_size", None, True)
+        ),
+        Family(
+            "qwen2_moe",
+            qkv_bias="qkv_bias",
+            sliding_layers="by layer",
+            experts=ExpertFields(shared_size="shared_expert_intermediate_size", by_layer=True),
+        ),
+        Family(
+            "qwen3_moe",
+            qkv_bias="attention_bias",
+            output_bias="attention_bias",
+            qk_norm=True,
+            sliding_layers="all",
+            experts=ExpertFields(by_layer=True),
+        ),
+        Family(
+            "olmoe",
+            qkv_bias="attention_bias",
+            output_bias="attention_bias",
+            qk_norm_over_heads=True,
+            experts=ExpertFields(size="intermediate_size"),
         ),
     )
 }

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.model.transformers_import import import_checks_alone
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _NOT_WHOLE = "\ufffd"  # what decoders put in place of bytes that are no character
@@ -16,6 +18,7 @@ def load_tokenizer(directory: Path) -> Any | None:
     """The tokenizer of a model directory; None when it has none."""
     if not any((directory / name).exists() for name in _TOKENIZER_FILES):
         return None
+    import_checks_alone()
     from transformers import AutoTokenizer
 
     try:
@@ -30,11 +33,34 @@ def prompt_token_ids(config: RunConfig, tokenizer: Any | None, directory: Path, 
     if config.prompt_ids is not None:
         return _read_ids(config.prompt_ids, vocab_size)
     option, text = _read_prompt(config)
-    if not text.strip():
-        raise UserError(f"{option}: the prompt is empty; give some text")
+    _require_text(option, text)
     if tokenizer is None:
         raise UserError(f"{directory}: has no tokenizer; give token ids with --prompt-ids")
     return text_token_ids(config, tokenizer, directory, vocab_size, option, text)
+
+
+def negative_token_ids(
+    config: RunConfig, tokenizer: Any | None, directory: Path, vocab_size: int, prompt_ids: list[int]
+) -> list[int]:
+    """What a guided answer is steered away from: the negative prompt's ids, made as the prompt's are.
+
+    Beside --prompt-ids no chat template is used. Without a negative prompt it is the prompt's last token, as in
+    transformers.
+    """
+    if config.negative_prompt is None:
+        return prompt_ids[-1:]
+    option, text = "--negative-prompt", _checked("--negative-prompt", config.negative_prompt)
+    _require_text(option, text)
+    if tokenizer is None:
+        raise UserError(f"{option}: {directory} has no tokenizer; leave it out")
+    if config.prompt_ids is not None:
+        config = replace(config, chat=False)
+    return text_token_ids(config, tokenizer, directory, vocab_size, option, text)
+
+
+def _require_text(option: str, text: str) -> None:
+    if not text.strip():
+        raise UserError(f"{option}: the prompt is empty; give some text")
 
 
 def text_token_ids(
@@ -133,16 +159,16 @@ def read_text(option: str, path: str) -> str:
 def _read_prompt(config: RunConfig) -> tuple[str, str]:
     """The option that gave the prompt, and the prompt."""
     if config.prompt is not None:
-        return "--prompt", _checked(config.prompt)
+        return "--prompt", _checked("--prompt", config.prompt, ", or use --prompt-file")
     assert config.prompt_file is not None
     return f"--prompt-file {config.prompt_file}", read_text("--prompt-file", config.prompt_file)
 
 
-def _checked(prompt: str) -> str:
+def _checked(option: str, text: str, otherwise: str = "") -> str:
     """Python keeps bytes of the command line that are not UTF-8 as lone surrogates, which no tokenizer takes."""
-    if any("\ud800" <= character <= "\udfff" for character in prompt):
-        raise UserError("--prompt: the text is not UTF-8; check the terminal's encoding, or use --prompt-file")
-    return prompt
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise UserError(f"{option}: the text is not UTF-8; check the terminal's encoding{otherwise}")
+    return text
 
 
 def _read_ids(path: str, vocab_size: int) -> list[int]:

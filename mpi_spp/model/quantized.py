@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import torch
@@ -16,7 +16,7 @@ from mpi_spp.kernels.quantized import BITS, QuantizedWeight, quantize
 _FORMAT = 1  # of the files: another number makes them anew
 HEAD_BITS = 8  # errors of the last product go straight into the logits, so it never has fewer
 
-Parts = dict[str, torch.Tensor]
+Parts = Iterable[tuple[str, torch.Tensor]]  # by name, one in memory at a time
 
 
 class QuantizedStore:
@@ -47,7 +47,7 @@ class QuantizedStore:
 
     def _write(self, name: str, parts: Callable[[], Parts]) -> None:
         bits = HEAD_BITS if name == "head" else self._bits
-        weights = {key: quantize(part, bits, self._group) for key, part in parts().items()}
+        weights = {key: quantize(part, bits, self._group) for key, part in parts()}
         shapes = {key: f"{weight.out_features} {weight.in_features} {bits}" for key, weight in weights.items()}
         with tempfile.TemporaryDirectory(dir=self._directory) as scratch:
             path = Path(scratch) / "file"

@@ -1,6 +1,7 @@
 """What a rank's weights take: the loader itself, on tensors that have a shape and no memory."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from functools import cache, lru_cache
 
 import torch
@@ -11,15 +12,16 @@ from mpi_spp.kernels.quantized import BITS, BLOCK, PANEL, QuantizedWeight
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
+from mpi_spp.model.products import product_shape, products_of, stage_shapes
 from mpi_spp.model.quantized import HEAD_BITS, QuantizedStore
-from mpi_spp.model.weights import load_stage, stage_shapes
+from mpi_spp.model.weights import load_stage
 from mpi_spp.shares import Share, split_layer
 
 _META = torch.device("meta")
 
 
 class WeightSizes:
-    """Bytes of a model's weights in the form in which a run holds them. All layers of a model are alike."""
+    """Bytes of a model's weights in the form in which a run holds them. Layers with experts are alike, others too."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype, kernels: str, scheme: str | None, group: int) -> None:
         """`kernels`: the back end's name; `scheme` and `group`: of quantised weights, None where they are not."""
@@ -27,22 +29,39 @@ class WeightSizes:
         self._backend = _NativeShapes() if kernels == "native" else Plain()
         self._store = None if scheme is None else _QuantizedShapes(config, scheme, group)
         self._checkpoint = _Shapes(config, dtype)
-        self.of_shares = cache(self._of_shares)
+        self._of_kind = cache(self._of_shares)
         self._head_bytes = cache(self._of_head)
 
-    def _of_shares(self, count: int) -> list[int]:
-        """The bytes of each of so many shares of a layer. Of those that are alike one is looked at."""
-        shares = split_layer(self._config, count)
+    def of_shares(self, count: int, layer: int = 0, expert_groups: int = 1) -> list[int]:
+        """The bytes of each of so many shares of a layer."""
+        alike = next(number for number in range(layer + 1) if self._has_experts(number) == self._has_experts(layer))
+        return self._of_kind(count, alike, expert_groups)
+
+    def of_layer(self) -> float:
+        """The bytes of a layer, on average."""
+        layers = range(self._config.num_hidden_layers)
+        return sum(self.of_shares(1, layer)[0] for layer in layers) / len(layers)
+
+    def active(self) -> float:
+        """Those of them that one token reads."""
+        return self.of_layer() * self._config.active_parameters / self._config.layer_parameters
+
+    def _has_experts(self, layer: int) -> bool:
+        return self._config.has_experts(layer)
+
+    def _of_shares(self, count: int, layer: int, expert_groups: int) -> list[int]:
+        """Of shares that are alike one is looked at."""
+        shares = split_layer(self._config, count, expert_groups)
         kinds = [self._kind_of(share, index) for index, share in enumerate(shares)]
         first = {kind: index for index, kind in reversed(list(enumerate(kinds)))}
-        layers = self._load({0: sorted(first.values())}, range(0), count).weights.layers[0]
+        layers = self._load({layer: sorted(first.values())}, range(0), shares).weights.layers[layer]
         return [layers[first[kind]].nbytes for kind in kinds]
 
     def _kind_of(self, share: Share, index: int) -> tuple[int, ...]:
         """What decides over a share's size: for quantised weights where it begins, too; the first has all biases."""
         if self._store is not None:
             return (index,)
-        return (int(index == 0), *map(len, (share.query_heads, share.kv_heads, share.mlp)))
+        return (int(index == 0), *map(len, astuple(share)))
 
     def of_head(self, rows: range) -> int:
         """The bytes of these rows of the last product, which do not depend on the panels before them."""
@@ -50,9 +69,9 @@ class WeightSizes:
         return self._head_bytes(range(first, first + len(rows)))
 
     def _of_head(self, rows: range) -> int:
-        return self._load({}, rows, 1).weights.head.nbytes
+        return self._load({}, rows, split_layer(self._config, 1)).weights.head.nbytes
 
-    def _load(self, layers: Mapping[int, Sequence[int]], rows: range, count: int) -> Stage:
+    def _load(self, layers: Mapping[int, Sequence[int]], rows: range, shares: Sequence[Share]) -> Stage:
         return load_stage(
             self._checkpoint,
             self._config,
@@ -62,7 +81,7 @@ class WeightSizes:
             _META,
             self._backend,
             self._store,
-            split_layer(self._config, count),
+            shares,
         )
 
 
@@ -73,10 +92,10 @@ def sizes_of(config: ModelConfig, dtype: torch.dtype, kernels: str, scheme: str 
 
 
 class _Shapes(Checkpoint):
-    """A checkpoint of a layer's shapes alone."""
+    """A checkpoint of shapes alone."""
 
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
-        self._shapes, self._dtype = stage_shapes(config, range(1)), dtype
+        self._shapes, self._dtype = stage_shapes(config, range(config.num_hidden_layers)), dtype
 
     def read(self, name: str, rows: range | None = None, columns: range | None = None) -> torch.Tensor:
         """See Checkpoint."""
@@ -100,15 +119,18 @@ class _QuantizedShapes(QuantizedStore):
         config = self._config
         if name == "head":
             return {"head": _quantized((config.vocab_size, config.hidden_size), HEAD_BITS, self._group)}
-        queries, keys = (n * config.head_dim for n in (config.num_attention_heads, config.num_key_value_heads))
-        alternating = -(-config.intermediate_size // BLOCK) * BLOCK
-        shapes = {
-            "qkv": (queries + 2 * keys, config.hidden_size),
-            "output": (config.hidden_size, queries),
-            "gate_up": (2 * alternating, config.hidden_size),
-            "down": (config.hidden_size, config.intermediate_size),
+        return {
+            product: _quantized(_stored_shape(config, product), self._bits, self._group)
+            for product in products_of(config, int(name.removeprefix("layer")))
         }
-        return {product: _quantized(shape, self._bits, self._group) for product, shape in shapes.items()}
+
+
+def _stored_shape(config: ModelConfig, product: str) -> tuple[int, int]:
+    """Gate and up take turns in whole blocks."""
+    out_features, in_features = product_shape(config, product)
+    if not product.endswith("gate_up"):
+        return out_features, in_features
+    return 2 * BLOCK * -(-(out_features // 2) // BLOCK), in_features
 
 
 def _quantized(shape: tuple[int, int], bits: int, group: int) -> QuantizedWeight:

@@ -4,15 +4,16 @@ import contextlib
 import ctypes
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 
 from mpi_spp.kernels.attention import Attention, Heads
+from mpi_spp.kernels.experts import ExpertsPart, Router, SharedExpert
 from mpi_spp.kernels.layer import HeadsPart, Layer, MLPPart
 from mpi_spp.kernels.linear import Linear
-from mpi_spp.kernels.norm import RMSNorm
+from mpi_spp.kernels.norm import QKVNorm, RMSNorm
 from mpi_spp.kernels.plain import Plain, Weight
 from mpi_spp.kernels.quantized import (
     PANEL,
@@ -22,59 +23,17 @@ from mpi_spp.kernels.quantized import (
     alternating_part_of,
     part_of,
 )
+from mpi_spp.model import products
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import ACTIVATIONS, Stage, StageWeights
+from mpi_spp.model.products import EMBEDDING, HEAD, NORM, prefix
 from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.shares import Share, split_layer
 
-Shapes = dict[str, tuple[int, ...]]
 Track = Callable[[Sequence[Any]], Iterable[Any]]  # goes through items, each of which is work, and may show it
 _Weights = Callable[[str], Weight]
 _Biases = Callable[[str], torch.Tensor | None]
-
-# The products of a layer: the checkpoint's names for what is multiplied with the same input, with that part of a share
-# by which their outputs are split; or, since it sums over them, their inputs.
-_BY_OUTPUTS = {
-    "qkv": {"self_attn.q_proj": "query_heads", "self_attn.k_proj": "kv_heads", "self_attn.v_proj": "kv_heads"},
-    "gate_up": {"mlp.gate_proj": "mlp", "mlp.up_proj": "mlp"},
-}
-_BY_INPUTS = {"output": {"self_attn.o_proj": "query_heads"}, "down": {"mlp.down_proj": "mlp"}}
-_PRODUCTS = _BY_OUTPUTS | _BY_INPUTS
-_EMBEDDING, _NORM, _HEAD = "model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"
-
-
-def layer_shapes(config: ModelConfig, layer: int) -> Shapes:
-    """The tensors of one layer by their Hugging Face names."""
-    hidden, mlp = config.hidden_size, config.intermediate_size
-    queries, keys = config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim
-    linears = {
-        "self_attn.q_proj": (queries, hidden, config.qkv_bias),
-        "self_attn.k_proj": (keys, hidden, config.qkv_bias),
-        "self_attn.v_proj": (keys, hidden, config.qkv_bias),
-        "self_attn.o_proj": (hidden, queries, config.output_bias),
-        "mlp.gate_proj": (mlp, hidden, config.mlp_bias),
-        "mlp.up_proj": (mlp, hidden, config.mlp_bias),
-        "mlp.down_proj": (hidden, mlp, config.mlp_bias),
-    }
-    shapes: Shapes = {"input_layernorm.weight": (hidden,), "post_attention_layernorm.weight": (hidden,)}
-    for name, (rows, columns, has_bias) in linears.items():
-        shapes[f"{name}.weight"] = (rows, columns)
-        if has_bias:
-            shapes[f"{name}.bias"] = (rows,)
-    if config.qk_norm:
-        shapes |= {f"self_attn.{name}_norm.weight": (config.head_dim,) for name in "qk"}
-    return {f"model.layers.{layer}.{name}": shape for name, shape in shapes.items()}
-
-
-def stage_shapes(config: ModelConfig, layers: range) -> Shapes:
-    """The tensors that a rank with these layers reads, whole or in part."""
-    shapes: Shapes = {_EMBEDDING: (config.vocab_size, config.hidden_size), _NORM: (config.hidden_size,)}
-    if not config.tie_word_embeddings:
-        shapes[_HEAD] = (config.vocab_size, config.hidden_size)
-    for layer in layers:
-        shapes |= layer_shapes(config, layer)
-    return shapes
 
 
 class _Reader:
@@ -86,33 +45,37 @@ class _Reader:
     def tensor(self, name: str, rows: range | None = None, columns: range | None = None) -> torch.Tensor:
         return self._checkpoint.read(name, rows, columns).to(device=self._device, dtype=self._dtype)
 
+    def exact(self, name: str) -> torch.Tensor:
+        """In float32, whatever the dtype of the run."""
+        return self._checkpoint.read(name).to(device=self._device, dtype=torch.float32)
+
     def embedding(self) -> torch.Tensor:
         """As it is in the file."""
-        return self._checkpoint.read(_EMBEDDING)
+        return self._checkpoint.read(EMBEDDING)
 
     def head_rows(self, rows: range) -> torch.Tensor:
         """As they are in the file."""
-        return self._checkpoint.read(_EMBEDDING if self._config.tie_word_embeddings else _HEAD, rows)
+        return self._checkpoint.read(EMBEDDING if self._config.tie_word_embeddings else HEAD, rows)
 
     def weight(self, number: int, product: str, share: Share) -> torch.Tensor:
         """A share's matrix for all products with the same input; their outputs stand side by side."""
-        parts = []
-        for name, split in _PRODUCTS[product].items():
-            span, path = self._config.span_of(share, split), f"{_prefix(number)}{name}.weight"
-            rows, columns = (span, None) if product in _BY_OUTPUTS else (None, span)
+        parts, what = [], products.product(product)
+        for name, split in what.tensors.items():
+            span, path = self._config.span_of(share, split), f"{prefix(number)}{name}.weight"
+            rows, columns = (None, span) if what.sums else (span, None)
             parts.append(self.tensor(path, rows, columns))
         return _joined(parts)
 
     def bias(self, number: int, product: str, share: Share, is_first: bool) -> torch.Tensor | None:
         """A share's bias; what is added to a sum over shares is the first one's."""
-        config, names = self._config, _PRODUCTS[product]
-        if not {"qkv": config.qkv_bias, "output": config.output_bias}.get(product, config.mlp_bias):
+        config, names = self._config, products.product(product).tensors
+        if not products.has_bias(config, product):
             return None
-        if product in _BY_INPUTS:
-            return _joined([self.tensor(f"{_prefix(number)}{name}.bias") for name in names]) if is_first else None
+        if products.product(product).sums:
+            return _joined([self.tensor(f"{prefix(number)}{name}.bias") for name in names]) if is_first else None
         spans = [config.span_of(share, split) for split in names.values()]
         return _joined(
-            [self.tensor(f"{_prefix(number)}{name}.bias", span) for name, span in zip(names, spans, strict=True)]
+            [self.tensor(f"{prefix(number)}{name}.bias", span) for name, span in zip(names, spans, strict=True)]
         )
 
 
@@ -131,6 +94,7 @@ class _Maker:
     ) -> None:
         self._reader, self._config, self._shares, self._backend, self._store = reader, config, shares, backend, store
         self._dtype, self._device = dtype, device
+        self._opened: tuple[int | None, dict[str, QuantizedWeight]] = (None, {})  # a layer of the store
 
     def norm(self, name: str) -> RMSNorm:
         return self._backend.norm(self._reader.tensor(name), self._config.rms_norm_eps)
@@ -145,59 +109,90 @@ class _Maker:
 
     def layer(self, number: int, index: int) -> Layer:
         """One share of a layer."""
-        share, prefix = self._shares[index], _prefix(number)
+        share, path = self._shares[index], prefix(number)
         weights = functools.partial(self._weight, number, share)
         biases = functools.partial(self._reader.bias, number, share=share, is_first=index == 0)
         layer = Layer(
-            input_norm=self.norm(prefix + "input_layernorm.weight"),
-            heads=self._heads(prefix, share, weights, biases) if share.query_heads else None,
-            mlp_norm=self.norm(prefix + "post_attention_layernorm.weight"),
-            mlp=self._mlp(share, weights, biases) if share.mlp else None,
+            input_norm=self.norm(path + "input_layernorm.weight"),
+            heads=self._heads(path + "self_attn.", share, weights, biases) if share.query_heads else None,
+            mlp_norm=self.norm(path + "post_attention_layernorm.weight"),
+            mlp=None,
         )
+        if self._config.has_experts(number):
+            layer.router, layer.experts = self._router(path), self._experts(path, share, weights)
+        elif share.mlp:
+            layer.mlp = self._mlp(products.MLP, len(share.mlp), weights, biases)
         layer.fused = self._backend.fused(layer)
         return layer
 
-    def _heads(self, prefix: str, share: Share, weights: _Weights, biases: _Biases) -> HeadsPart:
+    def _heads(self, path: str, share: Share, weights: _Weights, biases: _Biases) -> HeadsPart:
         return HeadsPart(
             qkv=self._backend.linear(weights("qkv"), biases("qkv")),
-            attention=self._attention(prefix + "self_attn.", share),
+            attention=self._attention(path, share),
             output=self._backend.linear(weights("output"), biases("output")),
             kv_heads=share.kv_heads,
+            norm=self._norm_over_heads(path, share) if self._config.qk_norm_over_heads else None,
         )
 
-    def _mlp(self, share: Share, weights: _Weights, biases: _Biases) -> MLPPart:
-        activation = ACTIVATIONS[self._config.hidden_act]
+    def _mlp(self, names: tuple[str, str], size: int, weights: _Weights, biases: _Biases) -> MLPPart:
+        activation, (gate_up, down) = ACTIVATIONS[self._config.hidden_act], names
         return MLPPart(
-            gate_up=self._backend.gated(weights("gate_up"), biases("gate_up"), activation, len(share.mlp)),
-            down=self._backend.linear(weights("down"), biases("down")),
+            gate_up=self._backend.gated(weights(gate_up), biases(gate_up), activation, size),
+            down=self._backend.linear(weights(down), biases(down)),
         )
+
+    def _router(self, path: str) -> Router:
+        assert self._config.experts is not None
+        experts = self._config.experts
+        product = self._backend.exact(self._reader.exact(path + products.ROUTER))
+        return Router(product, experts.top_k, experts.normalized)
+
+    def _experts(self, path: str, share: Share, weights: _Weights) -> ExpertsPart:
+        columns, shared = len(share.expert_columns), None
+        mlps = functools.partial(self._mlp, weights=weights, biases=lambda name: None)
+        if share.shared:
+            gate = self._backend.exact(self._reader.exact(path + products.SHARED_GATE))
+            shared = SharedExpert(mlps(products.SHARED, len(share.shared)), gate)
+        held = share.experts if columns else ()
+        return ExpertsPart({number: mlps(products.of_expert(number), columns) for number in held}, shared)
 
     def _weight(self, number: int, share: Share, product: str) -> Weight:
         """The matrix of a product; read when it is asked for, so that one at a time is in memory twice."""
         if self._store is None:
             return self._reader.weight(number, product, share)
-        whole = self._store.read(f"layer{number}")[product]
+        if self._opened[0] != number:
+            self._opened = (number, self._store.read(f"layer{number}"))
+        whole = self._opened[1][product]
         part = whole if len(self._shares) == 1 else self._part(whole, product, share)
         return part.to(self._device)
 
     def _part(self, whole: QuantizedWeight, product: str, share: Share) -> Weight:
         """A share of a quantised matrix; numbers in the run's dtype where it does not begin and end with groups."""
         everything = split_layer(self._config, 1)[0]
-        splits = _PRODUCTS[product].values()
+        what = products.product(product)
+        splits = what.tensors.values()
         spans, wholes = ([self._config.span_of(of, split) for split in splits] for of in (share, everything))
-        if product in _BY_INPUTS:
+        if what.sums:
             return part_of(whole, [range(whole.out_features)], spans[0], self._dtype)
-        if product == "gate_up":
+        if product.endswith("gate_up"):
             return alternating_part_of(whole, spans[0], self._dtype)
         starts = itertools.accumulate(map(len, wholes), initial=0)
         rows = [range(start + span.start, start + span.stop) for start, span in zip(starts, spans, strict=False)]
         return part_of(whole, rows, range(whole.in_features), self._dtype)
 
-    def _attention(self, prefix: str, share: Share) -> Attention:
+    def _norm_over_heads(self, path: str, share: Share) -> QKVNorm:
+        config = self._config
+        spans = {"q": config.span_of(share, "query_heads"), "k": config.span_of(share, "kv_heads")}
+        queries, keys = (self._reader.tensor(f"{path}{name}_norm.weight", span) for name, span in spans.items())
+        sizes = (config.num_attention_heads * config.head_dim, config.num_key_value_heads * config.head_dim)
+        counts_keys = share.query_heads.start % config.query_groups == 0  # the first of those that keep these heads
+        return QKVNorm((queries, keys), sizes, config.rms_norm_eps, counts_keys, config.clip_qkv)
+
+    def _attention(self, path: str, share: Share) -> Attention:
         config = self._config
         scale = config.head_dim**-0.5
         heads = Heads(len(share.query_heads), len(share.kv_heads), config.head_dim, scale)
-        norms = [self.norm(f"{prefix}{part}_norm.weight") if config.qk_norm else None for part in "qk"]
+        norms = [self.norm(f"{path}{part}_norm.weight") if config.qk_norm else None for part in "qk"]
         return self._backend.attention(heads, *norms)
 
 
@@ -229,7 +224,7 @@ def load_stage(
     weights = StageWeights(
         embedding=reader.embedding(),
         layers=made,
-        norm=maker.norm(_NORM),
+        norm=maker.norm(NORM),
         head=head,
         head_rows=reader.head_rows(vocabulary),
     )
@@ -248,11 +243,14 @@ def quantize_model(
     reader = _Reader(checkpoint, config, torch.float32, torch.device("cpu"))
     whole = split_layer(config, 1)[0]
 
-    def parts_of(name: str) -> dict[str, torch.Tensor]:
+    def parts_of(name: str) -> Iterator[tuple[str, torch.Tensor]]:
         if name == "head":
-            return {"head": reader.head_rows(range(config.vocab_size)).float()}
-        parts = {product: reader.weight(int(name.removeprefix("layer")), product, whole) for product in _PRODUCTS}
-        return parts | {"gate_up": alternating(parts["gate_up"])}
+            yield "head", reader.head_rows(range(config.vocab_size)).float()
+            return
+        number = int(name.removeprefix("layer"))
+        for product in products.products_of(config, number):
+            weight = reader.weight(number, product, whole)
+            yield product, alternating(weight) if product.endswith("gate_up") else weight
 
     names = [f"layer{number}" for number in range(config.num_hidden_layers)] + ["head"]
     missing = store.missing(names[share])  # not the other way round: other ranks make files at this moment
@@ -263,7 +261,7 @@ def quantize_model(
 
 def checkpoint_dtype(checkpoint: Checkpoint) -> torch.dtype:
     """The dtype of the checkpoint's embedding, for a configuration that does not say."""
-    return checkpoint.read(_EMBEDDING, range(1)).dtype
+    return checkpoint.read(EMBEDDING, range(1)).dtype
 
 
 def _let_go(checkpoint: Checkpoint) -> None:
@@ -275,7 +273,3 @@ def _let_go(checkpoint: Checkpoint) -> None:
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def _prefix(number: int) -> str:
-    return f"model.layers.{number}."

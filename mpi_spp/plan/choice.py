@@ -13,7 +13,7 @@ from mpi_spp.plan.setting import Setting
 from mpi_spp.units import show_bytes
 
 _MOST_RANKS = 64
-_LONGEST_CHUNK = 512  # more buffers than with any that would be planned
+_LONGEST_CHUNK = 512  # of a rank's own tokens: more buffers than with any that would be planned
 _FEWEST_TOKENS = 16  # a shorter context is no advice
 
 
@@ -126,9 +126,11 @@ def _longest_prompt(setting: Setting) -> int | None:
 
 def _fits(setting: Setting) -> bool:
     """Whether it fits surely, without planning its chunks."""
-    if setting.config.chunk_size == "auto":
-        setting = replace(setting, config=replace(setting.config, chunk_size=_LONGEST_CHUNK))
     try:
+        if setting.config.chunk_size == "auto":
+            place = registry.load("prefill", setting.config.prefill).place(setting.mesh, 0)
+            longest = _LONGEST_CHUNK * place.num_shards // place.num_weight_shards
+            setting = replace(setting, config=replace(setting.config, chunk_size=longest))
         return forecast(setting).lacking is None
     except UserError:
         return False
@@ -155,11 +157,11 @@ def _all_strategies(setting: Setting) -> list[Setting]:
 
 
 def _meshes(mesh: Mesh) -> Iterator[Mesh]:
-    """Other ways to see the ranks of a replica as stages and shards."""
-    size = mesh.replica_size
+    """Other ways to see the ranks of a replica as stages and shards; groups of experts stay."""
+    size = mesh.replica_size // mesh.ep
     for tp in range(1, size + 1):
         if size % tp == 0 and tp != mesh.tp:
-            yield Mesh(mesh.dp, size // tp, tp)
+            yield Mesh(mesh.dp, size // tp, tp, mesh.ep)
 
 
 def _name(setting: Setting) -> str:

@@ -45,5 +45,5 @@ def on_device(speeds: Speeds, device: Device, model: ModelConfig, layer_bytes: i
 def device_cost(device: Device, model: ModelConfig, layer_bytes: int) -> Cost:
     """A chunk reads the weights, then computes with them: two operations a weight and token, four a head's number."""
     per_pair = 4 * model.num_attention_heads * model.head_dim / device.flops
-    per_token = 2 * model.layer_parameters / device.flops
+    per_token = 2 * model.active_parameters / device.flops
     return Cost(_LONGEST_CHUNK, layer_bytes / device.bytes_per_s, 0.0, per_token, per_pair)

@@ -33,5 +33,5 @@ def likely_kernels(config: RunConfig, model: ModelConfig, dtype: torch.dtype, th
                 f"--kernels: {config.kernels} cannot run {dtype} here; choose one of auto, {', '.join(found)}"
             )
         return config.kernels
-    shape = (2 * model.intermediate_size, model.hidden_size)
+    shape = (2 * model.widest, model.hidden_size)
     return remembered(shape, dtype, threads, directory) or found[-1]

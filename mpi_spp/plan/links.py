@@ -76,6 +76,20 @@ class Links:
         """That part of it which goes over hosts."""
         return self.sum_s(nbytes, group) - self.sum_s(nbytes, Group(group.per_host)) if group.hosts > 1 else 0.0
 
+    def all_to_all_s(self, nbytes: float, group: Group) -> float:
+        """Each rank gives every other one a part; `nbytes`: what the busiest one gives or gets.
+
+        The ranks of a host share its link. The first message has that link's latency, each further one that of handing
+        it over.
+        """
+        others, near = group.ranks - 1, group.per_host - 1
+        if not others:
+            return 0.0
+        inside = nbytes * near / others / self.inside.bytes_per_s
+        between = nbytes * (others - near) / others * group.per_host / self.between.bytes_per_s
+        first = self.of(same_host=group.hosts == 1)
+        return first.latency_s + (others - 1) * self.inside.latency_s + max(inside, between)
+
     def broadcast_s(self, nbytes: float, group: Group) -> float:
         """One hidden state or more to all: in each round who has it gives it to one more."""
         inside, between = _rounds(group)

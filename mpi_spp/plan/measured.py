@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from mpi_spp.comm.link import measure_link, measure_sums
-from mpi_spp.costs import Measured
+from mpi_spp.costs import Measured, experts_name
 from mpi_spp.costs import remembered as remembered_cost
 from mpi_spp.kernels.memory import cpu_name, recall, remember
 from mpi_spp.plan.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Link, Links, Sums
@@ -162,7 +162,7 @@ def _steps_prefix(what: Measured) -> str:
     config = what.config
     machine = torch.cuda.get_device_name(what.device) if what.device.type == "cuda" else cpu_name()
     heads = f"{config.num_attention_heads}/{config.num_key_value_heads} heads of {config.head_dim}"
-    shape = f"{config.hidden_size} to {config.intermediate_size}, {heads}"
+    shape = f"{config.hidden_size} to {config.intermediate_size}, {heads}{experts_name(config)}"
     return f"{machine}, torch {torch.__version__}, {what.threads} threads, {what.dtype}, {what.weights}, {shape}, "
 
 

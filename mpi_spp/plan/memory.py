@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from mpi_spp.errors import UserError
 from mpi_spp.partition import split_evenly
 from mpi_spp.phase import needed
-from mpi_spp.plan.setting import Layout, Setting, cache_of
+from mpi_spp.plan.setting import Layout, Setting, cache_of, position_bytes
 from mpi_spp.plan.sync import Moved
 
 # What the back ends' libraries take once they have run: code, thread pools, packed forms for several counts of rows.
 _LIBRARY_BYTES = {"plain": 16 << 20, "native": 14 << 20, "packed": 36 << 20}
 _FAULT_BYTES = 64 << 10  # that Linux maps of a file at once
+_ROWS_OF_AN_MLP = 512  # at once, where positions are split
+_ROWS_OF_A_PART = 128  # whose scores are there at once, where positions are split
 _UNDER_WAY = 2  # rounds of the sync at the same time, and hidden states: computed, arriving and sent
 
 
@@ -35,13 +37,15 @@ class RankMemory:
 def memory_of_ranks(setting: Setting, layout: Layout, moved: Moved | None) -> list[RankMemory]:
     """For each rank of a replica; `moved`: by the sync."""
     sizes = setting.sizes()
-    of_shares = sizes.of_shares(len(layout.plan.shares))
+    plan = layout.plan
     vocabulary = split_evenly(setting.model.vocab_size, layout.num_ranks)
     largest_rounds = [0] * layout.num_ranks if moved is None else (moved.sent + moved.received).max(axis=0).tolist()
     ranks = []
     for rank in range(layout.num_ranks):
-        held = needed((layout.plan.prefill, layout.plan.decode), rank)
-        weights = sum(of_shares[share] for shares in held.values() for share in shares)
+        weights = 0
+        for layer, shares in needed((plan.prefill, plan.decode), rank).items():
+            of_shares = sizes.of_shares(len(plan.shares), layer, plan.expert_groups)
+            weights += sum(of_shares[share] for share in shares)
         ranks.append(
             RankMemory(
                 weights + sizes.of_head(vocabulary[rank]),
@@ -57,20 +61,39 @@ def memory_of_ranks(setting: Setting, layout: Layout, moved: Moved | None) -> li
 def cache_bytes(setting: Setting, layout: Layout, rank: int) -> int:
     """Of the decode's region, and of the prefill's too where it is not a part of that."""
     plan = layout.plan
-    target = cache_of(setting, plan.decode, rank, setting.positions)
+    target = cache_of(setting, plan.decode, rank, layout.kept[rank], setting.positions)
     if plan.prefill.regions[rank].is_within(plan.decode.regions[rank]):
         return target.nbytes
-    return target.nbytes + cache_of(setting, plan.prefill, rank, setting.prompt_tokens).nbytes
+    return target.nbytes + cache_of(setting, plan.prefill, rank, layout.made[rank], setting.prompt_tokens).nbytes
 
 
 def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
     """The most that is there at once besides cache and sync: an estimate, and what the libraries keep."""
     model, itemsize = setting.model, setting.dtype.itemsize
-    tokens, shards = max(map(len, layout.chunks)), layout.plan.prefill.places[rank].num_shards
-    hidden = (1 + _UNDER_WAY) * tokens * model.hidden_size * 4
+    place = layout.plan.prefill.places[rank]
+    tokens = -(-max(map(len, layout.chunks)) // place.num_parts)
+    own = -(-tokens * place.num_weight_shards // place.num_shards)  # of the tokens it has the hidden states
+    hidden = (1 + _UNDER_WAY) * own * model.hidden_size * 4
     heads = (2 * model.num_attention_heads + 2 * model.num_key_value_heads) * model.head_dim
-    inner = tokens * itemsize * (2 * model.hidden_size + max(heads, 3 * model.intermediate_size) // shards)
+    heads *= 3 if place.splits_tokens else 1  # computed, on their way, and those that have come
+    widest = max(heads, 3 * model.widest) // place.num_weight_shards
+    inner = own * itemsize * (2 * model.hidden_size + widest)
+    if place.num_parts > 1:
+        hidden, inner = hidden // (1 + _UNDER_WAY), _part_bytes(setting, tokens, heads, place.num_parts)
+        tokens = min(tokens, _ROWS_OF_A_PART)
     return hidden + inner + _visible_bytes(setting, tokens) + _LIBRARY_BYTES.get(setting.kernels, 16 << 20)
+
+
+def _part_bytes(setting: Setting, tokens: int, heads: int, num_parts: int) -> int:
+    """Of a rank with a part of the positions: one layer of another rank's cache as it arrives, leaves and is looked at.
+
+    And of its tokens what they have seen, in float32, what goes into attention, and a few rows of the MLP.
+    """
+    model, held, itemsize = setting.model, -(-setting.prompt_tokens // num_parts), setting.dtype.itemsize
+    seen = 2 * tokens * model.num_attention_heads * model.head_dim * 4
+    rows = min(tokens, _ROWS_OF_AN_MLP) * 3 * model.widest * itemsize
+    passing = 3 * held * model.num_key_value_heads * position_bytes(setting)
+    return passing + seen + rows + tokens * itemsize * (model.hidden_size + heads)
 
 
 def _visible_bytes(setting: Setting, tokens: int) -> int:
@@ -80,15 +103,15 @@ def _visible_bytes(setting: Setting, tokens: int) -> int:
         return 0
     scores = 2 * tokens * model.query_groups * setting.prompt_tokens * itemsize
     numbers = 2 * model.num_key_value_heads * model.head_dim * setting.positions * (4 + itemsize)
-    repacked = model.hidden_size * 2 * model.intermediate_size * itemsize  # for many rows, while a product runs
+    repacked = model.hidden_size * 2 * model.widest * itemsize  # for many rows, while a product runs
     return scores + repacked + (numbers if setting.config.kv_cache_dtype == "int8" else 0)
 
 
 def _mapped_bytes(setting: Setting, layout: Layout, rank: int) -> int:
     """Pages of the embedding that become resident as tokens are looked up anywhere in it, each with its neighbours."""
-    prefills = layout.plan.prefill.places[rank].stage == 0
-    decodes = layout.plan.decode.places[rank].stage == 0
-    tokens = setting.prompt_tokens * prefills + setting.new_tokens * decodes
+    prefill, decode = layout.plan.prefill.places[rank], layout.plan.decode.places[rank]
+    looked_up = setting.prompt_tokens * prefill.num_weight_shards // prefill.num_shards
+    tokens = looked_up * (prefill.stage == 0) + setting.new_tokens * (decode.stage == 0)
     whole = setting.model.vocab_size * setting.model.hidden_size * (setting.model.dtype or setting.dtype).itemsize
     return int(whole * -math.expm1(-tokens * _FAULT_BYTES / whole))
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import torch
 
@@ -12,14 +13,15 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.mesh import Mesh
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.sizes import WeightSizes, sizes_of
-from mpi_spp.partition import split_chunks
-from mpi_spp.phase import Phase
+from mpi_spp.partition import Ranges, split_chunks, split_evenly
+from mpi_spp.phase import Phase, held_by
 from mpi_spp.plan.speeds import Speeds
 from mpi_spp.schedule import Cost, plan_chunks
 from mpi_spp.strategies import Plan, Strategies, load_strategies, plan_phases
 
 PROGRAM_BYTES = 270_000_000  # Python, torch and MPI, measured: 250 MB; on the rank that has the tokenizer up to 400 MB
 
+_TOKENS_OF_A_RANK = 1024  # of a chunk that is split over ranks: longer ones take more room, shorter ones more messages
 _META = torch.device("meta")
 
 
@@ -66,6 +68,16 @@ class Layout:
         """Of a replica."""
         return len(self.plan.prefill.places)
 
+    @cached_property
+    def made(self) -> list[Ranges]:
+        """The positions of the prompt that each rank computes."""
+        return self.plan.prefill_positions(self.chunks)
+
+    @cached_property
+    def kept(self) -> list[Ranges]:
+        """Those that each rank keeps for the decode."""
+        return self.plan.decode_positions(self.chunks)
+
 
 def lay_out(setting: Setting) -> Layout:
     """Who would compute what. Raises UserError where the run itself would refuse."""
@@ -76,9 +88,15 @@ def lay_out(setting: Setting) -> Layout:
 
 
 def cut(num_tokens: int, chunk_size: int | str, prefill: Phase, costs: Sequence[Cost]) -> list[range]:
-    """The prompt's chunks. `costs`: of a whole layer on each rank, looked at only where the size is "auto"."""
+    """The prompt's chunks. `costs`: of a whole layer on each rank, looked at only where the size is "auto".
+
+    A chunk that is split over ranks has two tokens for each at least.
+    """
+    parts = prefill.num_parts
     if isinstance(chunk_size, int):
-        return split_chunks(num_tokens, chunk_size)
+        return split_chunks(num_tokens, chunk_size if parts == 1 else max(chunk_size, 2 * parts))
+    if parts > 1:
+        return split_evenly(num_tokens, -(-num_tokens // (_TOKENS_OF_A_RANK * parts)))
     return plan_chunks(num_tokens, tuple(stage_costs(prefill, costs)))
 
 
@@ -86,9 +104,10 @@ def stage_costs(prefill: Phase, costs: Sequence[Cost]) -> list[Cost]:
     """What a chunk costs in each stage: its slowest rank counts."""
     slowest: dict[int, Cost] = {}
     for cost, place, span in zip(costs, prefill.places, prefill.spans, strict=True):
-        whole = cost.times(len(span) / place.num_shards)
-        known = slowest.setdefault(place.stage, whole)
-        slowest[place.stage] = max(known, whole, key=lambda one: one.seconds(0, one.longest) / one.longest)
+        layers = cost.times(len(span) / place.num_parts)
+        part = layers.of_tokens_over(place.num_shards) if place.splits_tokens else layers.times(1 / place.num_shards)
+        known = slowest.setdefault(place.stage, part)
+        slowest[place.stage] = max(known, part, key=lambda one: one.seconds(0, one.longest) / one.longest)
     return [slowest[stage] for stage in sorted(slowest)]
 
 
@@ -102,8 +121,8 @@ def position_bytes(setting: Setting) -> int:
     return KVCache(range(1), range(1), 1, setting.model.head_dim, cache_dtype(setting), _META).position_bytes
 
 
-def cache_of(setting: Setting, phase: Phase, rank: int, capacity: int) -> KVCache:
-    """The cache that a rank would keep in a phase; it has a shape and no memory."""
-    region = phase.regions[rank]
+def cache_of(setting: Setting, phase: Phase, rank: int, positions: Ranges, capacity: int) -> KVCache:
+    """The cache that a rank would keep in a phase, with these of the prompt; it has a shape and no memory."""
+    region, room = phase.regions[rank], held_by(phase.places[rank], positions, setting.prompt_tokens).room(capacity)
     layout = PanelShape() if setting.kernels == "native" else COLUMNS
-    return KVCache(region.layers, region.heads, capacity, setting.model.head_dim, cache_dtype(setting), _META, layout)
+    return KVCache(region.layers, region.heads, room, setting.model.head_dim, cache_dtype(setting), _META, layout)

@@ -32,12 +32,12 @@ def mesh_for(text: str | None, num_ranks: int, num_layers: int) -> Mesh:
                 f"--mesh: {text} is for {named.size} ranks, not {num_ranks}; leave pp out or change --ranks"
             )
         return named
-    others = named.dp * named.tp
+    others = named.dp * named.stage_size
     if num_ranks % others:
         raise UserError(f"--mesh: {text} does not divide {num_ranks} ranks; give --ranks multiples of {others}")
     stages = num_ranks // others
     if text is not None or stages <= num_layers:
-        return Mesh(named.dp, stages, named.tp)
+        return Mesh(named.dp, stages, named.tp, named.ep)
     deepest = max(count for count in range(1, num_layers + 1) if stages % count == 0)
     return Mesh(1, deepest, stages // deepest)
 

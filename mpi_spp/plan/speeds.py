@@ -84,7 +84,7 @@ class Speeds:
 
 def assumed_cost(model: ModelConfig, threads: int = 1) -> Cost:
     """A layer's cost where none was measured."""
-    flops, pairs = 2 * model.layer_parameters, 4 * model.num_attention_heads * model.head_dim
+    flops, pairs = 2 * model.active_parameters, 4 * model.num_attention_heads * model.head_dim
     return Cost(512, 1e-4, 0.0, flops / (ASSUMED_FLOPS * threads), pairs / (ASSUMED_FLOPS * threads))
 
 

@@ -73,13 +73,14 @@ def measure_steps(
     passes = _slowest_of_host(_passes(both, whole.device, comm.barrier), comm, world)
     alone = _alone(works, whole.device, world)
     work = largest_work(config, shares, [range(one, one + 1) for one in range(count)])
-    layer = whole.weights.layers[0][0].nbytes
+    active = config.active_parameters / config.layer_parameters  # what a token reads of experts
+    layer = round(whole.weights.layers[0][0].nbytes * active)
     measured = Measured(
         {name: statistics.median(of_passes) for name, of_passes in passes.items()},
         len(cache.layers),
         layer,
         len(part.layers),
-        share.weights.layers[0][index].nbytes,
+        round(share.weights.layers[0][index].nbytes * active),
         round((work.attention + work.mlp) * layer),
         cache.position_bytes * len(cache.heads) * _POSITIONS,
         share.weights.head.nbytes,

@@ -11,6 +11,7 @@ from mpi_spp.kv.exchange import HostParcels, Shared
 from mpi_spp.kv.layout import KVLayout, Region
 from mpi_spp.kv.rounds import ALL_LAYERS
 from mpi_spp.mesh import Mesh
+from mpi_spp.partition import within
 from mpi_spp.phase import layout_of
 from mpi_spp.plan.setting import Layout, Setting, position_bytes
 from mpi_spp.strategies import sync_that_joins
@@ -43,9 +44,17 @@ def moved_by(setting: Setting, layout: Layout) -> Moved | None:
     if layout.num_ranks == 1 or prefill.regions == decode.regions:
         return None
     granularity, stages = setting.config.sync_granularity, np.array([place.stage for place in prefill.places])
-    lengths = _lengths(layout.chunks, int(stages.max()) + 1, granularity)
     slices = _slices(prefill.regions, granularity)
-    flows = [_Flow(setting, layout, regions, stages) for regions in slices]
+    flows: Sequence[_Flow | _SplitFlow]
+    if decode.num_parts > 1:
+        wanted = _wanted(layout, int(stages.max()) + 1, granularity)
+        flows, lengths = [_SplitFlow(setting, layout, made, stages, wanted) for made in slices], np.eye(len(wanted))
+    elif prefill.num_parts > 1:
+        flows = [_Flow(setting, layout, made, np.arange(layout.num_ranks)) for made in slices]
+        lengths = _made(layout, granularity)
+    else:
+        flows = [_Flow(setting, layout, made, stages) for made in slices]
+        lengths = _lengths(layout.chunks, int(stages.max()) + 1, granularity)
 
     def of_rounds(name: str) -> Array:
         """[ticks, slices, ...] in the order of the rounds."""
@@ -76,6 +85,23 @@ def _lengths(chunks: Sequence[range], num_stages: int, granularity: str) -> Arra
     return lengths.sum(axis=0, keepdims=True) if granularity == "prefill" else lengths
 
 
+def _made(layout: Layout, granularity: str) -> Array:
+    """The positions that each rank makes in each tick, or in all, where they are split: [ticks, ranks]."""
+    of_chunks = [[sum(map(len, within(made, [chunk]))) for made in layout.made] for chunk in layout.chunks]
+    lengths = np.array(of_chunks, dtype=float)
+    return lengths.sum(axis=0, keepdims=True) if granularity == "prefill" else lengths
+
+
+def _wanted(layout: Layout, num_stages: int, granularity: str) -> Array:
+    """Of the positions that a stage makes in a tick, or in all, those that a rank keeps: [ticks, stages, ranks]."""
+    kept = [(*of_rank, range(0))[0] for of_rank in layout.kept]  # one stretch each, or none
+    of_chunks = _common(layout.chunks, kept)
+    wanted = np.zeros((len(layout.chunks) + num_stages - 1, num_stages, len(kept)))
+    for stage in range(num_stages):
+        wanted[stage : stage + len(layout.chunks), stage] = of_chunks
+    return wanted.sum(axis=0, keepdims=True) if granularity == "prefill" else wanted
+
+
 def _slices(regions: Sequence[Region], granularity: str) -> list[list[Region]]:
     """What of each rank's layers is exchanged in the rounds of a tick, one after another."""
     if granularity != "layer":
@@ -84,14 +110,47 @@ def _slices(regions: Sequence[Region], granularity: str) -> list[list[Region]]:
     return [[replace(of, layers=of.layers[index : index + 1]) for of in regions] for index in range(deepest)]
 
 
+class _SplitFlow:
+    """Positions times layers times heads that travel in each tick to ranks that keep a part of the positions each."""
+
+    def __init__(self, setting: Setting, layout: Layout, made: Sequence[Region], stages: Any, wanted: Array) -> None:
+        """`wanted`: [ticks, stages, ranks]."""
+        hosts, of_host = _hosts(setting)
+        parcels = _parcels(layout, made, np.zeros(0), hosts)
+        np.fill_diagonal(parcels, 0.0)
+        near = parcels * (hosts[:, None] == hosts)
+        self.sent, self.received = _of_ticks(parcels, stages, wanted)
+        stays, self.inside = _of_ticks(near, stages, wanted)
+        self.leaving, self.entering = (self.sent - stays) @ of_host, (self.received - self.inside) @ of_host
+
+
+def _of_ticks(parcels: Array, stages: Any, wanted: Array) -> tuple[Array, Array]:
+    """What each rank sends and receives in each tick, [ticks, ranks]."""
+    sent = np.zeros((len(wanted), len(parcels)))
+    received = np.zeros_like(sent)
+    for stage in range(wanted.shape[1]):
+        of_stage = parcels[stages == stage]
+        sent[:, stages == stage] = wanted[:, stage] @ of_stage.T
+        received += wanted[:, stage] * of_stage.sum(axis=0)
+    return sent, received
+
+
+def _hosts(setting: Setting) -> tuple[Any, Array]:
+    """The host of each rank by number, and [ranks, hosts]: 1 where a rank is on a host."""
+    names = {host: number for number, host in enumerate(dict.fromkeys(setting.hosts))}
+    hosts = np.array([names[host] for host in setting.hosts])
+    return hosts, (hosts[:, None] == np.arange(len(names))).astype(float)
+
+
 class _Flow:
-    """Layers times heads that travel for a position made by each stage: [stages, ranks] or [stages, hosts]."""
+    """Layers times heads that travel for a position made by each stage: [stages, ranks] or [stages, hosts].
+
+    Where positions are split, each rank is a stage of its own here.
+    """
 
     def __init__(self, setting: Setting, layout: Layout, made: Sequence[Region], stages: Any) -> None:
-        names = {host: number for number, host in enumerate(dict.fromkeys(setting.hosts))}
-        hosts = np.array([names[host] for host in setting.hosts])
+        hosts, of_host = _hosts(setting)
         of_stage = (stages == np.arange(stages.max() + 1)[:, None]).astype(float)  # [stages, ranks]
-        of_host = (hosts[:, None] == np.arange(len(names))).astype(float)  # [ranks, hosts]
         sizes = np.array([len(of.layers) * len(of.made) for of in made], dtype=float)
         if getattr(layout.strategies.sync, "NEIGHBOURS_ONLY", False):
             self._round_the_ring(of_stage * sizes, hosts, of_host)

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from mpi_spp.plan.links import Group
-from mpi_spp.plan.setting import Layout, Setting
+from mpi_spp.plan.setting import Layout, Setting, position_bytes
 from mpi_spp.plan.sync import Array, Moved
-from mpi_spp.plan.work import largest_work
+from mpi_spp.plan.work import heads_moved, largest_work
 from mpi_spp.schedule import Cost, finish_times
+from mpi_spp.strategies import Plan
 
 
 @dataclass(frozen=True)
@@ -53,8 +54,8 @@ def _taken(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> 
     prefixes = np.array([chunk.start for chunk in layout.chunks], dtype=float)
     tokens = np.array([len(chunk) for chunk in layout.chunks], dtype=float)
     rows = [_stage_cost(setting, layout, of_stage).seconds(prefixes, tokens) for of_stage in ranks]
-    sums = [_sums_s(setting, layout, of_stage, tokens) for of_stage in ranks]
-    result: Array = np.array(rows) * _crowding(setting, ranks, len(tokens)) + np.array(sums)
+    combined = [_combining_s(setting, layout, of_stage, tokens) for of_stage in ranks]
+    result: Array = np.array(rows) * _crowding(setting, ranks, len(tokens)) + np.array(combined)
     return result
 
 
@@ -69,24 +70,58 @@ def _stage_cost(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Cost:
         costs = [cost.times(math.ceil(crowding) / crowding) for cost, crowding in zip(costs, turns, strict=True)]
     slowest = max(costs, key=lambda cost: cost.seconds(0, cost.longest) / cost.longest)
     work = largest_work(setting.model, layout.plan.shares, [phase.shares[rank] for rank in ranks])
-    weights, layers = work.attention + work.mlp, len(phase.spans[ranks[0]])
+    weights, layers, part = work.attention + work.mlp, len(phase.spans[ranks[0]]), 1.0
+    if phase.heads:  # each has all weights, for its part of the tokens
+        work = largest_work(setting.model, phase.heads, [range(at, at + 1) for at in range(len(phase.heads))])
+        part = 1 / len(ranks)
     return Cost(
         slowest.longest,
         layers * slowest.per_chunk * weights,
         layers * slowest.per_prefix * work.kv_heads,
-        layers * slowest.per_token * weights,
-        layers * slowest.per_pair * work.query_heads,
+        layers * slowest.per_token * weights * part / phase.num_parts,
+        layers * slowest.per_pair * work.query_heads * _most_pairs(layout.plan),
     )
 
 
-def _sums_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
-    """Two all-reduces a layer among the ranks of a stage, for each chunk."""
-    phase, links = layout.plan.prefill, setting.speeds.links
+def _most_pairs(plan: Plan) -> float:
+    """The part of all pairs of a query and a key that falls to the rank that has most of them."""
+    parts = plan.prefill.num_parts
+    return (1 if plan.context_split == "zigzag" else 2 - 1 / parts) / parts
+
+
+def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
+    """What the ranks of a stage exchange in its layers, for each chunk: twice a layer they add up, or change places.
+
+    Or what a ring adds to its computing.
+    """
+    phase, links, model = layout.plan.prefill, setting.speeds.links, setting.model
     group = Group(len(ranks), len({setting.hosts[rank] for rank in ranks}))
     if group.ranks == 1:
         return np.zeros(len(tokens))
-    nothing, token = (links.sum_s(size, group) for size in (0, 4 * setting.model.hidden_size))
-    result: Array = 2 * len(phase.spans[ranks[0]]) * (nothing + tokens * (token - nothing))
+    if phase.num_parts > 1:
+        return _ring_s(setting, layout, group)
+    exchange, sizes = links.sum_s, [4.0 * model.hidden_size] * 2  # of a token
+    sizes += [0.0] * (model.sums_a_layer - 2)  # others are small
+    if phase.heads:
+        exchange = links.all_to_all_s
+        sizes = [count * model.head_dim * setting.dtype.itemsize for count in heads_moved(phase.heads).busiest()]
+    nothing, in_layer = exchange(0.0, group), np.zeros(len(tokens))
+    for size in sizes:
+        in_layer += nothing + tokens * (exchange(size, group) - nothing)
+    result: Array = len(phase.spans[ranks[0]]) * in_layer
+    return result
+
+
+def _ring_s(setting: Setting, layout: Layout, group: Group) -> Array:
+    """A step of the ring takes as long as its slowest link, and attention over what has come hides it."""
+    phase, prefixes = layout.plan.prefill, np.array([chunk.start for chunk in layout.chunks], dtype=float)
+    known = np.array([chunk.stop for chunk in layout.chunks], dtype=float)
+    link = setting.speeds.links.of(same_host=group.hosts == 1)
+    rows = setting.model.num_key_value_heads * position_bytes(setting) * known / phase.num_parts
+    sending = (phase.num_parts - 1) * (link.latency_s + rows / link.bytes_per_s)
+    slowest = max(cost.per_pair for cost in setting.speeds.layers[: group.ranks])
+    attending = slowest * (known - prefixes) * (known + prefixes) / 2 / phase.num_parts
+    result: Array = len(phase.spans[0]) * np.maximum(0.0, sending - attending)
     return result
 
 
@@ -117,6 +152,7 @@ def _crowding(setting: Setting, ranks: Sequence[Sequence[int]], num_chunks: int)
 def _hops(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     """A chunk's hidden states from each stage to the next: seconds on their link, and before that, [links, chunks]."""
     sizes = np.array([len(chunk) for chunk in layout.chunks]) * 4.0 * setting.model.hidden_size
+    sizes /= len(ranks[0]) if layout.plan.prefill.heads else 1  # each sends those of its own tokens
     links, hosts = setting.speeds.links, setting.hosts
     sending, latency = np.zeros((2, len(ranks) - 1, len(sizes)))
     for number, (before, after) in enumerate(itertools.pairwise(ranks)):

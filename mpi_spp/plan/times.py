@@ -31,7 +31,8 @@ class Times:
 def times_of(setting: Setting, layout: Layout, moved: Moved | None) -> Times:
     """Of one request that has all ranks to itself; `moved`: by the sync."""
     found, choice = timeline_of(setting, layout, moved), _choice_s(setting, layout)
-    first = choice + _from_last_s(setting, layout.plan.prefill.places[0].num_stages)
+    place = layout.plan.prefill.places[0]
+    first = choice + _from_last_s(setting, place.num_stages > 1 or place.splits_tokens or place.num_parts > 1)
     return Times(found.prefill, found.exposed, first, _step_s(setting, layout) + choice)
 
 
@@ -46,15 +47,15 @@ def _step_s(setting: Setting, layout: Layout) -> float:
     for before, after in itertools.pairwise(stages):
         crosses = any(hosts[a] != hosts[b] for a, b in zip(before, after, strict=True))
         hops += links.of(same_host=not crosses).send_s(row)
-    return sum(_stage_s(setting, layout, ranks) for ranks in stages) + hops + _from_last_s(setting, num_stages)
+    return sum(_stage_s(setting, layout, ranks) for ranks in stages) + hops + _from_last_s(setting, num_stages > 1)
 
 
 def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
     """Its ranks add up behind attention and behind the MLP, so each half of a layer takes as long as on the slowest."""
     phase, speeds, hosts = layout.plan.decode, setting.speeds, [setting.hosts[rank] for rank in ranks]
     steps = speeds.alone if len(set(hosts)) == len(ranks) else speeds.steps
-    positions = setting.prompt_tokens + setting.new_tokens // 2  # on average
-    weights, of_head = setting.sizes().of_shares(1)[0], positions * position_bytes(setting)
+    positions = (setting.prompt_tokens + setting.new_tokens // 2) / phase.num_parts  # on average
+    weights, of_head = setting.sizes().active(), positions * position_bytes(setting)
     attention = mlp = fixed = 0.0
     for rank in ranks:
         step, work = steps[rank], largest_work(setting.model, layout.plan.shares, [phase.shares[rank]])
@@ -63,8 +64,19 @@ def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
         mlp = max(mlp, work.mlp * weights / step.weight_bytes_per_s)
         fixed = max(fixed, step.per_layer)
     per_token = max(steps[rank].per_token for rank in ranks)
-    sums = 2 * _row_sum_s(setting, ranks, hosts) if phase.places[ranks[0]].num_shards > 1 else 0.0
+    sums = (
+        setting.model.sums_a_layer * _row_sum_s(setting, ranks, hosts) if phase.places[ranks[0]].num_shards > 1 else 0.0
+    )
+    if phase.num_parts > 1:
+        sums = _merge_s(setting, layout, Group(len(ranks), len(set(hosts))))
     return per_token + len(phase.spans[ranks[0]]) * (attention + mlp + fixed + sums)
+
+
+def _merge_s(setting: Setting, layout: Layout, group: Group) -> float:
+    """The parts of a layer's attention to all ranks, share by share: as long as a sum of so many bytes."""
+    shares = [len(share.query_heads) for share in layout.plan.shares if len(share.query_heads)]
+    of_head = 4 * (setting.model.head_dim + 1) * group.ranks / 2
+    return sum(setting.speeds.links.sum_s(count * of_head, group) for count in shares)
 
 
 def _row_sum_s(setting: Setting, ranks: Sequence[int], hosts: Sequence[str]) -> float:
@@ -77,9 +89,9 @@ def _row_sum_s(setting: Setting, ranks: Sequence[int], hosts: Sequence[str]) -> 
     return max(max(known) + links.sum_between_s(row, group), links.sum_s(row, group))
 
 
-def _from_last_s(setting: Setting, num_stages: int) -> float:
-    """Of several stages the last gives its hidden state to all."""
-    if num_stages == 1:
+def _from_last_s(setting: Setting, has_few: bool) -> float:
+    """Where not all ranks have the last token's hidden state, one gives it to all."""
+    if not has_few:
         return 0.0
     return setting.speeds.links.broadcast_s(4 * setting.model.hidden_size, _everyone(setting))
 

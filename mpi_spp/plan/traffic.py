@@ -1,12 +1,17 @@
 """Messages and bytes of each rank, in each phase."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from mpi_spp.mesh import Place
+from mpi_spp.partition import split_evenly, within
 from mpi_spp.phase import Phase
-from mpi_spp.plan.setting import Layout, Setting
+from mpi_spp.plan.setting import Layout, Setting, position_bytes
 from mpi_spp.plan.sync import Moved
+from mpi_spp.plan.work import heads_moved
 
 _CANDIDATE_BYTES = 8  # a logit and its token
+_SQUARES_BYTES = 8  # of a token's queries and keys, where one norm is over all heads
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,30 @@ class Traffic:
 
 
 def prefill_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
-    """Of the whole prompt: hidden states between stages, sums inside them, the last state to all."""
+    """Of the whole prompt: hidden states between stages, what is exchanged inside them, the last state to all."""
     phase, row = layout.plan.prefill, 4 * setting.model.hidden_size
-    per_chunk = [_passed_on(phase, rank, len(chunk) * row) for chunk in layout.chunks]
+    if phase.num_parts > 1:
+        has_last = layout.made[rank][-1:] and layout.made[rank][-1].stop == setting.prompt_tokens
+        return sum(_round_the_ring(setting, layout, rank), Traffic()) + _broadcast(phase, bool(has_last), row)
+    if phase.heads:
+        per_chunk = [_exchanged(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
+        per_chunk.append(_to_its_stage(phase, rank, len(layout.chunks[-1]), row))
+    else:
+        per_chunk = [_passed_on(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
     return sum(per_chunk, Traffic()) + _from_last(phase, rank, row)
+
+
+def _round_the_ring(setting: Setting, layout: Layout, rank: int) -> Iterator[Traffic]:
+    """In each chunk a rank hands on all that is known but what the next one holds, and gets all but its own."""
+    phase, num_ranks = layout.plan.prefill, layout.num_ranks
+    heads = [len(share.kv_heads) for share in layout.plan.shares if len(share.kv_heads)]
+    for chunk in layout.chunks:
+        own, of_next = (
+            sum(map(len, within(layout.made[one % num_ranks], [range(chunk.stop)]))) for one in (rank, rank + 1)
+        )
+        for count in heads:
+            sent, received = ((chunk.stop - held) * count * position_bytes(setting) for held in (of_next, own))
+            yield Traffic(2 * (num_ranks - 1), sent, received).times(len(phase.spans[rank]))
 
 
 def sync_traffic(layout: Layout, moved: Moved | None) -> list[Traffic]:
@@ -46,23 +71,63 @@ def decode_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
     phase, row = layout.plan.decode, 4 * setting.model.hidden_size
     others = layout.num_ranks - 1
     choice = Traffic(1, _CANDIDATE_BYTES * others, _CANDIDATE_BYTES * others) if others else Traffic()
-    return _passed_on(phase, rank, row) + _from_last(phase, rank, row) + choice
+    passed_on = _passed_on(setting, phase, rank, 1) + _from_last(phase, rank, row)
+    return passed_on + _merged(setting, layout, rank) + choice
 
 
-def _passed_on(phase: Phase, rank: int, nbytes: int) -> Traffic:
-    """Hidden states of so many bytes on their way through this rank's layers."""
-    place = phase.places[rank]
-    hops = Traffic(1, 0, nbytes) if place.stage else Traffic()
-    if place.stage + 1 < place.num_stages:
-        hops += Traffic(1, nbytes, 0)
+def _merged(setting: Setting, layout: Layout, rank: int) -> Traffic:
+    """Each rank's part of the attention to all, where positions are split."""
+    phase, others = layout.plan.decode, layout.num_ranks - 1
+    if phase.num_parts == 1:
+        return Traffic()
+    queries = [len(share.query_heads) for share in layout.plan.shares if len(share.query_heads)]
+    part = 4 * sum(queries) * (setting.model.head_dim + 1) * others
+    return Traffic(len(queries), part, part).times(len(phase.spans[rank]))
+
+
+def _passed_on(setting: Setting, phase: Phase, rank: int, tokens: int) -> Traffic:
+    """Hidden states of so many tokens on their way through this rank's layers."""
+    place, nbytes = phase.places[rank], 4 * setting.model.hidden_size * tokens
+    hops = _hops(place, nbytes)
     if place.num_shards == 1:
         return hops
+    layers, squares = len(phase.spans[rank]), setting.model.sums_a_layer - 2
+    sums = _sum(place, nbytes).times(2) + _sum(place, _SQUARES_BYTES * tokens).times(squares)
+    return hops + sums.times(layers)
+
+
+def _sum(place: Place, nbytes: int) -> Traffic:
+    """An all-reduce among the shards of a layer."""
     part = 2 * nbytes * (place.num_shards - 1) // place.num_shards
-    return hops + Traffic(1, part, part).times(2 * len(phase.spans[rank]))
+    return Traffic(1, part, part)
+
+
+def _hops(place: Place, nbytes: int) -> Traffic:
+    """From the stage before, and to the next one."""
+    arriving = Traffic(1, 0, nbytes) if place.stage else Traffic()
+    return arriving + (Traffic(1, nbytes, 0) if place.stage + 1 < place.num_stages else Traffic())
+
+
+def _exchanged(setting: Setting, phase: Phase, rank: int, num_tokens: int) -> Traffic:
+    """A chunk whose tokens the ranks of a stage split: each passes on its own; heads are exchanged in every layer."""
+    place, head = phase.places[rank], setting.model.head_dim * setting.dtype.itemsize
+    own = len(split_evenly(num_tokens, place.num_shards)[place.shard])
+    moved = heads_moved(phase.heads).counts(place.shard, own, num_tokens)
+    both = sum((Traffic(1, int(given) * head, int(taken) * head) for given, taken in moved), Traffic())
+    return _hops(place, own * 4 * setting.model.hidden_size) + both.times(len(phase.spans[rank]))
+
+
+def _to_its_stage(phase: Phase, rank: int, num_tokens: int, nbytes: int) -> Traffic:
+    """The rank that has the last of a chunk's tokens gives its hidden state to the others of its stage."""
+    place = phase.places[rank]
+    has_it = place.shard == min(num_tokens, place.num_shards) - 1
+    return Traffic(1, nbytes * (place.num_shards - 1), 0) if has_it else Traffic(1, 0, nbytes)
 
 
 def _from_last(phase: Phase, rank: int, nbytes: int) -> Traffic:
     """A broadcast from the last stage, where there are several."""
-    if phase.places[0].num_stages == 1:
-        return Traffic()
-    return Traffic(1, nbytes * (len(phase.places) - 1), 0) if rank == phase.last else Traffic(1, 0, nbytes)
+    return Traffic() if phase.places[0].num_stages == 1 else _broadcast(phase, rank == phase.last, nbytes)
+
+
+def _broadcast(phase: Phase, is_root: bool, nbytes: int) -> Traffic:
+    return Traffic(1, nbytes * (len(phase.places) - 1), 0) if is_root else Traffic(1, 0, nbytes)

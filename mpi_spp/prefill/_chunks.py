@@ -12,6 +12,7 @@ from mpi_spp.report.timed import timed
 def stream(job: PrefillJob) -> torch.Tensor:
     """Run the chunks through the stages; while a later stage runs chunk c, this one runs c + 1.
 
+    Where the ranks of a stage split the tokens, each has and hands on the hidden states of its own.
     Returns the last token's hidden state [1, hidden_size] on the ranks of the last stage; on the others what they made
     of it.
     """
@@ -33,25 +34,35 @@ def stream(job: PrefillJob) -> torch.Tensor:
     job.progress.close()
     for send in sends:
         comm.wait(send, meanwhile=job.exchange.test)
-    return hidden[-1:]
+    exchange = job.shard.exchange
+    return hidden[-1:] if exchange is None else exchange.last(hidden, len(chunks[-1]))
 
 
 def _expect(job: PrefillJob, number: int) -> tuple[torch.Tensor, Request] | None:
     """Post the receive of a chunk's hidden states before they are needed; the first stage embeds its own."""
     if job.place.stage == 0 or number >= len(job.chunks):
         return None
-    hidden = job.stage.hidden_like(len(job.chunks[number]))
+    hidden = job.stage.hidden_like(len(_own(job, number)))
     return hidden, job.comm.irecv(hidden, job.comm.rank - job.place.num_shards)
 
 
 def _arrived(job: PrefillJob, number: int, arriving: tuple[torch.Tensor, Request] | None) -> torch.Tensor:
     """The hidden states [tokens, hidden_size] that enter this stage for a chunk."""
     if arriving is None:
-        chunk = job.chunks[number]
-        return job.stage.embed(job.prompt_ids[chunk.start : chunk.stop])
+        own = _own(job, number)
+        return job.stage.embed(job.prompt_ids[own.start : own.stop])
     hidden, request = arriving
     job.comm.wait(request, meanwhile=job.exchange.test)
     return hidden
+
+
+def _own(job: PrefillJob, number: int) -> range:
+    """The positions of a chunk whose hidden states this rank has."""
+    chunk, exchange = job.chunks[number], job.shard.exchange
+    if exchange is None:
+        return chunk
+    rows = exchange.rows(len(chunk))
+    return range(chunk.start + rows.start, chunk.start + rows.stop)
 
 
 def _compute(job: PrefillJob, tick: int, number: int, hidden: torch.Tensor) -> torch.Tensor:

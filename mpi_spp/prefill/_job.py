@@ -9,12 +9,13 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange
 from mpi_spp.mesh import Place
 from mpi_spp.model.decoder import Shard, Stage
+from mpi_spp.partition import Ranges
 from mpi_spp.report.progress import Progress
 
 
 @dataclass(frozen=True)
 class PrefillJob:
-    """One prompt, and which part of it this rank computes; all ranks agree on ids and chunks."""
+    """One prompt, and which part of it this rank computes; all ranks agree on ids, chunks and positions."""
 
     stage: Stage
     comm: Communicator
@@ -23,6 +24,7 @@ class PrefillJob:
     shard: Shard
     prompt_ids: torch.Tensor  # int64 [prompt_tokens]
     chunks: list[range]
+    positions: list[Ranges]  # by rank: those that it computes
     cache: KVCache
     exchange: Exchange
     progress: Progress  # of the tokens that this rank has computed

@@ -5,6 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mpi_spp.report.experts import expert_load
+from mpi_spp.report.guidance import pair_table
+
 _PHASES = ("prefill", "decode")
 
 
@@ -29,8 +32,12 @@ def timings_of(ranks: list[dict[str, Any]], total_s: float) -> dict[str, float]:
 def summarize(
     ranks: list[dict[str, Any]], answer: dict[str, Any], configuration: dict[str, Any], total_s: float
 ) -> dict[str, Any]:
-    """The JSON object of a run. `answer`: text, token_ids, prompt_tokens, finish_reason."""
-    timings = timings_of(ranks, total_s)
+    """The JSON object of a run. `answer`: text, token_ids, prompt_tokens, finish_reason, and guidance where there is.
+
+    Of a guidance pair the prefill is that of the conditional sequence, by the ranks that have it.
+    """
+    pair = answer.get("guidance")
+    timings = timings_of(ranks[: len(pair[0]["ranks"])] if pair else ranks, total_s)
     later_tokens = len(answer["token_ids"]) - 1  # the first token is the prefill's
     return answer | {
         "world_size": len(ranks),
@@ -38,6 +45,7 @@ def summarize(
         "prefill_tokens_per_s": answer["prompt_tokens"] / timings["prefill_s"],
         "decode_tokens_per_s": later_tokens / timings["decode_s"] if later_tokens else None,
         "bytes_sent": [rank["bytes_sent"] for rank in ranks],
+        "experts": expert_load(ranks),
         "configuration": configuration,
         "ranks": ranks,
     }
@@ -46,6 +54,8 @@ def summarize(
 def print_tables(summary: dict[str, Any], console: Console) -> None:
     """The timeline of the run, and one row a rank."""
     console.print(_timeline(summary))
+    if summary.get("guidance"):
+        console.print(pair_table(summary["guidance"], summary["configuration"]["guidance_scale"]))
     print_ranks(summary, console)
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from mpi_spp.comm.communicator import Communicator
-from mpi_spp.model.decoder import Stage
+from mpi_spp.sampling.head import Head
 from mpi_spp.sampling.noise import Ids, gumbel, stream_key
 from mpi_spp.sampling.shard import Places, Scores, Shard
 from mpi_spp.sampling.truncation import last_of_top_k, last_of_top_p
@@ -24,14 +24,14 @@ class Sampler:
 
     def select(
         self,
-        stage: Stage,
+        head: Head,
         hidden: torch.Tensor,
         comm: Communicator,
         sequence_indices: Sequence[int],
         steps: Sequence[int],
     ) -> torch.Tensor:
         """One token for each row of hidden states; see Selection. A NaN never wins, unless there is nothing else."""
-        shard = Shard(stage, hidden)
+        shard = Shard(head, hidden)
         values, ids = [], []
         places = self._places_left(shard, comm)
         for row, numbers in enumerate(zip(sequence_indices, steps, strict=True)):

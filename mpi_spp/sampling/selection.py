@@ -10,8 +10,9 @@ import torch
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.model.decoder import Stage
 from mpi_spp.sampling.greedy import Greedy
+from mpi_spp.sampling.guided import Guided
+from mpi_spp.sampling.head import Head
 from mpi_spp.sampling.sampler import Sampler
 
 _DRAWN_SEED_BITS = 32  # short enough to be typed again
@@ -22,7 +23,7 @@ class Selection(Protocol):
 
     def select(
         self,
-        stage: Stage,
+        head: Head,
         hidden: torch.Tensor,
         comm: Communicator,
         sequence_indices: Sequence[int],
@@ -38,6 +39,11 @@ class Selection(Protocol):
 
 def selection_of(config: RunConfig) -> Selection:
     """The selection that a configuration asks for; sampling needs its seed: see `with_seed`."""
+    chosen = _of_one_sequence(config)
+    return Guided(chosen, config.guidance_scale) if config.is_guided else chosen
+
+
+def _of_one_sequence(config: RunConfig) -> Selection:
     if not config.temperature:
         return Greedy()
     if config.seed is None:

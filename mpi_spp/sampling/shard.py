@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mpi_spp.model.decoder import Stage
-from mpi_spp.sampling.noise import Floats, Ids
+from mpi_spp.sampling.head import Head
+from mpi_spp.sampling.noise import Ids
 
 NO_TOKEN = 2**31 - 1  # loses every tie: the id of a rank that has no candidate
 Scores = npt.NDArray[np.float32]
@@ -25,13 +25,13 @@ class Shard:
     +inf becomes the largest finite value, so that differences of logits stay numbers.
     """
 
-    def __init__(self, stage: Stage, hidden: torch.Tensor) -> None:
-        self._stage, self._hidden = stage, hidden
-        self.vocabulary, self.vocab_size = stage.vocabulary, stage.config.vocab_size
-        logits = stage.logits(hidden) if len(stage.vocabulary) else torch.empty(len(hidden), 0)
-        self._eps = 0.0 if logits.dtype == torch.float32 else torch.finfo(logits.dtype).eps
+    def __init__(self, head: Head, hidden: torch.Tensor) -> None:
+        self._head, self._hidden = head, hidden
+        self.vocabulary, self.vocab_size = head.vocabulary, head.config.vocab_size
+        logits = head.logits(hidden) if len(head.vocabulary) else torch.empty(len(hidden), 0)
+        self._rounding = head.rounding(logits) if len(head.vocabulary) else 0.0
         self.logits: Scores = _as_numbers(logits)
-        self.ids: Ids = np.arange(stage.vocabulary.start, stage.vocabulary.stop)
+        self.ids: Ids = np.arange(head.vocabulary.start, head.vocabulary.stop)
 
     def best(self, row: int, count: int) -> tuple[Scores, Ids]:
         """The `count` best logits of a row and their ids, in order; all of them when the slice has no more."""
@@ -57,22 +57,16 @@ class Shard:
         if not len(places):
             return -np.inf, NO_TOKEN
         scores = score(self.logits[row, places], self.ids[places])
-        if self._eps and np.isfinite(scores.max()):
-            slack = 2 * self._eps * scale * _largest_finite(self.logits[row])
-            places = places[scores >= scores.max() - slack]
+        if self._rounding and np.isfinite(scores.max()):
+            places = places[scores >= scores.max() - self._rounding * scale]
             scores = score(self._exact(row, places), self.ids[places])
         first = int(scores.argmax())
         return float(scores[first]), int(self.ids[places[first]])
 
     def _exact(self, row: int, places: Places) -> Scores:
         on_device = torch.from_numpy(places).to(self._hidden.device)
-        return _as_numbers(self._stage.exact_logits(self._hidden[row : row + 1], on_device))
+        return _as_numbers(self._head.exact_logits(self._hidden[row : row + 1], on_device))
 
 
 def _as_numbers(logits: torch.Tensor) -> Scores:
     return logits.float().nan_to_num(nan=-torch.inf, neginf=-torch.inf).cpu().numpy()
-
-
-def _largest_finite(logits: Scores) -> Floats:
-    sizes = np.abs(logits.astype(np.float64))
-    return sizes[np.isfinite(sizes)].max(initial=0.0)

@@ -101,7 +101,7 @@ def test_a_host_that_goes_down_ends_the_job(three_hosts: Network, long_model: Pa
     process = begin_long(three_hosts, long_model)
     three_hosts.hosts[1].power_off()
     ended = finish(process, time.monotonic(), SECONDS_TO_END)
-    # No status is asserted: Open MPI's mpirun has been seen to end with 0 here, though it says what has happened.
+    assert ended.status not in (0, 2)
     assert "node2" in ended.stderr
     assert left_running(three_hosts.hosts) == []
 

@@ -1,6 +1,8 @@
 """The rounds of every KV sync, all under way at once, between ranks that are never in step."""
 
+import itertools
 import time
+from collections.abc import Iterator
 from types import ModuleType
 
 import pytest
@@ -15,27 +17,31 @@ from mpi_spp.kernels.cache import KeyLayout
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange, Move
-from mpi_spp.kv.layout import Region
+from mpi_spp.kv.layout import Held, Region
 from mpi_spp.kv.rounds import ALL_LAYERS, plan_rounds
 from mpi_spp.mesh import Mesh
 from mpi_spp.model.store import cache_directory
-from mpi_spp.partition import split_chunks, split_evenly
-from mpi_spp.phase import Phase, plan_phase
+from mpi_spp.partition import Ranges, split_chunks, split_evenly
+from mpi_spp.phase import Phase, held_by, plan_phase
 from mpi_spp.shares import split_layer
+from mpi_spp.strategies import Plan
 
 LAYERS_PER_RANK, POSITIONS, HEADS, HEAD_DIM = 3, 38, 3, 4
 SHAPE = LayerShape(8, 70, 2 * HEADS, HEADS, HEAD_DIM)
 
 
-def phases_of(size: int, sync: str) -> tuple[Phase, Phase]:
-    """A pipelined prefill, and a decode that a sync leads to."""
-    joins = registry.load("sync", sync).joins
-    source = phase_of(registry.load("prefill", "pipeline"), size)
-    for decode in registry.choices("decode"):
-        target = phase_of(registry.load("decode", decode), size)
+def plans_of(size: int, sync: str) -> Iterator[Plan]:
+    """Every prefill with every decode that a sync leads to."""
+    joins, found = registry.load("sync", sync).joins, False
+    for prefill, decode in itertools.product(*map(registry.choices, ("prefill", "decode"))):
+        source, target = (
+            phase_of(registry.load(verb, name), size) for verb, name in (("prefill", prefill), ("decode", decode))
+        )
         if joins(source.layout, target.layout):
-            return source, target
-    pytest.skip(f"{sync} has nothing to do on {size} ranks")
+            yield Plan([], source, target, 1, "zigzag")
+            found = True
+    if not found:
+        pytest.skip(f"{sync} has nothing to do on {size} ranks")
 
 
 def layout_of(rank: int) -> KeyLayout:
@@ -49,47 +55,65 @@ def phase_of(strategy: ModuleType, size: int) -> Phase:
     return plan_phase(places, split_evenly(size * LAYERS_PER_RANK - 1, places[0].num_stages), split_layer(SHAPE, size))
 
 
-def poisoned(region: Region, dtype: torch.dtype) -> KVCache:
-    layout = layout_of(the_world().rank)
-    cache = KVCache(region.layers, region.heads, POSITIONS, HEAD_DIM, dtype, layout=layout)
+def held_in(phase: Phase, positions: list[Ranges]) -> Held:
+    rank = the_world().rank
+    return held_by(phase.places[rank], positions[rank], POSITIONS)
+
+
+def poisoned(region: Region, held: Held, dtype: torch.dtype) -> KVCache:
+    layout, room = layout_of(the_world().rank), held.room(POSITIONS)
+    cache = KVCache(region.layers, region.heads, room, HEAD_DIM, dtype, layout=layout, held=held)
     for part in (cache.keys, cache.values) if cache.scales is None else (cache.scales,):
         part.fill_(float("nan"))
     return cache
 
 
-def filled(region: Region, dtype: torch.dtype, layers: range) -> KVCache:
-    """These layers of the cache filled with numbers of their own, the others with poison."""
-    cache = poisoned(region, dtype)
-    for layer in layers:
-        numbers = torch.tensor([float(100 * layer + position) for position in range(POSITIONS)])
-        heads = torch.tensor([[head + dim / 16 for dim in range(HEAD_DIM)] for head in region.heads])
-        if len(region.heads):
-            cache.of_layer(layer).store(0, numbers[:, None, None] + heads, -numbers[:, None, None] - heads)
+def filled(region: Region, held: Held, dtype: torch.dtype, layers: range, made: Ranges) -> KVCache:
+    """These layers of the cache filled with numbers of their own where they are made, the others with poison."""
+    cache = poisoned(region, held, dtype)
+    heads = torch.tensor([[head + dim / 16 for dim in range(HEAD_DIM)] for head in region.heads])
+    for layer, positions in itertools.product(layers, made if len(region.heads) else ()):
+        numbers = torch.tensor([float(100 * layer + position) for position in positions])
+        parts = numbers[:, None, None] + heads, -numbers[:, None, None] - heads
+        cache.of_layer(layer).store(held.slot(positions.start), *parts)
     return cache
 
 
 def parts_of(cache: KVCache) -> list[torch.Tensor]:
-    """Keys and values [tokens, heads, head_dim] of every layer, as numbers."""
-    return [part for layer in cache.layers for part in cache.of_layer(layer).read(0, POSITIONS, torch.float32)]
+    """Keys and values [heads, head_dim, positions] of every layer, as numbers."""
+    stop = cache.held.slot(POSITIONS)
+    return [part for layer in cache.layers for part in cache.of_layer(layer).read(0, stop, torch.float32)]
 
 
 def sync_all_at_once(ranks: Communicator, sync: str, granularity: str, pause: float, dtype: torch.dtype) -> None:
     """Every round is started before any is complete."""
-    source, target = phases_of(ranks.size, sync)
+    for plan in plans_of(ranks.size, sync):
+        sync_one(ranks, plan, registry.load("sync", sync), granularity, pause, dtype)
+
+
+def sync_one(
+    ranks: Communicator, plan: Plan, strategy: ModuleType, granularity: str, pause: float, dtype: torch.dtype
+) -> None:
+    source, target, chunks = plan.prefill, plan.decode, split_chunks(POSITIONS, 4)
     mine, wanted = source.regions[ranks.rank], target.regions[ranks.rank]
-    one_cache = mine.is_within(wanted)
-    made = filled(wanted if one_cache else mine, dtype, mine.layers)
-    cache = made if one_cache else poisoned(wanted, dtype)
-    chunks, stages = split_chunks(POSITIONS, 4), [place.stage for place in source.places]
-    rounds = plan_rounds(granularity, source.regions, stages, chunks)
-    strategy = registry.load("sync", sync)
-    move = Move(made, cache, target.regions, ranks.hosts(f"host{ranks.rank}"))  # no two ranks share memory
-    exchange = Exchange(ranks, strategy.MOVES, strategy.exchange, move, rounds)
+    made, kept = plan.prefill_positions(chunks), plan.decode_positions(chunks)
+    one_cache, in_source, in_target = mine.is_within(wanted), held_in(source, made), held_in(target, kept)
+    of_cache = (wanted, in_target) if one_cache else (mine, in_source)
+    before = filled(*of_cache, dtype, mine.layers, made[ranks.rank])
+    cache = before if one_cache else poisoned(wanted, in_target, dtype)
+    rounds = plan_rounds(granularity, source.regions, [place.stage for place in source.places], chunks, made)
+    if source.regions == target.regions:
+        rounds = []
+    hosts = ranks.hosts(f"host{ranks.rank}")  # no two ranks share memory
+    exchange = Exchange(
+        ranks, strategy.MOVES, strategy.exchange, Move(before, cache, target.regions, kept, hosts), rounds
+    )
     time.sleep(pause * ranks.rank)  # ranks are never in step
     exchange.reached(len(chunks) + ranks.size, ALL_LAYERS)
     exchange.finish()
-    for part, expected in zip(parts_of(cache), parts_of(filled(wanted, dtype, wanted.layers)), strict=True):
-        assert torch.equal(part, expected)
+    expected = filled(wanted, in_target, dtype, wanted.layers, kept[ranks.rank])
+    for part, of_expected in zip(parts_of(cache), parts_of(expected), strict=True):
+        assert torch.equal(part, of_expected)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8], ids=str)

@@ -24,6 +24,12 @@ CASES = [
     ("pipeline", "pipeline", "auto", {"dtype": "bfloat16"}),
     ("tensor", "pipeline", "auto", {"quantize": "int8", "dtype": "bfloat16"}),
     ("tensor", "tensor", "auto", {"dtype": "bfloat16", "quantize": "int4"}),
+    ("ulysses", "tensor", "auto", {"dtype": "bfloat16"}),
+    ("ulysses", "pipeline", "auto", {"kv_cache_dtype": "int8"}),
+    ("ulysses", "replicated", "auto", {"chunk_size": 3}),
+    ("ring", "context", "auto", {"dtype": "bfloat16"}),
+    ("ring", "tensor", "auto", {}),
+    ("pipeline", "context", "auto", {"kv_cache_dtype": "int8"}),
 ]
 
 
@@ -35,8 +41,8 @@ def kept_elsewhere(world: World, tmp_path_factory: pytest.TempPathFactory, monke
 
 
 @pytest.fixture(scope="session")
-def model(world: World) -> Path:
-    return world.on_rank_0(reference_models.build_reference_models) / "llama_tied"
+def model(models: Path) -> Path:
+    return models / "llama_tied"
 
 
 def open_engine(model: Path, world: World, **options: object) -> Engine:
@@ -50,11 +56,29 @@ def open_engine(model: Path, world: World, **options: object) -> Engine:
 def test_bytes_are_those_of_the_engine(
     prefill: str, decode: str, sync: str, options: dict[str, str], model: Path, world: World
 ) -> None:
-    engine = open_engine(model, world, prefill=prefill, decode=decode, sync_strategy=sync, **options)
+    check_bytes(model, world, prefill=prefill, decode=decode, sync_strategy=sync, **options)
+
+
+@pytest.mark.parametrize("spread", [False, True])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe_one_kv_head"])
+@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16", "quantize": "int8"}], ids=str)
+def test_bytes_with_experts_are_those_of_the_engine(
+    options: dict[str, str], name: str, spread: bool, models: Path, world: World
+) -> None:
+    mesh = f"ep={world.size}" if spread else None
+    check_bytes(models / name, world, prefill="pipeline", decode="tensor", mesh=mesh, **options)
+
+
+def check_bytes(model: Path, world: World, **options: object) -> None:
+    engine = open_engine(model, world, **options)
     ids = reference_models.prompt_of("llama_tied", PROMPT_TOKENS)
+    before = engine.facts()["bytes_sent"]
+    engine.prefill(ids, engine.new_cache(PROMPT_TOKENS))
+    prefill_sent = engine.facts()["bytes_sent"] - before
+    engine.kv_comm.bytes_sent = 0
     assert len(list(engine.generate(ids, frozenset(), NEW_TOKENS))) == NEW_TOKENS
     hosts, facts = world.gather(world.host), engine.facts()
-    mesh, dtype = mesh_of(None, world.size), engine.stage.dtype
+    mesh, dtype = mesh_of(engine.config.mesh, world.size), engine.stage.dtype
     setting = Setting(
         engine.config, engine.model, mesh, hosts, dtype, facts["kernels"], PROMPT_TOKENS, NEW_TOKENS,
         assumed(engine.model, hosts),
@@ -63,6 +87,7 @@ def test_bytes_are_those_of_the_engine(
     memory = found.memory[world.rank]
     assert (memory.weights, memory.cache) == (facts["weights_bytes"], facts["cache_bytes"])
     assert found.sync[world.rank].sent == facts["kv_bytes_sent"]
+    assert found.prefill[world.rank].sent + found.sync[world.rank].sent == prefill_sent
 
 
 def test_auto_is_the_same_on_all_ranks(model: Path, world: World) -> None:

@@ -22,6 +22,7 @@ from mpi_spp.engine import Engine
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import Mesh, mesh_of
 from mpi_spp.model.config import read_config
+from mpi_spp.report.experts import expert_load
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 from mpi_spp.strategies import load_strategies
@@ -30,6 +31,15 @@ CHUNK_SIZES = (7, 128, 1)
 FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 WORLD_SIZE = the_world().size
 MESHES = [None, *(f"pp={WORLD_SIZE // tp},tp={tp}" for tp in range(2, WORLD_SIZE) if WORLD_SIZE % tp == 0)]
+WITH_EXPERTS = [
+    name for name, recipe in reference_models.RECIPES.items() if "moe" in recipe.model_type or "mixtral" in name
+]
+EXPERT_MESHES = [
+    str(Mesh(pp=WORLD_SIZE // (ep * tp), tp=tp, ep=ep))
+    for ep in range(2, WORLD_SIZE + 1)
+    for tp in range(1, WORLD_SIZE + 1)
+    if WORLD_SIZE % (ep * tp) == 0
+]
 
 
 def joined(mesh: Mesh) -> Iterator[dict[str, str]]:
@@ -73,8 +83,10 @@ def engine_of(directory: Path, world: World, config: RunConfig) -> Engine:
     return Engine(config, model, directory, world, Clock())
 
 
-@pytest.mark.parametrize("mesh", MESHES)
-@pytest.mark.parametrize("name", reference_models.RECIPES)
+@pytest.mark.parametrize(
+    "name, mesh",
+    [*itertools.product(reference_models.RECIPES, MESHES), *itertools.product(WITH_EXPERTS, EXPERT_MESHES)],
+)
 def test_every_triple(name: str, mesh: str | None, models: Path, world: World) -> None:
     """Three prompts at once, whose answers end one after another."""
     directory, lengths = models / name, reference_models.PROMPT_LENGTHS
@@ -86,7 +98,7 @@ def test_every_triple(name: str, mesh: str | None, models: Path, world: World) -
     engine = None
     first = list(reference_models.RECIPES).index(name)
     triples = list(enumerate(joined(mesh_of(mesh, world.size)), start=first))
-    if world.size > 2 and not FULL:  # the models take turns: each triple is still tested with several of them
+    if not FULL:  # the models take turns: each triple is still tested with several of them
         triples = triples[first % 3 :: 3]
     for number, options in triples:
         config = settings_of(number, directory, mesh, **options)
@@ -94,6 +106,23 @@ def test_every_triple(name: str, mesh: str | None, models: Path, world: World) -
             engine = engine_of(directory, world, config)
         engine.configure(config, Clock())
         assert answers(engine, prompts, reference_models.NEW_TOKENS) == expected, options
+
+
+@pytest.mark.parametrize("pays", [False, True])
+@pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe"])
+def test_either_way_to_the_experts(
+    name: str, pays: bool, models: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever the costs say; and the report counts every pair of a token and an expert once."""
+    monkeypatch.setattr("mpi_spp.connections.dispatch_pays", lambda rows, **what: pays)
+    options = {"prefill": "tensor", "decode": "tensor"}
+    engine = engine_of(models / name, world, settings_of(0, models / name, f"ep={world.size}", **options))
+    prompt = reference_models.prompt_of(name, 37)
+    expected = reference_models.reference_tokens(models, name, 37)
+    assert answers(engine, [prompt], reference_models.NEW_TOKENS) == [expected]
+    load, model = expert_load(world.gather(engine.facts())), engine.model
+    pairs = len(prompt) * sum(model.expert_layers) * model.experts.top_k
+    assert sum(load["by_expert"]) == sum(load["by_rank"]) == pairs
 
 
 @pytest.mark.parametrize("kv_cache_dtype", ["int8"])

@@ -1,5 +1,6 @@
 """Attention against the definition, in float64."""
 
+import itertools
 from dataclasses import dataclass, replace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from mpi_spp.kernels.attention import Attention, Heads, first_visible
 from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.choice import backends
+from mpi_spp.kernels.merge import merge, nothing
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.store import cache_directory
@@ -138,3 +140,47 @@ def test_large_scores_do_not_overflow(tokens: int, dtype: torch.dtype, name: str
     case.queries *= 256
     precision = LARGEST_ERROR[dtype] * 50  # rounding of scores near 1,000
     assert (case.output(name, None).double() - case.expected(None)).abs().max() < precision
+
+
+@pytest.mark.parametrize("dtype, name", CASES, ids=str)
+@pytest.mark.parametrize("cache_dtype", [None, torch.int8], ids=str)
+@pytest.mark.parametrize("window", [None, 1, 40])
+@pytest.mark.parametrize(
+    "tokens, start, cuts", [(1, 33, (9, 32)), (3, 33, (34,)), (33, 5, (6, 20, 21)), (200, 300, (10, 270, 301, 420))]
+)
+def test_attention_over_parts_of_the_keys(
+    tokens: int,
+    start: int,
+    cuts: tuple[int, ...],
+    window: int | None,
+    cache_dtype: torch.dtype | None,
+    dtype: torch.dtype,
+    name: str,
+) -> None:
+    """Merged they are attention over all; rows before, within and behind a part, and behind a window of it."""
+    case = random_case(9, 3, tokens, start, dtype)
+    cache = case.cache(name, cache_dtype or dtype)
+    attention = case._attention(name)
+    queries = attention.store(case._qkv(), case._no_rotation(name), cache, start)
+    merged = nothing(tokens, 9, HEAD_DIM)
+    for first, stop in itertools.pairwise((0, *cuts, start + tokens)):
+        part = attention.part(queries, cache, range(first, stop), start - first, window)
+        assert part.outputs.dtype == part.log_sums.dtype == torch.float32 and part.outputs.isfinite().all()
+        merged = merge(merged, part)
+    expected = (case.as_kept_by(cache) if cache_dtype else case).expected(window)
+    assert (merged.outputs.flatten(1).double() - expected).abs().max() < LARGEST_ERROR[dtype]
+
+
+@pytest.mark.parametrize("dtype, name", CASES, ids=str)
+@pytest.mark.parametrize("tokens", [1, 50])
+@pytest.mark.parametrize(
+    "slots, ahead, window", [(range(4, 4), -1, None), (range(4, 20), -60, None), (range(9), 30, 5)]
+)
+def test_a_part_that_no_row_sees(
+    slots: range, ahead: int, window: int | None, tokens: int, dtype: torch.dtype, name: str
+) -> None:
+    case = random_case(9, 3, tokens, 60, dtype)
+    cache, attention = case.cache(name, dtype), case._attention(name)
+    queries = attention.store(case._qkv(), case._no_rotation(name), cache, 60)
+    outputs, log_sums = attention.part(queries, cache, slots, ahead, window)
+    assert outputs.eq(0).all() and log_sums.eq(float("-inf")).all()

@@ -60,6 +60,51 @@ def test_keeps_the_dtype(tmp_path: Path, dtype: torch.dtype) -> None:
     assert Checkpoint(tmp_path).read("a").dtype == dtype
 
 
+STACK = {"gate_up": torch.arange(3 * 8 * 2.0).view(3, 8, 2), "down": torch.arange(3 * 2 * 4.0).view(3, 2, 4)}
+
+
+def stored_experts(form: str) -> dict[str, torch.Tensor]:
+    """Three experts of four columns in the forms that are found in files."""
+    if form == "stacked":
+        return {f"model.layers.0.mlp.experts.{name}_proj": stack for name, stack in STACK.items()}
+    names = ("w1", "w3", "w2") if form == "mixtral" else ("gate_proj", "up_proj", "down_proj")
+    path = "block_sparse_moe" if form == "mixtral" else "mlp"
+    parts = [*STACK["gate_up"].chunk(2, dim=1), STACK["down"]]
+    return {
+        f"model.layers.0.{path}.experts.{number}.{name}.weight": part[number].contiguous()
+        for name, part in zip(names, parts, strict=True)
+        for number in range(3)
+    }
+
+
+@pytest.mark.parametrize("form", ["stacked", "mixtral", "one each"])
+def test_experts_are_found_in_any_form(tmp_path: Path, form: str) -> None:
+    router = {f"model.layers.0.{'block_sparse_moe' if form == 'mixtral' else 'mlp'}.gate.weight": torch.ones(3, 2)}
+    save_file(stored_experts(form) | router, tmp_path / SINGLE)
+    checkpoint, path = Checkpoint(tmp_path), "model.layers.0.mlp.experts"
+    checkpoint.require({"model.layers.0.mlp.gate.weight": (3, 2)})
+    for number in range(3):
+        parts = {
+            "gate": STACK["gate_up"][number, :4],
+            "up": STACK["gate_up"][number, 4:],
+            "down": STACK["down"][number],
+        }
+        for kind, expected in parts.items():
+            name = f"{path}.{number}.{kind}_proj.weight"
+            checkpoint.require({name: tuple(expected.shape)})
+            assert torch.equal(checkpoint.read(name), expected)
+            assert torch.equal(checkpoint.read(name, rows=range(1, 2)), expected[1:2])
+            assert torch.equal(checkpoint.read(name, columns=range(1, 2)), expected[:, 1:2])
+
+
+def test_experts_that_are_not_there_are_named(tmp_path: Path) -> None:
+    save_file(stored_experts("stacked"), tmp_path / SINGLE)
+    with pytest.raises(UserError, match=r"gate_up_proj has no expert 3, but config\.json asks for it"):
+        Checkpoint(tmp_path).require({"model.layers.0.mlp.experts.3.up_proj.weight": (4, 2)})
+    with pytest.raises(UserError, match=r"0\.down_proj\.weight has shape \[2, 4\]"):
+        Checkpoint(tmp_path).require({"model.layers.0.mlp.experts.0.down_proj.weight": (2, 5)})
+
+
 def truncate(directory: Path, size: int) -> None:
     path = directory / SINGLE
     path.write_bytes(path.read_bytes()[:size])

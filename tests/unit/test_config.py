@@ -48,6 +48,16 @@ def make(**options: Any) -> RunConfig:
         ({"num_return_sequences": 3}, "--num-return-sequences: 3 greedy answers would all be the same; give --temp"),
         ({"top_k": 5}, "--top-k: no meaning without sampling; give --temperature above 0"),
         ({"top_p": 0.5, "seed": 0}, "--top-p and --seed: no meaning without sampling"),
+        ({"guidance_scale": float("inf")}, "--guidance-scale: inf is no finite number"),
+        ({"guidance_scale": float("nan")}, "--guidance-scale: nan is no finite number"),
+        ({"negative_prompt": "n"}, "--negative-prompt: no meaning without guidance; give --guidance-scale"),
+        (
+            {"guidance_scale": 2.0, "num_return_sequences": 3, "temperature": 1.0},
+            "--num-return-sequences: 3 answers are made by ranks alone",
+        ),
+        ({"guidance_scale": 2.0, "decode": "auto"}, "--decode: auto is not predicted for --guidance-scale"),
+        ({"guidance_scale": 2.0, "prefill": "auto"}, "--prefill: auto is not predicted for --guidance-scale"),
+        ({"guidance_scale": 2.0, "max_memory": 10}, "--max-memory: is not planned for --guidance-scale"),
         ({"trace": "-"}, "--trace: - is no file of its own"),
         ({"trace": "out", "json": "out"}, "--trace: out is no file of its own"),
     ],
@@ -111,6 +121,7 @@ def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
         {"device": "cuda", "gpu_ids": (5, 6, 7)},
         {"temperature": 1e-9, "top_k": 1, "top_p": 1e-9, "seed": 0},
         {"temperature": 100.0, "top_k": 10**9, "top_p": 1.0, "seed": 2**64 - 1},
+        {"guidance_scale": 0.0, "negative_prompt": "n"},
         {"prompt": ""},  # whether it is empty is judged where it is read, with the text of a file
     ],
 )

@@ -1,43 +1,60 @@
-"""A launcher that outlives its ranks, since it awaits a lost host, is ended; any other is left alone."""
+"""A launcher of ranks on other hosts is ended when it awaits a lost one, and with status 0 believed by a sign alone."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mpi_spp.launch.guard import guard_this_process
+from mpi_spp.launch.sign import Sieve, new_sign
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 0.4
 RANK = "OMPI_COMM_WORLD_RANK=0 sleep"
-
-Launch = Callable[[str], subprocess.CompletedProcess[str]]
+SIGN = new_sign()
+GIVE = f"echo {SIGN} >&2"
+GUARDED = """
+import os, sys
+from mpi_spp.launch.guard import run_guarded
+sys.exit(run_guarded(["sh", "-c", sys.argv[1]], os.environ, sys.argv[2], float(sys.argv[3])))
+"""
 
 
 @pytest.fixture
-def launch(tmp_path: Path) -> Launch:
-    """Runs a process that becomes a script, with a guard. In the script `ssh` is another name of `sleep`."""
+def variables(tmp_path: Path) -> dict[str, str]:
+    """In scripts, `ssh` is another name of `sleep`."""
     shutil.copy(str(shutil.which("sleep")), tmp_path / "ssh")
-    variables = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    return {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
 
-    def run(script: str) -> subprocess.CompletedProcess[str]:
-        become = f"import os; from mpi_spp.launch.guard import guard_this_process; guard_this_process({PATIENCE})"
-        program = [sys.executable, "-c", f"{become}; os.execvp('sh', ['sh', '-c', {script!r}])"]
-        return subprocess.run(program, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=20)
 
-    return run
+def start(script: str, variables: dict[str, str]) -> Any:
+    """A guarded script. It takes Ctrl-C even where these tests were started in the background, as a shell does that."""
+    program = [sys.executable, "-c", GUARDED, script, SIGN, str(PATIENCE)]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is not ignored here is not ignored there
+    try:
+        return subprocess.Popen(program, cwd=ROOT, env=variables, text=True, start_new_session=True, **pipes)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def run(script: str, variables: dict[str, str]) -> tuple[int, str, str]:
+    """Status, standard output and standard error."""
+    with start(script, variables) as process:
+        stdout, stderr = process.communicate(timeout=20)
+    return process.returncode, stdout, stderr
 
 
 @pytest.mark.parametrize("stubborn", ["", "trap '' TERM;"])
-def test_a_launcher_that_awaits_a_lost_host_is_ended(launch: Launch, stubborn: str) -> None:
-    ended = launch(f"{stubborn} {RANK} 0.3 & ssh 60 & echo started; wait; exit 5")
-    assert (ended.returncode, ended.stdout) == (-9 if stubborn else -15, "started\n")
-    assert ended.stderr.count("mpi-spp: error: the ranks on this host have ended") == 1
+def test_a_launcher_that_awaits_a_lost_host_is_ended(stubborn: str, variables: dict[str, str]) -> None:
+    status, stdout, stderr = run(f"{stubborn} {RANK} 0.3 & ssh 60 & echo started; wait; exit 5", variables)
+    assert (status, stdout) == (128 + (signal.SIGKILL if stubborn else signal.SIGTERM), "started\n")
+    assert stderr.count("mpi-spp: error: the ranks on this host have ended") == 1
 
 
 @pytest.mark.parametrize(
@@ -46,23 +63,65 @@ def test_a_launcher_that_awaits_a_lost_host_is_ended(launch: Launch, stubborn: s
         f"PMI_RANK=3 sleep 1.5 & ssh 1.5 & {RANK} 0.1; wait; exit 4",  # a rank still works
         f"{RANK} 0.3; sleep 1.5; exit 4",  # no ssh: it may wait for whoever reads its output
         "ssh 1.5; exit 4",  # no rank here
+        f"{GIVE}; exit 4",  # a failure after all work is one
     ],
 )
-def test_any_other_launcher_is_left_alone(launch: Launch, script: str) -> None:
+def test_any_other_launcher_ends_as_it_likes(script: str, variables: dict[str, str]) -> None:
+    assert run(script, variables) == (4, "", "")
+
+
+def test_status_0_needs_the_sign(variables: dict[str, str]) -> None:
+    """Open MPI's mpirun ends a job that has lost a host, and may do so with status 0."""
+    assert run(f"echo answer; {GIVE}", variables) == (0, "answer\n", "")
+    status, _, stderr = run("echo node2 is gone >&2", variables)
+    assert status == 1
+    assert stderr.splitlines()[0] == "node2 is gone"
+    assert stderr.splitlines()[1].startswith(
+        "mpi-spp: error: mpirun ended, but rank 0 did not say that its work is done"
+    )
+
+
+def test_what_outlives_the_launcher_is_not_waited_for(variables: dict[str, str]) -> None:
+    """An ssh to a lost host keeps standard error open."""
     began = time.monotonic()
-    ended = launch(script)
-    assert (ended.returncode, ended.stderr) == (4, "")
-    assert time.monotonic() - began < 5  # nobody waits for the guard
+    with start(f"sleep 60 & echo $!; {GIVE}", variables) as process:
+        left = int(process.stdout.readline())
+        assert process.wait(20) == 0
+    os.kill(left, signal.SIGKILL)
+    assert time.monotonic() - began < 20
 
 
-def test_a_kernel_without_handles_of_processes_has_no_guard(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on clusters with an older system: ranks start all the same."""
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_a_signal_reaches_the_launcher_once(send: Any, variables: dict[str, str]) -> None:
+    """Open MPI takes a second one for an order to leave its ranks behind."""
+    with start(
+        "trap 'echo caught' INT; echo ready; for i in 1 2 3 4 5; do sleep 0.1; done; exit 3", variables
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        send(process.pid, signal.SIGINT)
+        stdout, _ = process.communicate(timeout=20)
+    assert (process.returncode, stdout) == (3, "caught\n")
 
-    def refuse(process: int) -> int:
-        raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr(os, "pidfd_open", refuse)
-    monkeypatch.setattr(os, "fork", lambda: pytest.fail("a guard that cannot see the launcher end"))
-    guard_this_process()
-    monkeypatch.delattr(os, "pidfd_open")
-    guard_this_process()
+def test_who_kills_the_guard_ends_the_launcher(variables: dict[str, str]) -> None:
+    with start("echo ready; exec sleep 60", variables) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.kill()
+        assert process.communicate(timeout=10) == ("", "")  # nobody holds the other ends of the pipes any more
+
+
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_the_sign_is_taken_out_of_any_pieces(size: int) -> None:
+    sieve = Sieve("sign")
+    data = b"50%\rsigning si\nsign" + b"sign\nthe rest sig"
+    shown = b"".join(sieve.sift(data[at : at + size]) for at in range(0, len(data), size))
+    assert sieve.found
+    assert shown + sieve.rest() == b"50%\rsigning si\nsignthe rest sig"
+
+
+def test_what_cannot_be_the_sign_is_shown_at_once() -> None:
+    sieve = Sieve("sign")
+    assert sieve.sift(b"50%\r") == b"50%\r"
+    assert sieve.sift(b"a si") == b"a "
+    assert sieve.sift(b"x") == b"six"
+    assert not sieve.found

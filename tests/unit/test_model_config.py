@@ -9,6 +9,7 @@ import torch
 
 from mpi_spp.errors import UserError
 from mpi_spp.model.config import ModelConfig, read_config
+from mpi_spp.shares import Experts
 
 DEFAULTS = {
     "model_type": "llama",
@@ -33,6 +34,17 @@ def rope(rope_type: str, **parameters: Any) -> dict[str, Any]:
     return {"rope_parameters": {"rope_type": rope_type, "rope_theta": 10000.0, **parameters}}
 
 
+_EXPERTS = {"num_experts": 5, "num_experts_per_tok": 2}
+MIXTRAL = {"model_type": "mixtral", "num_local_experts": 5, "num_experts_per_tok": 2}
+QWEN2_MOE = _EXPERTS | {
+    "model_type": "qwen2_moe",
+    "moe_intermediate_size": 30,
+    "shared_expert_intermediate_size": 40,
+    "mlp_only_layers": [1],
+}
+OLMOE = _EXPERTS | {"model_type": "olmoe", "clip_qkv": 8.0}
+
+
 @pytest.mark.parametrize(
     "changes, expected",
     [
@@ -55,6 +67,14 @@ def rope(rope_type: str, **parameters: Any) -> dict[str, Any]:
             {"sliding_windows": (None, 4, 4, 4)},
         ),
         ({"model_type": "qwen3"}, {"head_dim": 128, "qk_norm": True, "qkv_bias": False}),
+        (MIXTRAL, {"experts": Experts(5, 2, 100, normalized=True), "expert_layers": (True,) * 4}),
+        (QWEN2_MOE, {"experts": Experts(5, 2, 30, 40), "expert_layers": (True, False, True, True), "qkv_bias": True}),
+        (QWEN2_MOE, {"sliding_windows": (None,) * 4, "widest": 100}),
+        (
+            {**QWEN2_MOE, "model_type": "qwen3_moe", "decoder_sparse_step": 2},
+            {"expert_layers": (False, False, False, True)},
+        ),
+        (OLMOE, {"experts": Experts(5, 2, 100), "qk_norm_over_heads": True, "clip_qkv": 8.0, "sums_a_layer": 3}),
     ],
 )
 def test_supported(tmp_path: Path, changes: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -79,7 +99,10 @@ def test_a_field_that_cannot_be_is_refused(tmp_path: Path, name: str, value: obj
 @pytest.mark.parametrize(
     "changes, named",
     [
-        ({"model_type": "gpt2"}, "'gpt2' is not supported; supported are llama, mistral, qwen2, qwen3"),
+        (
+            {"model_type": "gpt2"},
+            "'gpt2' is not supported; supported are llama, mistral, qwen2, qwen3, mixtral, qwen2_moe, qwen3_moe, olmoe",
+        ),
         ({"model_type": ["llama"]}, "not supported"),
         ({"quantization_config": {"quant_method": "awq"}}, "quantization_config"),
         ({"num_key_value_heads": 2}, "num_attention_heads 9 is no multiple of num_key_value_heads 2"),
@@ -89,6 +112,10 @@ def test_a_field_that_cannot_be_is_refused(tmp_path: Path, name: str, value: obj
         ({"sliding_window": 0, "model_type": "mistral"}, "sliding_window is 0"),
         ({"layer_types": ["linear_attention"] * 4, "model_type": "qwen2"}, "linear_attention"),
         ({"layer_types": ["full_attention"], "model_type": "qwen2"}, "layer_types"),
+        ({**MIXTRAL, "num_local_experts": REMOVED}, "num_local_experts"),
+        ({**MIXTRAL, "num_experts_per_tok": 6}, "num_experts_per_tok is 6, but there are only 5 experts"),
+        ({**QWEN2_MOE, "moe_intermediate_size": None}, "moe_intermediate_size"),
+        ({**QWEN2_MOE, "shared_expert_intermediate_size": 0}, "shared_expert_intermediate_size is 0"),
         (rope("default", partial_rotary_factor=0.5), "not partial"),
         (rope("longrope", factor=2.0, long_factor=[1.0] * 4, short_factor=[1.0] * 4), "longrope|long_factor"),
         (rope("spiral"), "spiral"),

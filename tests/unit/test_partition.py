@@ -1,9 +1,19 @@
 """Every item is handed out once, in order, for any count of items and ranks."""
 
+import itertools
+
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpi_spp.partition import split_as, split_chunks, split_evenly
+from mpi_spp.partition import (
+    CONTEXT_SPLITS,
+    Ranges,
+    split_as,
+    split_chunks,
+    split_evenly,
+    split_positions,
+    within,
+)
 
 
 @given(count=st.integers(0, 300), parts=st.integers(1, 64))
@@ -29,3 +39,48 @@ def test_split_chunks(count: int, chunk_size: int) -> None:
     assert [item for chunk in chunks for item in chunk] == list(range(count))
     assert all(len(chunk) == chunk_size for chunk in chunks[:-1])
     assert 1 <= len(chunks[-1]) <= chunk_size
+
+
+LENGTHS = st.integers(1, 300)
+CHUNK_SIZES = st.integers(1, 400)
+ORDERS = st.sampled_from(CONTEXT_SPLITS)
+
+
+@given(count=LENGTHS, chunk_size=CHUNK_SIZES, parts=st.integers(1, 9), order=ORDERS)
+def test_split_positions(count: int, chunk_size: int, parts: int, order: str) -> None:
+    """Each position has one part, in which ranges ascend with gaps between them."""
+    found = split_positions(split_chunks(count, chunk_size), parts, order)
+    assert len(found) == parts
+    assert sorted(itertools.chain.from_iterable(map(itertools.chain.from_iterable, found))) == list(range(count))
+    for ranges in found:
+        assert all(len(one) for one in ranges)
+        assert all(one.stop < other.start for one, other in itertools.pairwise(ranges))
+
+
+@given(count=st.integers(1, 30), chunk_size=st.integers(1, 40), parts=st.integers(1, 5), order=ORDERS)
+def test_parts_of_short_chunks_take_turns(count: int, chunk_size: int, parts: int, order: str) -> None:
+    """No part is ahead of another by more than a block or two of one chunk and what is left of the last ones."""
+    sizes = [sum(map(len, part)) for part in split_positions(split_chunks(count, chunk_size), parts, order)]
+    assert max(sizes) - min(sizes) <= 2 * parts
+
+
+@given(length=st.integers(1, 40), parts=st.integers(1, 8))
+def test_zigzag_is_the_same_work_for_all(length: int, parts: int) -> None:
+    """A position's work is the positions that it sees."""
+    [*found] = split_positions([range(2 * parts * length)], parts, "zigzag")
+    work = [sum(position + 1 for one in part for position in one) for part in found]
+    assert set(work) == {work[0]}
+
+
+@given(
+    cuts=st.lists(st.integers(0, 60), min_size=2, max_size=12, unique=True),
+    others=st.lists(st.integers(0, 60), min_size=2, max_size=12, unique=True),
+)
+def test_within(cuts: list[int], others: list[int]) -> None:
+    some, rest = ranges_of(cuts), ranges_of(others)
+    assert set(itertools.chain(*within(some, rest))) == set(itertools.chain(*some)) & set(itertools.chain(*rest))
+
+
+def ranges_of(cuts: list[int]) -> Ranges:
+    ordered = sorted(cuts)
+    return tuple(range(start, stop) for start, stop in zip(ordered[::2], ordered[1::2], strict=False))

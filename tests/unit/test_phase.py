@@ -1,6 +1,8 @@
 """Meshes, and what each rank computes, holds and gives in a phase."""
 
 import itertools
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -10,19 +12,26 @@ from layer_shape import LayerShape
 from mpi_spp import registry
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.kv.layout import WHOLE, Region
+from mpi_spp.kv.layout import Extent, Region
 from mpi_spp.mesh import Mesh, mesh_of, parse_mesh
 from mpi_spp.partition import split_evenly
 from mpi_spp.phase import Phase, layout_of, needed, plan_phase
-from mpi_spp.shares import split_layer
-from mpi_spp.strategies import load_strategies
+from mpi_spp.shares import Experts, split_layer
+from mpi_spp.strategies import load_strategies, plan_phases
 
 LAYERS = 12
 
 
 @pytest.mark.parametrize(
     "text, mesh",
-    [("pp=3", Mesh(pp=3)), ("tp=2", Mesh(tp=2)), ("pp=2,tp=2", Mesh(pp=2, tp=2)), (" tp=2, dp=3 ", Mesh(dp=3, tp=2))],
+    [
+        ("pp=3", Mesh(pp=3)),
+        ("ep=4", Mesh(ep=4)),
+        ("tp=2,ep=3,dp=2", Mesh(dp=2, tp=2, ep=3)),
+        ("tp=2", Mesh(tp=2)),
+        ("pp=2,tp=2", Mesh(pp=2, tp=2)),
+        (" tp=2, dp=3 ", Mesh(dp=3, tp=2)),
+    ],
 )
 def test_a_mesh_is_read(text: str, mesh: Mesh) -> None:
     assert parse_mesh(text) == mesh
@@ -44,26 +53,45 @@ def test_a_mesh_of_other_ranks_is_refused() -> None:
 def phase_of(verb: str, name: str, mesh: Mesh, num_shares: int, num_heads: int) -> Phase:
     places = [registry.load(verb, name).place(mesh, rank) for rank in range(mesh.replica_size)]
     shape = LayerShape(8, 700, 2 * num_heads, num_heads, 2)
-    return plan_phase(places, split_evenly(LAYERS, places[0].num_stages), split_layer(shape, num_shares))
+    heads = split_layer(shape, places[0].num_shards) if places[0].splits_tokens else []
+    return plan_phase(places, split_evenly(LAYERS, places[0].num_stages), split_layer(shape, num_shares), heads)
 
 
 STRATEGIES = [(verb, name) for verb in ("prefill", "decode") for name in registry.choices(verb)]
-MESHES = st.builds(Mesh, pp=st.integers(1, 5), tp=st.integers(1, 5))
+MESHES = st.builds(Mesh, pp=st.integers(1, 4), tp=st.integers(1, 3), ep=st.integers(1, 3))
 
 
 @pytest.mark.parametrize("verb, name", STRATEGIES)
 @given(MESHES, st.integers(1, 9))
 def test_the_ranks_of_a_phase_make_up_the_model(verb: str, name: str, mesh: Mesh, num_heads: int) -> None:
-    """Every share of every layer is computed by one rank, or by all of them; its cache is there, and given once."""
+    """Every share of every layer is computed by one rank, or by all of a stage; its cache is there, and given once."""
     phase = phase_of(verb, name, mesh, mesh.replica_size, num_heads)
     ranks = range(mesh.replica_size)
     parts = [(layer, share) for rank in ranks for layer in phase.spans[rank] for share in phase.shares[rank]]
-    copies = mesh.replica_size if phase.layout == WHOLE else 1
+    copies = 1 if {phase.layout.layers, phase.layout.heads} & {Extent.SPLIT} else mesh.replica_size
+    place = phase.places[0]
+    holders = copies * place.num_shards // place.num_weight_shards
     whole = itertools.product(range(LAYERS), range(mesh.replica_size))
-    assert sorted(parts) == sorted(list(whole) * copies)
+    assert sorted(parts) == sorted(list(whole) * holders)
     given_ = [(layer, head) for of in phase.regions for layer in of.layers for head in of.made]
     assert sorted(given_) == sorted(list(itertools.product(range(LAYERS), range(num_heads))) * copies)
     assert all(set(of.made) <= set(of.heads) for of in phase.regions)
+
+
+@given(st.integers(2, 5), st.integers(1, 9))
+def test_a_tensor_decode_has_the_cache_that_token_shards_leave(num_ranks: int, num_heads: int) -> None:
+    phases = [
+        phase_of(*which, Mesh(pp=num_ranks), num_ranks, num_heads)
+        for which in (("prefill", "ulysses"), ("decode", "tensor"))
+    ]
+    assert phases[0].regions == phases[1].regions
+
+
+def test_token_shards_inside_stages() -> None:
+    phase = phase_of("prefill", "ulysses", Mesh(pp=2, tp=2), 4, 3)
+    assert [(place.stage, place.shard) for place in phase.places] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [list(span) for span in phase.spans[::2]] == [list(range(6)), list(range(6, 12))]
+    assert phase.shares == [range(4)] * 4
 
 
 @given(MESHES.filter(lambda mesh: mesh.replica_size > 1))
@@ -80,6 +108,9 @@ def test_regions_within_others() -> None:
     part, whole = Region(range(2, 4), range(1), range(1)), Region(range(4), range(3), range(3))
     assert part.is_within(whole) and whole.is_within(whole) and not whole.is_within(part)
     assert Region(range(2, 2), range(1), range(1)).is_within(part)
+    first, second = (replace(whole, part=number, num_parts=2) for number in range(2))
+    assert first.is_within(first) and first.is_within(whole) and replace(part, num_parts=2).is_within(first)
+    assert not second.is_within(first) and not whole.is_within(first)
 
 
 @pytest.mark.parametrize("mesh", [Mesh(), Mesh(pp=3), Mesh(pp=2, tp=2), Mesh(pp=7)], ids=str)
@@ -88,6 +119,20 @@ def test_regions_within_others() -> None:
 def test_auto_takes_a_sync_that_joins(mesh: Mesh, prefill: str, decode: str) -> None:
     chosen = load_strategies(RunConfig(model="m", prefill=prefill, decode=decode), mesh)
     assert chosen.sync.joins(*(layout_of(places[0]) for places in (chosen.prefill_places, chosen.decode_places)))
+
+
+def test_groups_of_experts_need_experts() -> None:
+    config, mesh = RunConfig(model="m", mesh="ep=2", layer_split="even"), Mesh(ep=2)
+    shape = LayerShape(8, 700, 4, 2, 2)
+    model = SimpleNamespace(**vars(shape), num_hidden_layers=LAYERS)
+    with pytest.raises(UserError, match="--mesh: ep=2 spreads experts over ep, but m has none; use tp instead"):
+        plan_phases(load_strategies(config, mesh), config, model, list)
+    model.experts = Experts(5, 2, 100)
+    plan = plan_phases(load_strategies(config, mesh), config, model, list)
+    assert [plan.shares[number].experts for (number,) in plan.prefill.shares] == [range(3), range(3, 5)]
+    config = replace(config, prefill="ring", decode="context")
+    with pytest.raises(UserError, match="--mesh: ep=2 spreads experts over ep, but prefill ring and decode context"):
+        load_strategies(config, mesh)
 
 
 def test_a_sync_that_does_not_join_is_refused_with_one_that_does() -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from mpi_spp import registry
 from mpi_spp.cli.plan import command
 from mpi_spp.config import QUANTIZE, RunConfig
 from mpi_spp.errors import UserError
@@ -23,7 +24,7 @@ from mpi_spp.plan.setting import Setting
 from mpi_spp.plan.speeds import assumed
 from mpi_spp.plan.sync import joints
 
-PAIRS = list(itertools.product(("pipeline", "tensor"), ("pipeline", "replicated", "tensor")))
+PAIRS = list(itertools.product(*map(registry.choices, ("prefill", "decode"))))
 
 
 def setting_of(model: ModelConfig, num_ranks: int, prefill: str, decode: str, **options: object) -> Setting:
@@ -98,6 +99,19 @@ def test_a_tensor_decode_sums_twice_a_layer(model: ModelConfig) -> None:
     one = forecast(setting_of(model, 2, "tensor", "tensor")).decode[0]
     assert one.messages == 2 * model.num_hidden_layers + 1
     assert one.sent == 2 * model.num_hidden_layers * 4 * model.hidden_size + 8
+
+
+def test_ulysses_exchanges_heads_twice_a_layer(model: ModelConfig) -> None:
+    """8 query and 4 key/value heads of 32 on 2 ranks: half of the rows of 8 heads, then of 4, in eight chunks."""
+    found = forecast(setting_of(model, 2, "ulysses", "tensor"))
+    last = 4 * model.hidden_size
+    heads = 8 * 64 * model.num_hidden_layers * (8 + 4) * model.head_dim * 4
+    assert [rank.sent for rank in found.prefill] == [heads, heads + last]
+    assert found.prefill[0].messages == 8 * 2 * model.num_hidden_layers + 1
+    assert found.moved is None
+    sizes, slices = found.setting.sizes(), split_evenly(model.vocab_size, 2)
+    layers = [rank.weights - sizes.of_head(rows) for rank, rows in zip(found.memory, slices, strict=True)]
+    assert layers == [model.num_hidden_layers * sizes.of_shares(1)[0]] * 2
 
 
 def test_every_pair_is_joined() -> None:

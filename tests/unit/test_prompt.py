@@ -11,7 +11,13 @@ from reciting_model import END, START, make_tokenizer
 
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.model.prompt import TextStream, load_tokenizer, prompt_token_ids, stop_token_ids
+from mpi_spp.model.prompt import (
+    TextStream,
+    load_tokenizer,
+    negative_token_ids,
+    prompt_token_ids,
+    stop_token_ids,
+)
 
 VOCAB_SIZE = 258  # 256 bytes and two special tokens
 BYTE_LEVEL = make_tokenizer()  # as Llama 3, SmolLM2 and Qwen
@@ -53,6 +59,34 @@ def test_a_chat_model_gets_its_template() -> None:
     expected = f"{START}user\nhi{END}\n{START}assistant\n"
     assert BYTE_LEVEL.decode(ids_of(prompt="hi")) == expected
     assert ids_of(prompt="hi", chat=True) == ids_of(prompt="hi")
+
+
+def negative_ids_of(tokenizer: Any = BYTE_LEVEL, **options: Any) -> list[int]:
+    config = RunConfig(model="m", guidance_scale=2.0, **options)
+    return negative_token_ids(config, tokenizer, Path("m"), VOCAB_SIZE, [5, 6, 7])
+
+
+def test_a_negative_prompt_is_made_like_the_prompt() -> None:
+    assert negative_ids_of(prompt="hi", negative_prompt="lo") == ids_of(prompt="lo")
+    assert negative_ids_of(prompt="hi", negative_prompt="lo", chat=False) == ids_of(prompt="lo", chat=False)
+    assert negative_ids_of(prompt_ids="file", negative_prompt="lo") == ids_of(prompt="lo", chat=False)
+
+
+def test_without_a_negative_prompt_it_is_the_last_token() -> None:
+    assert negative_ids_of(prompt="hi") == negative_ids_of(None, prompt_ids="file") == [7]
+
+
+@pytest.mark.parametrize(
+    "tokenizer, text, says",
+    [
+        (BYTE_LEVEL, " ", "--negative-prompt: the prompt is empty"),
+        (BYTE_LEVEL, "caf\udce9", "--negative-prompt: the text is not UTF-8"),
+        (None, "lo", "--negative-prompt: m has no tokenizer"),
+    ],
+)
+def test_a_bad_negative_prompt(tokenizer: Any, text: str, says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        negative_ids_of(tokenizer, prompt_ids="file", negative_prompt=text)
 
 
 def test_the_system_message_comes_first() -> None:

@@ -120,15 +120,15 @@ def make_store(model: Path, scheme: str = "int4", group: int = 32) -> QuantizedS
 def test_a_file_gives_back_what_was_made(model: Path) -> None:
     store, weight = make_store(model), torch.randn(50, 64)
     assert store.missing(["layer0", "head"]) == ["layer0", "head"]
-    store.make("layer0", lambda: {"qkv": weight})
-    store.make("head", lambda: {"head": weight})
+    store.make("layer0", lambda: {"qkv": weight}.items())
+    store.make("head", lambda: {"head": weight}.items())
     assert store.missing(["layer0", "head"]) == []
     assert torch.equal(dequantize(store.read("layer0")["qkv"]), dequantize(quantize(weight, 4, 32)))
     assert torch.equal(dequantize(store.read("head")["head"]), dequantize(quantize(weight, 8, 32)))  # never fewer bits
 
 
 def test_other_weights_or_another_scheme_are_made_anew(model: Path) -> None:
-    make_store(model).make("layer0", lambda: {"qkv": torch.ones(32, 32)})
+    make_store(model).make("layer0", lambda: {"qkv": torch.ones(32, 32)}.items())
     assert make_store(model).missing(["layer0"]) == []
     assert make_store(model, "int8").missing(["layer0"]) == ["layer0"]
     assert make_store(model, group=64).missing(["layer0"]) == ["layer0"]
@@ -139,12 +139,12 @@ def test_other_weights_or_another_scheme_are_made_anew(model: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(model: Path) -> None:
     (model.parent / "quantized").write_text("a file, no directory")
     with pytest.raises(UserError, match=r"quantized.*cannot be written.*MPI_SPP_CACHE"):
-        make_store(model).make("layer0", lambda: {"qkv": torch.ones(32, 32)})
+        make_store(model).make("layer0", lambda: {"qkv": torch.ones(32, 32)}.items())
 
 
 def test_a_truncated_file_is_missing(model: Path) -> None:
     store = make_store(model)
-    store.make("layer0", lambda: {"qkv": torch.ones(32, 64)})
+    store.make("layer0", lambda: {"qkv": torch.ones(32, 64)}.items())
     path = next(model.parent.rglob("layer0.safetensors"))
     path.write_bytes(path.read_bytes()[:-10])
     assert store.missing(["layer0"]) == ["layer0"]

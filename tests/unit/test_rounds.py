@@ -10,8 +10,8 @@ from layer_shape import LayerShape
 
 from mpi_spp.config import GRANULARITIES
 from mpi_spp.kv.rounds import ALL_LAYERS, Round, plan_rounds
-from mpi_spp.mesh import Mesh, stages
-from mpi_spp.partition import split_chunks, split_evenly
+from mpi_spp.mesh import Mesh, positions, stages
+from mpi_spp.partition import Ranges, split_chunks, split_evenly, split_positions
 from mpi_spp.phase import Phase, plan_phase
 from mpi_spp.shares import split_layer
 
@@ -33,7 +33,13 @@ class Case:
         return [place.stage for place in self.phase.places]
 
     def rounds(self) -> list[Round]:
-        return plan_rounds(self.granularity, self.phase.regions, self.stages, self.chunks)
+        return plan_rounds(self.granularity, self.phase.regions, self.stages, self.chunks, self.positions)
+
+    @property
+    def positions(self) -> list[Ranges]:
+        """By rank, those that it computes."""
+        parts = split_positions(self.chunks, self.phase.num_parts, "zigzag")
+        return [parts[place.part] for place in self.phase.places]
 
     def made_at(self, rank: int, layer: int, position: int) -> Moment:
         """When a rank is done with a layer for this position: chunk c reaches stage s in tick c + s."""
@@ -46,8 +52,9 @@ def cases(draw: st.DrawFn) -> Case:
     num_layers, num_heads = draw(st.integers(1, 12)), draw(st.integers(1, 4))
     mesh = Mesh(pp=draw(st.integers(1, num_layers)), tp=draw(st.integers(1, 7)))
     shape = LayerShape(8, 11, 3 * num_heads, num_heads, 2)
-    places = [stages(mesh, rank) for rank in range(mesh.size)]
-    phase = plan_phase(places, split_evenly(num_layers, mesh.pp), split_layer(shape, mesh.tp))
+    place = draw(st.sampled_from([stages, positions]))
+    places = [place(mesh, rank) for rank in range(mesh.size)]
+    phase = plan_phase(places, split_evenly(num_layers, places[0].num_stages), split_layer(shape, places[0].num_shards))
     length = draw(st.integers(1, 40))
     chunks = split_chunks(length, draw(st.integers(1, 50)))
     return Case(draw(st.sampled_from(GRANULARITIES)), num_heads, phase, length, chunks)
@@ -56,7 +63,8 @@ def cases(draw: st.DrawFn) -> Case:
 def parts_of(round_: Round) -> Iterator[tuple[int, int, int, int]]:
     """Everything in a round as (rank, layer, head, position)."""
     for rank, block in enumerate(round_.blocks):
-        for layer, head, position in itertools.product(block.layers, block.heads, block.positions):
+        of_block = itertools.chain(*block.positions)
+        for layer, head, position in itertools.product(block.layers, block.heads, of_block):
             yield rank, layer, head, position
 
 
@@ -66,8 +74,9 @@ def test_everything_is_sent_once_by_a_rank_that_makes_it(case: Case) -> None:
     num_layers = max(span.stop for span in case.phase.spans)
     everything = itertools.product(range(num_layers), range(case.num_heads), range(case.length))
     assert sorted(part[1:] for part in sent) == list(everything)
-    for rank, layer, head, _ in sent:
+    for rank, layer, head, position in sent:
         assert layer in case.phase.spans[rank] and head in case.phase.regions[rank].heads
+        assert any(position in some for some in case.positions[rank])
     assert all(len(round_.blocks) == len(case.phase.spans) for round_ in case.rounds())
 
 

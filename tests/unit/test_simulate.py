@@ -83,7 +83,9 @@ def test_a_count_that_cannot_run_says_why_and_the_others_go_on(directory: Path) 
     assert "--mesh" in rows[1]["refused"]
 
 
-@pytest.mark.parametrize("options", ["--decode tensor", "--prefill tensor", "--prefill auto --decode auto"])
+@pytest.mark.parametrize(
+    "options", ["--decode tensor", "--prefill tensor", "--prefill ulysses", "--prefill auto --decode auto"]
+)
 def test_a_thousand_ranks_take_seconds(directory: Path, options: str) -> None:
     start = time.process_time()
     rows = data_of(directory, "--ranks", "1,2,4,...,1024", *options.split())["rows"]

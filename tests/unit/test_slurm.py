@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 
 from mpi_spp.cli.launch import command
 from mpi_spp.errors import UserError
+from mpi_spp.launch import slurm
 from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.line import LaunchRequest
 from mpi_spp.launch.slurm import Allocation, batch_script
@@ -153,6 +154,21 @@ def test_sbatch_gets_the_script(status: int, tmp_path: Path) -> None:
     )
     assert (ended.returncode, ended.stdout) == (status, "Submitted batch job 7\n"), ended.stderr
     assert options((tmp_path / "script").read_text())["ntasks"] == "2"
+
+
+def test_a_slow_sbatch_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As when Slurm's controller does not answer."""
+    fake = tmp_path / "sbatch"
+    fake.write_text(f"#!/bin/sh\nsleep 0.5\ncat > {tmp_path}/script\nexit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "_SECONDS_BETWEEN_SIGNS", 0.2)
+    long = "#" * (1 << 20)  # more than a pipe takes at once
+    assert slurm.submit(long) == 3
+    assert (tmp_path / "script").read_text() == long
+    assert capfd.readouterr().err.startswith("mpi-spp: sbatch has not answered for 0 s; still waiting (")
 
 
 def test_the_page_shows_what_the_dry_run_prints(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ import pytest
 from rich.console import Console
 
 from mpi_spp.report.fan_out import print_fan_out, summarize_fan_out
+from mpi_spp.report.guidance import sequences_of
 from mpi_spp.report.summary import print_tables, summarize
 
 MOMENTS = [  # of rank 0 and of the last rank, whose clocks began at different times
@@ -31,6 +32,7 @@ def rank_facts(rank: int, moments: dict[str, float], **changes: Any) -> dict[str
         "vocabulary": [rank * 10, rank * 10 + 10],
         "peak_memory_bytes": 500_000_000,
         "bytes_sent": 1_000_000 + rank,
+        "experts": {"routed": [3, 1 + rank], "computed": [4 * rank, 2]},
         "moments": moments,
     } | changes
 
@@ -145,3 +147,30 @@ def test_several_answers() -> None:
     print_fan_out(told, console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     assert "2 answers, 4 new tokens, 1.0 tokens/s" in text and "30 shared tokens" in text
+
+
+def guided_rank(rank: int, moments: dict[str, float], *names: str) -> dict[str, Any]:
+    numbers = {"prompt_tokens": 9, "chunks": [9], "prefill_s": 1.0 + rank, "sync_exposed_s": 0.1 * rank}
+    return rank_facts(rank, moments, sequences=[{"sequence": name} | numbers for name in names])
+
+
+def test_a_guidance_pair_is_timed_by_the_conditional_half() -> None:
+    """Each sequence by the last rank that has it."""
+    slow = {name: 10 * value for name, value in MOMENTS[1].items()}
+    names = ("conditional", "conditional", "unconditional")
+    ranks = [guided_rank(*of_rank) for of_rank in zip(range(3), [*MOMENTS, slow], names, strict=True)]
+    pair = sequences_of(ranks)
+    assert [(one["sequence"], one["ranks"], one["prefill_s"]) for one in pair] == [
+        ("conditional", [0, 1], 2.0),
+        ("unconditional", [2], 3.0),
+    ]
+    summary = summarize(ranks, ANSWER | {"guidance": pair}, {"guidance_scale": 1.5}, total_s=6.0)
+    assert summary["timings"] == make()["timings"]
+    assert summary["world_size"] == 3
+    text = table_text(summary)
+    assert "guidance scale 1.5" in text and "unconditional" in text
+
+
+def test_one_rank_has_both_sequences() -> None:
+    pair = sequences_of([guided_rank(0, MOMENTS[0], "conditional", "unconditional")])
+    assert [(one["sequence"], one["ranks"]) for one in pair] == [("conditional", [0]), ("unconditional", [0])]

@@ -26,6 +26,13 @@ PAIRS = [
     ("pipeline", "replicated", "shared"),
     ("pipeline", "tensor", "reshard"),
     ("tensor", "pipeline", "reshard"),
+    ("ring", "replicated", "pairwise"),
+    ("ring", "replicated", "ring"),
+    ("ring", "replicated", "shared"),
+    ("ring", "tensor", "reshard"),
+    ("pipeline", "context", "reshard"),
+    ("tensor", "context", "reshard"),
+    ("ring", "context", "none"),
 ]
 
 
@@ -38,7 +45,7 @@ def parcels(round_: Round, sync: str, layout: Layout, hosts: list[str]) -> np.nd
         if sync == "pairwise" or (sync == "shared" and takes_for_host(hosts, a, b)):
             found[a, b] = len(block)
         elif sync == "reshard":
-            found[a, b] = len(block.within(regions[b]))
+            found[a, b] = len(block.within(regions[b], layout.kept[b]))
         elif sync == "ring" and b == (a + 1) % len(hosts):
             found[a, b] = sum(len(block) for owner, block in enumerate(round_.blocks) if owner != b)
     return found
@@ -79,7 +86,8 @@ def test_counts_are_those_of_the_rounds(
         assert moved is None
         return
     assert moved is not None
-    rounds = plan_rounds(granularity, plan.prefill.regions, [p.stage for p in plan.prefill.places], layout.chunks)
+    stages = [place.stage for place in plan.prefill.places]
+    rounds = plan_rounds(granularity, plan.prefill.regions, stages, layout.chunks, layout.made)
     check(moved, rounds, sync, layout, hosts, position_bytes(setting))
 
 

@@ -7,6 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from mpi_spp import registry
 from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.mesh import Mesh
 from mpi_spp.model.config import ModelConfig
@@ -120,6 +121,42 @@ def test_shards_wait_for_one_another_in_each_half_of_a_layer(model: ModelConfig)
     assert uneven.times.prefill > 1.02 * model.num_hidden_layers * TOKENS * 1e-3 / 3
 
 
+def test_ranks_that_split_tokens_and_heads(model: ModelConfig) -> None:
+    """Two all-to-alls a layer: half of the rows of 8 heads, then of 4, of 32 numbers each."""
+    free = forecast_of(model, "ab", "ulysses", "tensor").times.prefill
+    assert free == pytest.approx(model.num_hidden_layers * TOKENS * 1e-3 / 2)
+    links = Links(FREE, Link(0.25, 1e6))
+    slow = forecast_of(model, "ab", "ulysses", "tensor", links=links).times.prefill
+    heads = TOKENS / 2 * (8 + 4) * model.head_dim * 4
+    assert slow - free == pytest.approx(model.num_hidden_layers * (2 * 0.25 * TOKENS / 64 + heads / 1e6))
+
+
+def test_heads_that_do_not_divide_make_ranks_wait_in_the_attention_only(model: ModelConfig) -> None:
+    """Four key/value heads on three ranks: one attends with two of them."""
+    pairs = Cost(4096, 0.0, 0.0, 0.0, 1e-6)
+    alone, three = (
+        forecast_of(model, hosts, "ulysses", "tensor", layers=[pairs]).times.prefill for hosts in ("a", "aaa")
+    )
+    assert three == pytest.approx(alone / 2)
+    assert forecast_of(model, "aaa", "ulysses", "tensor").times.prefill == pytest.approx(
+        forecast_of(model, "a", "ulysses", "tensor").times.prefill / 3
+    )
+
+
+def test_chunks_are_planned_for_the_tokens_of_a_rank(model: ModelConfig) -> None:
+    """Each has the fixed cost of a chunk: more ranks take longer ones."""
+    costs = [Cost(64, 1.0, 0.0, 1e-3, 0.0)]
+    found = forecast_of(model, "aaaa", "ulysses", "tensor", chunk_size="auto", layers=costs)
+    assert len(found.layout.chunks) == -(-TOKENS // (4 * 64))
+
+
+def test_an_all_to_all() -> None:
+    links = Links(Link(1.0, 10.0), Link(5.0, 100.0))
+    assert links.all_to_all_s(300, Group(1)) == 0
+    assert links.all_to_all_s(300, Group(4)) == pytest.approx(1 + 2 * 1 + 300 / 10)
+    assert links.all_to_all_s(300, Group(4, hosts=2)) == pytest.approx(5 + 2 * 1 + max(100 / 10, 2 * 200 / 100))
+
+
 def test_sums_count_twice_a_layer(model: ModelConfig) -> None:
     step = replace(STEP, sum_s=1.0)
     free, waiting = (
@@ -162,7 +199,7 @@ LINKS = st.builds(Link, st.floats(0, 1), st.floats(1e3, 1e12))
     between=LINKS,
     by=st.floats(1, 1000),
     hosts=st.sampled_from(["aa", "ab", "aabb", "abcd"]),
-    prefill=st.sampled_from(["pipeline", "tensor"]),
+    prefill=st.sampled_from(registry.choices("prefill")),
     decode=st.sampled_from(["replicated", "tensor", "pipeline"]),
     granularity=st.sampled_from(GRANULARITIES),
 )

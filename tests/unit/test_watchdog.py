@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from mpi_spp.cli._debug import RANK_NAME, limit
-from mpi_spp.comm.life import Word
+from mpi_spp.comm.hearsay import Word
 from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.watchdog import Finding, Watchdog
 

@@ -12,7 +12,8 @@ typedef struct {
   const bfloat16 *queries; /* as attend() has them */
   const Cache *cache;
   bfloat16 *to;
-  index_t tokens, groups, heads, size, start, window;
+  float *part, *log_sums; /* in place of `to`, as attend_part() has them */
+  index_t tokens, groups, heads, size, first, stop, start, window; /* first, stop: the positions to look at */
 } Job;
 
 /* What rows have taken so far. A row is a head of a token, heads running faster. */
@@ -27,8 +28,9 @@ INLINE const bfloat16 *queries_of(const Job *job, index_t group, index_t row) {
 }
 
 /* The positions that a row sees. */
-INLINE index_t stop_of(const Job *job, index_t row) { return job->start + row / job->heads + 1; }
-INLINE index_t first_of(const Job *job, index_t row) { return larger(0, stop_of(job, row) - job->window); }
+INLINE index_t behind(const Job *job, index_t row) { return job->start + row / job->heads + 1; }
+INLINE index_t stop_of(const Job *job, index_t row) { return smaller(job->stop, behind(job, row)); }
+INLINE index_t first_of(const Job *job, index_t row) { return larger(job->first, behind(job, row) - job->window); }
 
 /* A few rows go through lines of values as they lie in the cache, several side by side: memory is read in longer runs
  * then. Their sums fill the registers that a tile fills. */
@@ -149,15 +151,20 @@ static void start(const Job *job, Shares all, index_t rows) {
   memset(all.outputs, 0, rows * width_of(job->size) * sizeof(float));
 }
 
-/* Outputs of rows from `row` on go to [tokens, groups * heads * size]. */
+/* Outputs of rows from `row` on go to [tokens, groups * heads * size], and of a part their log-sum-exp to [tokens,
+ * groups * heads]. */
 static void finish(const Job *job, index_t group, index_t row, index_t rows, Shares all) {
   for (index_t r = 0; r < rows; r++) {
     index_t token = (row + r) / job->heads, head = group * job->heads + (row + r) % job->heads;
-    bfloat16 *to = job->to + (token * job->groups * job->heads + head) * job->size;
-    __m512 factor = _mm512_set1_ps(1.0f / all.sums[r]);
+    index_t place = token * job->groups * job->heads + head;
+    __m512 factor = _mm512_set1_ps(all.sums[r] > 0 ? 1.0f / all.sums[r] : 0.0f);
+    if (job->part) job->log_sums[place] = all.largest[r] + logf(all.sums[r]);
     for (index_t d = 0; d < job->size; d += 16) {
-      __m512 values = _mm512_loadu_ps(all.outputs + r * width_of(job->size) + d);
-      store_bfloat16(to + d, lanes(job->size - d), _mm512_mul_ps(values, factor));
+      __m512 values = _mm512_mul_ps(_mm512_loadu_ps(all.outputs + r * width_of(job->size) + d), factor);
+      if (job->part)
+        _mm512_mask_storeu_ps(job->part + place * job->size + d, lanes(job->size - d), values);
+      else
+        store_bfloat16(job->to + place * job->size + d, lanes(job->size - d), values);
     }
   }
 }
@@ -212,7 +219,7 @@ static void attend_blocks(const Job *job, float *memory, bfloat16 *packed, index
 /* A few rows: each thread takes segments of all of them. */
 static void attend_segments(const Job *job, float *memory) {
   index_t rows = job->tokens * job->heads, begin = first_of(job, 0) / SEGMENT;
-  index_t segments = parts_of(stop_of(job, rows - 1), SEGMENT) - begin, floats = floats_of(job, rows);
+  index_t segments = larger(0, parts_of(stop_of(job, rows - 1), SEGMENT) - begin), floats = floats_of(job, rows);
 #pragma omp parallel for schedule(static) if (segments * job->groups > 1)
   for (index_t task = 0; task < job->groups * segments; task++) {
     index_t from = (begin + task % segments) * SEGMENT;
@@ -226,24 +233,40 @@ static void attend_segments(const Job *job, float *memory) {
   }
 }
 
+/* Returns 0, or 1 when there is no memory. */
+static int run(const Job *job) {
+  int few = job->tokens * job->heads <= TILE_ROWS;
+  index_t rows = few ? job->tokens * job->heads : ROW_BLOCK;
+  index_t parts = few ? job->groups * parts_of(job->stop, SEGMENT) + 1 : 2 * most_threads();
+  index_t packed_size = few ? 0 : SEGMENT * (job->size + width_of(job->size));
+  bfloat16 *packed = malloc(most_threads() * packed_size * sizeof(bfloat16) + 1);
+  float *memory = malloc(parts * floats_of(job, rows) * sizeof(float));
+  int failed = !packed || !memory;
+  if (!failed && few)
+    attend_segments(job, memory);
+  else if (!failed)
+    attend_blocks(job, memory, packed, packed_size);
+  free(packed);
+  free(memory);
+  return failed;
+}
+
 /* queries [groups, tokens, heads, size], already scaled; the cache, of which token t sees positions
  * [start + t + 1 - window, start + t]; to [tokens, groups * heads, size]. `size` is even. Returns 0, or 1 when there is no
  * memory. */
 int attend(const bfloat16 *queries, const Cache *cache, bfloat16 *to, index_t tokens, index_t groups, index_t heads,
            index_t size, index_t start_, index_t window) {
-  Job job = {queries, cache, to, tokens, groups, heads, size, start_, window};
-  int few = tokens * heads <= TILE_ROWS;
-  index_t rows = few ? tokens * heads : ROW_BLOCK;
-  index_t parts = few ? groups * parts_of(start_ + tokens, SEGMENT) + 1 : 2 * most_threads();
-  index_t packed_size = few ? 0 : SEGMENT * (size + width_of(size));
-  bfloat16 *packed = malloc(most_threads() * packed_size * sizeof(bfloat16) + 1);
-  float *memory = malloc(parts * floats_of(&job, rows) * sizeof(float));
-  int failed = !packed || !memory;
-  if (!failed && few)
-    attend_segments(&job, memory);
-  else if (!failed)
-    attend_blocks(&job, memory, packed, packed_size);
-  free(packed);
-  free(memory);
-  return failed;
+  Job job = {.queries = queries, .cache = cache, .to = to, .tokens = tokens, .groups = groups, .heads = heads,
+             .size = size, .stop = start_ + tokens, .start = start_, .window = window};
+  return run(&job);
+}
+
+/* The same of positions [first, stop) alone, to be merged with other parts: outputs to part [tokens, groups * heads, size],
+ * and the logarithms of what the weights sum up to, log_sums [tokens, groups * heads]: -inf where a token sees none of
+ * these positions, and outputs of 0. The positions before `first` are filled, too. */
+int attend_part(const bfloat16 *queries, const Cache *cache, float *part, float *log_sums, index_t tokens, index_t groups,
+                index_t heads, index_t size, index_t first, index_t stop, index_t start_, index_t window) {
+  Job job = {.queries = queries, .cache = cache, .part = part, .log_sums = log_sums, .tokens = tokens, .groups = groups,
+             .heads = heads, .size = size, .first = first, .stop = stop, .start = start_, .window = window};
+  return run(&job);
 }

@@ -8,6 +8,7 @@ from mpi_spp.kernels.attention import Attention, Heads, Rotation
 from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.layer import FusedLayer, Layer
 from mpi_spp.kernels.linear import Activation, Gated, Linear
+from mpi_spp.kernels.merge import Part
 from mpi_spp.kernels.native.cache import KeyPanels, pointers_to
 from mpi_spp.kernels.native.layer import EVERYTHING, NativeLayer
 from mpi_spp.kernels.native.linear import NativeLinear, NativeSiluMul, panels_of
@@ -36,6 +37,9 @@ class Native(Plain):
         panels = panels_of(self._library, weight)
         return NativeLinear(self._library, panels, bias, (weight.shape[0], weight.shape[1]))
 
+    def exact(self, weight: torch.Tensor) -> Linear:
+        return self.linear(weight.bfloat16(), None)  # sums are float32
+
     def gated(self, weight: Weight, bias: torch.Tensor | None, activation: Activation, size: int) -> Gated:
         if activation is not torch.nn.functional.silu:
             return super().gated(weight, bias, activation, size)
@@ -57,9 +61,9 @@ class Native(Plain):
 
     def fused(self, layer: Layer) -> FusedLayer | None:
         heads, mlp = layer.heads, layer.mlp
-        if heads is None or mlp is None:
+        if heads is None or heads.norm is not None or (mlp is None and layer.router is None):
             return None
-        products = (heads.qkv, heads.output, mlp.gate_up, mlp.down)
+        products = (heads.qkv, heads.output, *((mlp.gate_up, mlp.down) if mlp is not None else ()))
         if not all(isinstance(product, NativeLinear) for product in products):
             return None
         return NativeLayer(self._library, layer, heads, mlp)
@@ -73,32 +77,48 @@ class NativeNorm(RMSNorm):
         self._norm = library.rms_norm
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y = torch.empty(x.shape, dtype=torch.bfloat16)
-        self._norm(x.contiguous().data_ptr(), self.weight.data_ptr(), y.data_ptr(), *x.shape, self.eps)
+        x, y = x.contiguous(), torch.empty(x.shape, dtype=torch.bfloat16)  # a copy must live as long as the call
+        self._norm(x.data_ptr(), self.weight.data_ptr(), y.data_ptr(), *x.shape, self.eps)
         return y
 
 
 class NativeAttention(Attention):
-    """Rotation, the cache's growth and attention over it, in two passes."""
+    """Rotation and the cache's growth in one pass, attention over it in another."""
 
     def __init__(self, library: ctypes.CDLL, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> None:
         super().__init__(heads, q_norm, k_norm)
-        self._rotate, self._attend = library.rotate_and_store, library.attend
+        self._rotate, self._attend, self._attend_part = library.rotate_and_store, library.attend, library.attend_part
         self._norm_places = [None if norm is None else norm.weight.data_ptr() for norm in (q_norm, k_norm)]
         self._eps = 0.0 if q_norm is None else q_norm.eps
 
     def __call__(
         self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
     ) -> torch.Tensor:
-        heads, tokens, qkv = self.heads, qkv.shape[0], qkv.contiguous()
-        queries = torch.empty((tokens, heads.num_heads * heads.size), dtype=torch.bfloat16)
-        output = torch.empty_like(queries)
-        sizes = (tokens, heads.num_groups, heads.num_heads // heads.num_groups, heads.size, start)
-        angles = (rotation[0].data_ptr(), rotation[1].data_ptr())
-        inputs = (qkv.data_ptr(), *angles, *self._norm_places, self._eps, heads.scale)
-        place = ctypes.byref(pointers_to(cache))
-        self._rotate(*inputs, queries.data_ptr(), place, *sizes)
-        window = EVERYTHING if window is None else window
-        if self._attend(queries.data_ptr(), place, output.data_ptr(), *sizes, window):
+        queries = self.store(qkv, rotation, cache, start)
+        output, place = torch.empty_like(queries), ctypes.byref(pointers_to(cache))
+        sizes = (*self._sizes(len(qkv)), start, EVERYTHING if window is None else window)
+        if self._attend(queries.data_ptr(), place, output.data_ptr(), *sizes):
             raise MemoryError("attention found no memory")
         return output
+
+    def store(self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, slot: int) -> torch.Tensor:
+        heads, tokens, qkv = self.heads, len(qkv), qkv.contiguous()
+        queries = torch.empty((tokens, heads.num_heads * heads.size), dtype=torch.bfloat16)
+        angles = (rotation[0].data_ptr(), rotation[1].data_ptr())
+        inputs = (qkv.data_ptr(), *angles, *self._norm_places, self._eps, heads.scale)
+        self._rotate(*inputs, queries.data_ptr(), ctypes.byref(pointers_to(cache)), *self._sizes(tokens), slot)
+        return queries
+
+    def part(self, queries: torch.Tensor, cache: LayerCache, slots: range, ahead: int, window: int | None) -> Part:
+        heads, tokens = self.heads, len(queries)
+        part = Part(torch.empty(tokens, heads.num_heads, heads.size), torch.empty(tokens, heads.num_heads))
+        places = (queries.data_ptr(), ctypes.byref(pointers_to(cache)), *(each.data_ptr() for each in part))
+        position = slots.start + ahead  # of the first query, where each slot is a position
+        seen = (slots.start, slots.stop, position, EVERYTHING if window is None else window)
+        if self._attend_part(*places, *self._sizes(tokens), *seen):
+            raise MemoryError("attention found no memory")
+        return part
+
+    def _sizes(self, tokens: int) -> tuple[int, ...]:
+        heads = self.heads
+        return tokens, heads.num_groups, heads.num_heads // heads.num_groups, heads.size

@@ -27,15 +27,16 @@ class _Layer(ctypes.Structure):
 
 
 class NativeLayer:
-    """Runs a layer of native products on the rows of one sequence."""
+    """Runs a layer of native products on the rows of one sequence; without an MLP only its attention."""
 
-    def __init__(self, library: ctypes.CDLL, layer: Layer, heads: Any, mlp: Any) -> None:
+    def __init__(self, library: ctypes.CDLL, layer: Layer, heads: Any, mlp: Any | None) -> None:
         """`heads` and `mlp`: the parts of the layer, all products of which are native ones."""
         self._library, self._kept = library, layer  # its tensors are only pointed to
         shape, norms = heads.attention.heads, (layer.input_norm, layer.mlp_norm, *heads.attention.norms)
         q_norm = heads.attention.norms[0]
+        mlp_products = (Matrix(), Matrix()) if mlp is None else (mlp.gate_up.matrix, mlp.down.matrix)
         self._layer = _Layer(
-            *(product.matrix for product in (heads.qkv, heads.output, mlp.gate_up, mlp.down)),
+            *(heads.qkv.matrix, heads.output.matrix, *mlp_products),
             *(_place(norm) for norm in norms),
             *(shape.num_groups, shape.num_heads // shape.num_groups, shape.size),
             *(layer.input_norm.eps, 0.0 if q_norm is None else q_norm.eps, shape.scale),

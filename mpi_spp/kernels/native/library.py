@@ -27,6 +27,7 @@ _SIGNATURES = {
     "rms_norm": [_pointer] * 3 + [_count] * 2 + [ctypes.c_float],
     "rotate_and_store": [_pointer] * 5 + [ctypes.c_float] * 2 + [_pointer] * 2 + [_count] * 5,
     "attend": [_pointer] * 3 + [_count] * 6,
+    "attend_part": [_pointer] * 4 + [_count] * 8,
     "take_keys": [_pointer] * 2 + [_count] * 6,
     "put_keys": [_pointer] * 2 + [_count] * 6,
     "run_layer": [_pointer] * 5 + [_count] * 3,

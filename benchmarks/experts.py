@@ -1,0 +1,53 @@
+"""How much faster is the prefill of a model with experts on several ranks of one thread than on one? In turn, A B A B.
+
+    .venv/bin/python -m benchmarks.experts [--ranks 2] [--prompt-tokens 1024] [--chunk-size 512] [--rounds 5]
+
+The model has 16 experts a layer and random weights. With --mesh ep=P the ranks have whole experts each, with --mesh
+tp=P columns of all of them. Prints the median of the ratios, and how evenly the experts and the ranks were used.
+"""
+
+import statistics
+from typing import Any
+
+import click
+
+from benchmarks import random_model
+from benchmarks.launches import result_of
+
+
+@click.command()
+@click.option("--model", default="qwen3-moe-428m", show_default=True, type=click.Choice(list(random_model.SHAPES)))
+@click.option("--prompt-tokens", default=1024, show_default=True)
+@click.option("--chunk-size", default=512, show_default=True)
+@click.option("--rounds", default=5, show_default=True)
+@click.option("--ranks", default=2, show_default=True)
+@click.option("--mesh", help="Of the several ranks.  [default: ep=RANKS]")
+def main(model: str, prompt_tokens: int, chunk_size: int, rounds: int, ranks: int, mesh: str | None) -> None:
+    """Print the speed-up of the prefill by spreading experts."""
+    options = ["--model", str(random_model.get(model)), "--prompt-tokens", str(prompt_tokens)]
+    options += ["--chunk-size", str(chunk_size)]
+    mesh, ratios = mesh or f"ep={ranks}", []
+    for number in range(rounds):
+        alone = _measure(1, options)
+        together = _measure(ranks, [*options, "--mesh", mesh, "--prefill", "tensor", "--decode", "tensor"])
+        ratios.append(together["median"] / alone["median"])
+        shown = f"{_show(alone)} on 1, {_show(together)} on {ranks}"
+        click.echo(f"round {number + 1}: {shown}: {ratios[-1]:.3f} times")
+    imbalance = together["experts"]["imbalance"]
+    click.echo(f"{model}, {prompt_tokens} tokens in chunks of {chunk_size}, {mesh}, one thread a rank")
+    click.echo(f"speed-up {statistics.median(ratios):.3f}")
+    click.echo(f"most over mean: experts {imbalance['experts']:.2f}, ranks {imbalance['ranks']:.2f}")
+
+
+def _measure(ranks: int, options: list[str]) -> dict[str, Any]:
+    """The case of one launch."""
+    case: dict[str, Any] = result_of(["bench", "prefill", *options], ranks)["cases"][0]
+    return case
+
+
+def _show(case: dict[str, Any]) -> str:
+    return f"{case['median']:.0f} {case['unit']}"
+
+
+if __name__ == "__main__":
+    main()

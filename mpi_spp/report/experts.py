@@ -1,0 +1,25 @@
+"""How evenly experts and ranks were used."""
+
+from typing import Any
+
+
+def expert_load(ranks: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Pairs of a token and an expert in the last prefill, over all layers: by expert, and computed by each rank.
+
+    Of an expert that several ranks share, each counts the pair. `imbalance` is the most over the mean. None for a model
+    without experts.
+    """
+    loads = [rank["experts"] for rank in ranks]
+    if None in loads:
+        return None
+    by_expert = [sum(counts) for counts in zip(*(load["routed"] for load in loads), strict=True)]
+    by_rank = [sum(load["computed"]) for load in loads]
+    return {
+        "by_expert": by_expert,
+        "by_rank": by_rank,
+        "imbalance": {"experts": _imbalance(by_expert), "ranks": _imbalance(by_rank)},
+    }
+
+
+def _imbalance(counts: list[int]) -> float:
+    return max(counts) * len(counts) / max(1, sum(counts))
