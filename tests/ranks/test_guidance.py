@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from mpi_spp.sampling.sampler import Sampler
 from mpi_spp.strategies import load_strategies
 from mpi_spp.teams import teams_of
 
+FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 SIZE = the_world().size
 NAMES = ("llama_tied", "qwen3", "mistral_window", "qwen2_some_windows")
 CASES = [(37, 100, 1.5), (100, None, 3.0), (1, 37, 0.5), (37, 1, -0.5)]  # lengths of prompt and negative prompt; scale
@@ -86,7 +88,10 @@ def cases(models: Path, world: World) -> dict[str, list[tuple[list[int], list[in
 def test_every_triple(name: str, mesh: str | None, cases: dict[str, Any], models: Path, world: World) -> None:
     """Prompts, scales and chunk sizes take turns, from another one on for every model."""
     engine, first = None, list(cases).index(name)
-    for number, options in enumerate(joined(mesh), start=first):
+    triples = list(enumerate(joined(mesh), start=first))
+    if not FULL:  # the models take turns: each triple is tested with one of them
+        triples = triples[first :: len(cases)]
+    for number, options in triples:
         which = number % len(CASES)
         chunks = CHUNK_SIZES[number // len(CASES) % len(CHUNK_SIZES)]
         config = config_of(models / name, guidance_scale=CASES[which][2], chunk_size=chunks, **options)
