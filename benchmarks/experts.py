@@ -7,12 +7,11 @@ tp=P columns of all of them. Prints the median of the ratios, and how evenly the
 """
 
 import statistics
-from typing import Any
 
 import click
 
 from benchmarks import random_model
-from benchmarks.launches import result_of
+from benchmarks.launches import prefill_case, speed_of
 
 
 @click.command()
@@ -28,25 +27,15 @@ def main(model: str, prompt_tokens: int, chunk_size: int, rounds: int, ranks: in
     options += ["--chunk-size", str(chunk_size)]
     mesh, ratios = mesh or f"ep={ranks}", []
     for number in range(rounds):
-        alone = _measure(1, options)
-        together = _measure(ranks, [*options, "--mesh", mesh, "--prefill", "tensor", "--decode", "tensor"])
+        alone = prefill_case(options, 1)
+        together = prefill_case([*options, "--mesh", mesh, "--prefill", "tensor", "--decode", "tensor"], ranks)
         ratios.append(together["median"] / alone["median"])
-        shown = f"{_show(alone)} on 1, {_show(together)} on {ranks}"
+        shown = f"{speed_of(alone)} on 1, {speed_of(together)} on {ranks}"
         click.echo(f"round {number + 1}: {shown}: {ratios[-1]:.3f} times")
     imbalance = together["experts"]["imbalance"]
     click.echo(f"{model}, {prompt_tokens} tokens in chunks of {chunk_size}, {mesh}, one thread a rank")
     click.echo(f"speed-up {statistics.median(ratios):.3f}")
     click.echo(f"most over mean: experts {imbalance['experts']:.2f}, ranks {imbalance['ranks']:.2f}")
-
-
-def _measure(ranks: int, options: list[str]) -> dict[str, Any]:
-    """The case of one launch."""
-    case: dict[str, Any] = result_of(["bench", "prefill", *options], ranks)["cases"][0]
-    return case
-
-
-def _show(case: dict[str, Any]) -> str:
-    return f"{case['median']:.0f} {case['unit']}"
 
 
 if __name__ == "__main__":

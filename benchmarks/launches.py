@@ -18,3 +18,14 @@ def result_of(words: Sequence[str], ranks: int, threads: int = 1, seconds: float
         subprocess.run(command, check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=seconds)
         result: dict[str, Any] = json.loads(path.read_text())
         return result
+
+
+def prefill_case(options: Sequence[str], ranks: int) -> dict[str, Any]:
+    """The only case of `bench prefill` with these options."""
+    case: dict[str, Any] = result_of(["bench", "prefill", *options], ranks)["cases"][0]
+    return case
+
+
+def speed_of(case: dict[str, Any]) -> str:
+    """For people."""
+    return f"{case['median']:.0f} {case['unit']}"

@@ -7,11 +7,10 @@ share of the prefill.
 """
 
 import statistics
-from typing import Any
 
 import click
 
-from benchmarks.launches import result_of
+from benchmarks.launches import prefill_case, speed_of
 
 
 @click.command()
@@ -25,10 +24,12 @@ def main(model: str, prompt_tokens: int, chunk_size: int, rounds: int, ranks: in
     options = ["--model", model, "--prompt-tokens", str(prompt_tokens), "--chunk-size", str(chunk_size)]
     alone, together = [], []
     for number in range(rounds):
-        alone.append(_measure(1, options))
-        together.append(_measure(ranks, options))
+        alone.append(prefill_case(options, 1))
+        together.append(prefill_case(options, ranks))
         ratio = together[-1]["median"] / alone[-1]["median"]
-        click.echo(f"round {number + 1}: {_show(alone[-1])} on 1, {_show(together[-1])} on {ranks}: {ratio:.3f} times")
+        click.echo(
+            f"round {number + 1}: {speed_of(alone[-1])} on 1, {speed_of(together[-1])} on {ranks}: {ratio:.3f} times"
+        )
     chunks = -(-prompt_tokens // chunk_size)
     ideal = ranks * chunks / (chunks + ranks - 1)
     speedup = statistics.median(b["median"] / a["median"] for a, b in zip(alone, together, strict=True))
@@ -36,16 +37,6 @@ def main(model: str, prompt_tokens: int, chunk_size: int, rounds: int, ranks: in
     click.echo(f"{model}, {prompt_tokens} tokens in {chunks} chunks of {chunk_size}, one thread a rank")
     click.echo(f"speed-up {speedup:.3f} of the ideal {ideal:.3f} ({speedup / ideal:.1%})")
     click.echo(f"exposed sync {exposed:.2%} of the prefill")
-
-
-def _measure(ranks: int, options: list[str]) -> dict[str, Any]:
-    """The case of one launch."""
-    case: dict[str, Any] = result_of(["bench", "prefill", *options], ranks)["cases"][0]
-    return case
-
-
-def _show(case: dict[str, Any]) -> str:
-    return f"{case['median']:.0f} {case['unit']}"
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from mpi_spp.comm.shared import SharedTensors
 from mpi_spp.comm.total import SumOverRanks
 from mpi_spp.comm.world import World
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.decoder import Shard
+from mpi_spp.model.shard import Shard
 from mpi_spp.phase import Phase
 from mpi_spp.plan.experts import dispatch_pays
 from mpi_spp.plan.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Links

@@ -10,7 +10,8 @@ from mpi_spp.comm.life import works
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.mesh import Place
 from mpi_spp.model.batch import Batch, Span
-from mpi_spp.model.decoder import Shard, Stage
+from mpi_spp.model.decoder import Stage
+from mpi_spp.model.shard import Shard
 from mpi_spp.report.timed import timed
 
 

@@ -183,9 +183,8 @@ def _check_numbers(config: Any, family: Family, path: Path) -> None:
             raise UserError(f"{path}: {name!r} of the rope parameters is {value!r}; only numbers are supported")
 
 
-def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
-    _check_numbers(config, family, path)
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+def _check_kinds(config: Any, family: Family, path: Path) -> None:
+    """Refuse what is of a kind that is not built."""
     if config.num_attention_heads % config.num_key_value_heads:
         raise UserError(
             f"{path}: num_attention_heads {config.num_attention_heads} is no multiple of"
@@ -200,6 +199,12 @@ def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
     unknown = set(getattr(config, "layer_types", None) or ()) - set(_LAYER_TYPES)
     if family.sliding_layers == "by layer" and unknown:
         raise UserError(f"{path}: layer_types {sorted(unknown)} are not supported; {', '.join(_LAYER_TYPES)} are")
+
+
+def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
+    _check_numbers(config, family, path)
+    _check_kinds(config, family, path)
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
 
     def decided(rule: bool | str) -> bool:
         return bool(getattr(config, rule)) if isinstance(rule, str) else rule

@@ -1,8 +1,7 @@
 """The decoder of one rank: embeds, runs layers, gives logits of a slice of the vocabulary. Knows no ranks."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +15,8 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.layout import EVERYTHING, Held
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.exchange import HeadsExchange
-from mpi_spp.model.experts import Dispatch, ExpertLoad, add_experts
+from mpi_spp.model.experts import ExpertLoad, add_experts
+from mpi_spp.model.shard import ALL, Shard, Total
 from mpi_spp.report.timed import timed
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -45,45 +44,6 @@ class StageWeights:
     def nbytes(self) -> int:
         """What must be in memory: the embedding is only looked up, and stays in its file."""
         return self.head.nbytes + sum(share.nbytes for shares in self.layers.values() for share in shares.values())
-
-
-class Total(Protocol):
-    """How the ranks that share a stage add up what each of them has computed."""
-
-    keeps: (
-        bool  # whether this one adds to the hidden states; exactly one of them does, the others bring their part only
-    )
-
-    def __call__(self, hidden: torch.Tensor) -> None:
-        """Replace [tokens, hidden_size] by the sum over all of them, in place."""
-
-
-class Attend(Protocol):
-    """Attention of a share of a layer where other ranks hold some of the positions that its tokens see."""
-
-    def __call__(
-        self, layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation, window: int | None
-    ) -> torch.Tensor:
-        """Outputs [tokens, query heads * head_dim] for `qkv`; keys and values go into the spans' caches."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """What is computed here of every layer: some of its shares, and how the rest comes to them; None: here is all.
-
-    `dispatch`: how rows reach experts on other ranks; None: all ranks that add up have the same rows.
-    With `exchange` these are whole layers, for a part of each batch's tokens.
-    `attend`: where the caches hold a part of the positions only.
-    """
-
-    shares: Sequence[int] = (0,)
-    total: Total | None = None
-    dispatch: Dispatch | None = None
-    exchange: HeadsExchange | None = None
-    attend: Attend | None = None
-
-
-ALL = Shard()
 
 
 class Stage:

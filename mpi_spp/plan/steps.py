@@ -11,7 +11,8 @@ from mpi_spp.costs import now
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.decoder import ALL, Shard, Stage, Total
+from mpi_spp.model.decoder import Stage
+from mpi_spp.model.shard import ALL, Shard, Total
 from mpi_spp.partition import split_evenly
 from mpi_spp.plan.speeds import StepCost
 from mpi_spp.plan.work import largest_work

@@ -8,7 +8,8 @@ from mpi_spp.comm.communicator import Communicator
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange
 from mpi_spp.mesh import Place
-from mpi_spp.model.decoder import Shard, Stage
+from mpi_spp.model.decoder import Stage
+from mpi_spp.model.shard import Shard
 from mpi_spp.partition import Ranges
 from mpi_spp.report.progress import Progress
 

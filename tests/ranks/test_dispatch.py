@@ -13,7 +13,8 @@ from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
-from mpi_spp.model.decoder import Shard, Stage
+from mpi_spp.model.decoder import Stage
+from mpi_spp.model.shard import Shard
 from mpi_spp.model.weights import load_stage
 from mpi_spp.partition import split_as, split_evenly
 from mpi_spp.shares import split_layer
