@@ -41,16 +41,21 @@ class Connections:
         guided: bool = False,
     ) -> None:
         """`alone`: each rank selects tokens by itself; `guided`: with all teams. `cuda_aware`: auto, yes or no."""
+        world.leases.end()
         aware = device.type == "cuda" and is_cuda_aware(cuda_aware, world.mpi_comm)
         everyone = Communicator(world.mpi_comm, choose_staging(device, aware), world.some_share_cores(threads))
         self.replica = everyone.split(team.start, world.rank, "replica")
         self.kv = self.replica.duplicate("KV sync")
+        made = [self.replica, self.kv]
         self.selecting = self.replica.alone() if alone else self.replica
         if guided:
             self.selecting = everyone.duplicate("guidance")
+            made.append(self.selecting)
         self.hosts = self.replica.hosts(world.host)
         self._host_of = world.gather(world.host)
-        self.shared = SharedTensors(self.hosts, "--sync-strategy: shared")
+        self.shared = SharedTensors(self.hosts, "--sync-strategy: shared", world.leases)
+        self._frees = [one.free for one in made]
+        world.leases.add(self, self._frees)
         self._groups: dict[Any, Communicator] = {}
         log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, threads, world.cores)
 
@@ -66,6 +71,7 @@ class Connections:
         key = tuple((place.stage, place.shard) for place in phase.places)
         if key not in self._groups:
             self._groups[key] = self.replica.split(place.stage, place.shard, "shards")
+            self._frees.append(self._groups[key].free)
         group = self._groups[key]
         if place.splits_tokens:
             held = [plan.shares[index] for index in phase.shares[rank]]

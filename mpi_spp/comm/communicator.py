@@ -69,6 +69,11 @@ class Communicator:
         """This rank by itself: the same methods, without a message. Needs no other rank."""
         return Communicator(MPI.COMM_SELF, self._staging, name="alone")
 
+    def free(self) -> None:
+        """Give it back, when no message of it is under way. Collective."""
+        with waiting(self._of_all("free", 0)):
+            self._comm.Free()
+
     def isend(self, tensor: torch.Tensor, dest: int, tag: int = 0) -> Request:
         """Start sending a contiguous tensor; it must not change before the request is complete."""
         buffer, nbytes = self._staging.outgoing(tensor), tensor.nbytes

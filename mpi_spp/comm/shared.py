@@ -2,6 +2,7 @@
 
 from __future__ import annotations  # types of MPI are named before it is loaded
 
+import functools
 import math
 import os
 import zlib
@@ -10,6 +11,7 @@ from typing import cast
 
 import torch
 
+from mpi_spp.comm.leases import Leases
 from mpi_spp.comm.library import MPI
 from mpi_spp.comm.operation import of_all, waiting
 from mpi_spp.errors import UserError
@@ -27,8 +29,14 @@ class Hosts:
         with waiting(of_all("split by host", comm, _NAME)):
             together = comm.Split_type(MPI.COMM_TYPE_SHARED, comm.rank)
             self.local = together.Split(zlib.crc32(host.encode()) & 0x7FFFFFFF)
+            together.Free()
             first = self.local.bcast(comm.rank, root=0)
             self.first_of: Sequence[int] = comm.allgather(first)  # by rank: the first rank of its host
+
+    def free(self) -> None:
+        """Give its communicator back. Collective over the host's ranks."""
+        with waiting(of_all("free", self.local, _NAME)):
+            self.local.Free()
 
     def memory(self, nbytes: int, option: str) -> SharedMemory:
         """So many bytes, the same on all ranks of this host. Collective.
@@ -72,9 +80,11 @@ class SharedMemory:
 class SharedTensors:
     """Makes tensors in shared memory, as `torch.empty` does elsewhere; every call is collective."""
 
-    def __init__(self, hosts: Hosts, option: str) -> None:
+    def __init__(self, hosts: Hosts, option: str, leases: Leases) -> None:
+        """Takes the hosts' communicator over, to be given back with the memory. `leases`: of the job."""
         self._hosts, self._option = hosts, option
         self._made: list[SharedMemory] = []
+        leases.add(self, [functools.partial(_free_all, self._made), hosts.free])
 
     def __call__(self, shape: Sequence[int], dtype: torch.dtype, device: torch.device | None = None) -> torch.Tensor:
         """An uninitialised tensor on the CPU, the same for all ranks of this host."""
@@ -85,8 +95,12 @@ class SharedTensors:
 
     def free(self) -> None:
         """Give all of them back. Collective over the host's ranks."""
-        while self._made:
-            self._made.pop().free()
+        _free_all(self._made)
+
+
+def _free_all(memories: list[SharedMemory]) -> None:
+    while memories:
+        memories.pop().free()
 
 
 def _free() -> int:

