@@ -6,9 +6,10 @@
         [--link 1gbe --link 100gbe --link nvlink] [--compute h100-sxm] [--json OUT.json]
 
 Every prefill that there is takes part, each with a decode that takes the cache as it is left, so that no sync is in the
-figures; "single" is one rank. Measured: ranks of one thread; each case is a launch of its own, since a process keeps
-its peak of memory, and the cases take turns, A B C A B C. "beside" is that peak without program and weights: cache,
-activations and messages. Simulated: the shape of Llama 3 8B, one rank a host, links between all of them.
+figures; where there is none, with a tensor decode, and what is seen of its sync. "single" is one rank. Measured: ranks
+of one thread; each case is a launch of its own, since a process keeps its peak of memory, and the cases take turns,
+A B C A B C. "beside" is that peak without program and weights: cache, activations and messages. Simulated: the shape of
+Llama 3 8B, one rank a host, links between all of them.
 """
 
 import json as jsons
@@ -27,7 +28,7 @@ import click
 from benchmarks import random_model
 from benchmarks.launches import result_of
 from mpi_spp import registry
-from mpi_spp.mesh import Mesh
+from mpi_spp.mesh import Mesh, Place, parse_mesh
 
 _SINGLE, _SINGLE_DECODE = "pipeline", "replicated"  # on one rank all are the same
 _INSIDE = 8  # ranks of a stage, or more where there are not so many layers, if a prefill can split its layers too
@@ -111,12 +112,21 @@ def cases_of(tokens: int, ranks: Sequence[int]) -> list[Case]:
 
 
 def _pairs(mesh: Mesh) -> list[tuple[str, str]]:
-    """Every prefill with a decode that takes the cache as it is left."""
+    """Every prefill that differs from the others on this mesh, with a decode that takes the cache as it is left.
+
+    Or with a tensor decode, if none does.
+    """
     from mpi_spp.plan.sync import joints
 
-    return list(
-        {joint.prefill: (joint.prefill, joint.decode) for joint in joints(mesh) if joint.chosen == "none"}.values()
-    )
+    found: dict[tuple[Place, ...], tuple[str, str]] = {}
+    for joint in sorted(joints(mesh), key=lambda one: (one.chosen != "none", one.decode != "tensor")):
+        found.setdefault(_places(joint.prefill, mesh), (joint.prefill, joint.decode))
+    return sorted(found.values())
+
+
+def _places(prefill: str, mesh: Mesh) -> tuple[Place, ...]:
+    place = registry.load("prefill", prefill).place
+    return tuple(place(mesh, rank) for rank in range(mesh.replica_size))
 
 
 def _run(case: Case, model: str, warmup: int) -> dict[str, Any]:
@@ -199,16 +209,16 @@ def _simulate(directory: Path, tokens: int, ranks: Sequence[int], link: str, com
 
 
 def _arrangements(count: int) -> list[tuple[str, str, str]]:
-    """Prefill, decode and mesh: all ranks as one, and stages of a few ranks each where the prefill makes stages."""
-    found = []
-    pipelines = {"pipeline": f"pp={count}"}
-    for prefill, decode in _pairs(Mesh(pp=count)):
-        found.append((prefill, decode, pipelines.get(prefill, f"tp={count}")))
-    stages = min(count // _INSIDE, _SHAPE["num_hidden_layers"])
-    if stages > 1:
-        inside = Mesh(pp=stages, tp=count // stages)
-        pairs = [pair for pair in _pairs(inside) if registry.load("prefill", pair[0]).place(inside, 0).num_stages > 1]
-        found += [(prefill, decode, str(inside)) for prefill, decode in pairs]
+    """Prefill, decode and mesh: all ranks as one, and groups of a few ranks each where the prefill looks at groups."""
+    flat = Mesh(pp=count)
+    found = [(prefill, decode, str(flat)) for prefill, decode in _pairs(flat)]
+    groups = min(count // _INSIDE, _SHAPE["num_hidden_layers"])
+    if groups > 1:
+        inside = Mesh(pp=groups, tp=count // groups)
+        for prefill, decode in _pairs(inside):
+            place = _places(prefill, inside)[0]
+            if place.num_stages > 1 or 1 < place.num_shards < place.stage_size:
+                found.append((prefill, decode, str(inside)))
     return found
 
 
@@ -246,8 +256,9 @@ def simulated_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def _arrangement(row: dict[str, Any]) -> str:
-    inside = "pp=" in row["mesh"] and "tp=" in row["mesh"]
-    return f"{row['prefill']}, in stages" if inside else row["prefill"]
+    mesh = parse_mesh(row["mesh"])
+    in_stages = mesh.tp > 1 and _places(row["prefill"], mesh)[0].num_stages > 1
+    return f"{row['prefill']}, in stages" if in_stages else row["prefill"]
 
 
 def _cell(seconds: float | None, best: float | None) -> str:

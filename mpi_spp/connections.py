@@ -2,6 +2,7 @@
 
 import functools
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -59,6 +60,12 @@ class Connections:
         self._groups: dict[Any, Communicator] = {}
         log.info("device %s, CUDA-aware MPI %s, threads %d on cores %s", device, aware, threads, world.cores)
 
+    def parts(self, phase: Phase) -> Communicator:
+        """The ranks that differ from this one in their part of the positions alone. Collective, as `shard` is."""
+        if phase.num_parts == 1:
+            return self.replica.alone()
+        return self._among("parts", [((place.stage, place.shard), place.part) for place in phase.places])
+
     def shard(self, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype) -> Shard:
         """What this rank computes of each layer, and what it does with others. Collective when the group is a new one.
 
@@ -68,15 +75,21 @@ class Connections:
         place = phase.places[rank]
         if place.num_shards == 1:
             return Shard(phase.shares[rank])
-        key = tuple((place.stage, place.shard) for place in phase.places)
-        if key not in self._groups:
-            self._groups[key] = self.replica.split(place.stage, place.shard, "shards")
-            self._frees.append(self._groups[key].free)
-        group = self._groups[key]
+        group = self._among("shards", [((place.stage, place.part), place.shard) for place in phase.places])
         if place.splits_tokens:
             held = [plan.shares[index] for index in phase.shares[rank]]
             return Shard(phase.shares[rank], exchange=HeadsOverRanks(group, phase.heads, held, model.head_dim))
         return Shard(phase.shares[rank], SumOverRanks(group), self._dispatch(group, phase, plan, model, dtype))
+
+    def _among(self, name: str, seats: Sequence[tuple[tuple[int, int], int]]) -> Communicator:
+        """The ranks of this one's group. `seats`: by rank, its group and its place there."""
+        key = (name, *seats)
+        if key not in self._groups:
+            group, place = seats[self.replica.rank]
+            color = sorted({group for group, _ in seats}).index(group)
+            self._groups[key] = self.replica.split(color, place, name)
+            self._frees.append(self._groups[key].free)
+        return self._groups[key]
 
     def _dispatch(
         self, group: Communicator, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype

@@ -28,7 +28,7 @@ from mpi_spp.plan.setting import Setting, cut
 from mpi_spp.plan.settle import limits_of, needs_settling, settle
 from mpi_spp.plan.speeds import Speeds
 from mpi_spp.prefill._job import PrefillJob
-from mpi_spp.report.memory import peak_bytes, resident_bytes
+from mpi_spp.report.memory import peak_bytes, peak_gpu_bytes, resident_bytes
 from mpi_spp.report.progress import Progress
 from mpi_spp.report.timed import timed
 from mpi_spp.report.timings import Clock
@@ -103,6 +103,7 @@ class Engine:
         self._prefill_shard, self._decode_shard = (
             self._links.shard(phase, plan, self.model, self._loader.dtype) for phase in (plan.prefill, plan.decode)
         )
+        self._prefill_parts = self._links.parts(plan.prefill)
         dtype = torch.int8 if config.kv_cache_dtype == "int8" else None
         self._caches = Caches(self.stage, self._links, self._strategies, plan, dtype, config.sync_granularity)
 
@@ -162,7 +163,8 @@ class Engine:
             self._prefill_shard,
             torch.tensor(prompt_ids),
             self.chunks,
-            self._plan.prefill_positions(self.chunks),
+            self._plan.prefill_parts(self.chunks),
+            self._prefill_parts,
             source,
             exchange,
             Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
@@ -175,7 +177,8 @@ class Engine:
             exchange.finish()
             self.comm.barrier()
             self._mark("sync_end")
-        self._experts = self._expert_load()
+        experts = self.model.experts
+        self._experts = None if experts is None else self.stage.load.by_expert(experts.count)
         if phase.places[0].num_stages > 1:
             self.comm.broadcast(hidden, root=phase.last)
         return hidden
@@ -210,7 +213,7 @@ class Engine:
             "program_bytes": self._program_bytes,  # resident before anything of the model was read
             "weights_bytes": self.stage.weights.nbytes,
             "cache_bytes": self._caches.most_bytes,
-            "peak_gpu_memory_bytes": self._peak_gpu_memory(),
+            "peak_gpu_memory_bytes": peak_gpu_bytes(self.stage.device),
             "bytes_sent": self._links.bytes_sent,
             "kv_bytes_sent": self.kv_comm.bytes_sent,
             "experts": self._experts,
@@ -282,21 +285,11 @@ class Engine:
         with timed("select", sequences=len(sequences)):
             return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
 
-    def _expert_load(self) -> dict[str, list[int]] | None:
-        """Pairs of a token and an expert in a prefill, by expert: routed here (for this rank's peers too), computed."""
-        if self.model.experts is None:
-            return None
-        load, numbers = self.stage.load, range(self.model.experts.count)
-        return {"routed": [load.routed[n] for n in numbers], "computed": [load.computed[n] for n in numbers]}
-
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":
             torch.cuda.synchronize(self.stage.device)
         self.clock.mark(name)
         log.info("%s at %.3f s", name, self.clock.moments[name])
-
-    def _peak_gpu_memory(self) -> int:
-        return torch.cuda.max_memory_allocated(self.stage.device) if self.stage.device.type == "cuda" else 0
 
 
 def _part_of(phase: Phase, rank: int) -> dict[str, list[int]]:

@@ -75,7 +75,7 @@ class Place:
     """Which part of the work a rank has: a stage of layers, of each layer a shard, and a part of the positions.
 
     With `splits_tokens` shards are of the attention's heads alone: all else a rank computes with whole weights, for its
-    part of the tokens.
+    part of the tokens. Ranks of a stage have consecutive numbers.
     """
 
     stage: int = 0
@@ -85,6 +85,11 @@ class Place:
     splits_tokens: bool = False
     part: int = 0
     num_parts: int = 1
+
+    @property
+    def stage_size(self) -> int:
+        """The ranks that have the same stage."""
+        return self.num_shards * self.num_parts
 
     @property
     def num_weight_shards(self) -> int:
@@ -118,3 +123,15 @@ def token_shards(mesh: Mesh, rank: int) -> Place:
 def positions(mesh: Mesh, rank: int) -> Place:
     """Each rank computes the whole model, with a part of the positions."""
     return Place(part=rank, num_parts=mesh.replica_size)
+
+
+def position_stages(mesh: Mesh, rank: int) -> Place:
+    """Each rank computes whole layers, with a part of the positions; inside stages, where the mesh has both."""
+    size = mesh.stage_size
+    return Place(rank // size, mesh.pp, part=rank % size, num_parts=size) if size > 1 else positions(mesh, rank)
+
+
+def positions_and_tokens(mesh: Mesh, rank: int) -> Place:
+    """Positions are split over pp, the tokens and heads of each part over ep and tp; each rank has the whole model."""
+    size = mesh.stage_size
+    return Place(shard=rank % size, num_shards=size, splits_tokens=size > 1, part=rank // size, num_parts=mesh.pp)

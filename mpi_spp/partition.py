@@ -48,6 +48,17 @@ def within(ranges: Iterable[range], others: Iterable[range]) -> Ranges:
     return tuple(range(start, stop) for start, stop in pairs if start < stop)
 
 
+def rows_of(ranges: Iterable[range], rows: range) -> Ranges:
+    """Of all positions in ascending ranges those of these numbers, counted from 0."""
+    found, before = [], 0
+    for one in ranges:
+        found.append(
+            range(max(one.start, one.start + rows.start - before), min(one.stop, one.start + rows.stop - before))
+        )
+        before += len(one)
+    return tuple(part for part in found if len(part))
+
+
 def _blocks(count: int, parts: int, order: str) -> list[range]:
     return split_evenly(count, parts if order == "contiguous" else 2 * parts)
 

@@ -98,13 +98,18 @@ class Plan:
 
     def prefill_positions(self, chunks: Sequence[range]) -> list[Ranges]:
         """Those of the prompt that each rank computes."""
-        return _positions(self.prefill, chunks, self.context_split)
+        return _of_ranks(self.prefill, self.prefill_parts(chunks))
+
+    def prefill_parts(self, chunks: Sequence[range]) -> list[Ranges]:
+        """Those of each part, however many ranks share it."""
+        return split_positions(chunks, self.prefill.num_parts, self.context_split)
 
     def decode_positions(self, chunks: Sequence[range]) -> list[Ranges]:
         """Those of the prompt that each rank keeps: where the prefill has split them too, what it has made."""
         if self.decode.num_parts == self.prefill.num_parts:
             return self.prefill_positions(chunks)
-        return _positions(self.decode, [range(chunks[-1].stop)], "contiguous")
+        whole = [range(chunks[-1].stop)]
+        return _of_ranks(self.decode, split_positions(whole, self.decode.num_parts, "contiguous"))
 
 
 def plan_phases(chosen: Strategies, config: RunConfig, model: ModelConfig, costs: Callable[[], Sequence[Cost]]) -> Plan:
@@ -128,8 +133,7 @@ def _heads(places: Sequence[Place], model: ModelConfig) -> list[Share]:
     return split_layer(model, places[0].num_shards) if places[0].splits_tokens else []
 
 
-def _positions(phase: Phase, chunks: Sequence[range], order: str) -> list[Ranges]:
-    parts = split_positions(chunks, phase.num_parts, order)
+def _of_ranks(phase: Phase, parts: Sequence[Ranges]) -> list[Ranges]:
     return [parts[place.part] for place in phase.places]
 
 

@@ -217,23 +217,18 @@ class Stage:
     ) -> Iterable[torch.Tensor]:
         """Attention outputs [tokens, query heads * head_dim] of each share's heads."""
         window, exchange = self.config.sliding_windows[layer], shard.exchange
+        attend = shard.attend or _over_caches
         if exchange is None:
-            attend = shard.attend or _attend
-            pairs = zip(parts, qkvs, strict=True)
-            return (attend(layer, part, qkv, batch, rotation, window) for part, qkv in pairs)
+            return (
+                attend(layer, part.attention, part.kv_heads, qkv, batch, rotation, window)
+                for part, qkv in zip(parts, qkvs, strict=True)
+            )
         heads = exchange.heads  # of all shares, where other ranks have computed the batch's other tokens (Ulysses)
         outputs = exchange.to_heads(list(qkvs), len(batch.position_ids))
         if heads.query_heads:
             attention = parts[0].attention.with_heads(len(heads.query_heads), len(heads.kv_heads))
-            outputs = _over_caches(layer, attention, heads.kv_heads, outputs, batch, rotation, window)
+            outputs = attend(layer, attention, heads.kv_heads, outputs, batch, rotation, window)
         return exchange.to_tokens(outputs)
-
-
-def _attend(
-    layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation, window: int | None
-) -> torch.Tensor:
-    """As `Attend`, every span over its own whole cache."""
-    return _over_caches(layer, part.attention, part.kv_heads, qkv, batch, rotation, window)
 
 
 def _over_caches(
@@ -245,6 +240,7 @@ def _over_caches(
     rotation: Rotation,
     window: int | None,
 ) -> torch.Tensor:
+    """As `Attend`, every span over its own whole cache."""
     outputs = []
     for span in batch.spans:
         cache = span.cache.of_layer(layer, kv_heads)

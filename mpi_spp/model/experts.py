@@ -40,6 +40,11 @@ class ExpertLoad:
     routed: Counter[int] = field(default_factory=Counter)
     computed: Counter[int] = field(default_factory=Counter)
 
+    def by_expert(self, count: int) -> dict[str, list[int]]:
+        """Both for each of so many experts, as plain values."""
+        of_both = {"routed": self.routed, "computed": self.computed}
+        return {name: [pairs[number] for number in range(count)] for name, pairs in of_both.items()}
+
     def clear(self) -> None:
         """Begin anew."""
         self.routed.clear()

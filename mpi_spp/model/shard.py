@@ -6,8 +6,7 @@ from typing import Protocol
 
 import torch
 
-from mpi_spp.kernels.attention import Rotation
-from mpi_spp.kernels.layer import HeadsPart
+from mpi_spp.kernels.attention import Attention, Rotation
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.exchange import HeadsExchange
 from mpi_spp.model.experts import Dispatch
@@ -25,10 +24,17 @@ class Total(Protocol):
 
 
 class Attend(Protocol):
-    """Attention of a share of a layer where other ranks hold some of the positions that its tokens see."""
+    """Attention of some heads of a layer where other ranks hold some of the positions that its tokens see."""
 
     def __call__(
-        self, layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation, window: int | None
+        self,
+        layer: int,
+        attention: Attention,
+        kv_heads: range,
+        qkv: torch.Tensor,
+        batch: Batch,
+        rotation: Rotation,
+        window: int | None,
     ) -> torch.Tensor:
         """Outputs [tokens, query heads * head_dim] for `qkv`; keys and values go into the spans' caches."""
 

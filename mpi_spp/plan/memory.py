@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from mpi_spp.errors import UserError
 from mpi_spp.partition import split_evenly
-from mpi_spp.phase import needed
+from mpi_spp.phase import Phase, needed
 from mpi_spp.plan.setting import Layout, Setting, cache_of, position_bytes
 from mpi_spp.plan.sync import Moved
 
@@ -79,21 +79,25 @@ def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
     widest = max(heads, 3 * model.widest) // place.num_weight_shards
     inner = own * itemsize * (2 * model.hidden_size + widest)
     if place.num_parts > 1:
-        hidden, inner = hidden // (1 + _UNDER_WAY), _part_bytes(setting, tokens, heads, place.num_parts)
+        hidden //= (1 + _UNDER_WAY) if place.num_stages == 1 else 1
+        inner = _part_bytes(setting, layout.plan.prefill, rank, (tokens, own))
         tokens = min(tokens, _ROWS_OF_A_PART)
     return hidden + inner + _visible_bytes(setting, tokens) + _LIBRARY_BYTES.get(setting.kernels, 16 << 20)
 
 
-def _part_bytes(setting: Setting, tokens: int, heads: int, num_parts: int) -> int:
+def _part_bytes(setting: Setting, phase: Phase, rank: int, rows: tuple[int, int]) -> int:
     """Of a rank with a part of the positions: one layer of another rank's cache as it arrives, leaves and is looked at.
 
-    And of its tokens what they have seen, in float32, what goes into attention, and a few rows of the MLP.
+    And of its tokens what they have seen, in float32, what goes into attention, and a few rows of the MLP. `rows`: of
+    a chunk, those of its part, and of these its own.
     """
-    model, held, itemsize = setting.model, -(-setting.prompt_tokens // num_parts), setting.dtype.itemsize
-    seen = 2 * tokens * model.num_attention_heads * model.head_dim * 4
-    rows = min(tokens, _ROWS_OF_AN_MLP) * 3 * model.widest * itemsize
-    passing = 3 * held * model.num_key_value_heads * position_bytes(setting)
-    return passing + seen + rows + tokens * itemsize * (model.hidden_size + heads)
+    model, place, itemsize = setting.model, phase.places[rank], setting.dtype.itemsize
+    (tokens, own), held = rows, -(-setting.prompt_tokens // place.num_parts)
+    queries, keys = -(-model.num_attention_heads // place.num_shards), len(phase.regions[rank].heads)
+    seen = 2 * tokens * queries * model.head_dim * 4
+    inner = min(own, _ROWS_OF_AN_MLP) * 3 * model.widest + own * model.hidden_size
+    inner += 2 * tokens * (queries + keys) * model.head_dim * (3 if place.splits_tokens else 1)
+    return 3 * held * keys * position_bytes(setting) + seen + inner * itemsize
 
 
 def _visible_bytes(setting: Setting, tokens: int) -> int:

@@ -95,7 +95,7 @@ def cut(num_tokens: int, chunk_size: int | str, prefill: Phase, costs: Sequence[
     parts = prefill.num_parts
     if isinstance(chunk_size, int):
         return split_chunks(num_tokens, chunk_size if parts == 1 else max(chunk_size, 2 * parts))
-    if parts > 1:
+    if parts > 1 and prefill.places[0].num_stages == 1:
         return split_evenly(num_tokens, -(-num_tokens // (_TOKENS_OF_A_RANK * parts)))
     return plan_chunks(num_tokens, tuple(stage_costs(prefill, costs)))
 

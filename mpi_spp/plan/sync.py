@@ -46,15 +46,14 @@ def moved_by(setting: Setting, layout: Layout) -> Moved | None:
     granularity, stages = setting.config.sync_granularity, np.array([place.stage for place in prefill.places])
     slices = _slices(prefill.regions, granularity)
     flows: Sequence[_Flow | _SplitFlow]
+    each = np.arange(layout.num_ranks)
+    sources = each if prefill.num_parts > 1 else stages  # ranks of a stage may make the same positions
     if decode.num_parts > 1:
-        wanted = _wanted(layout, int(stages.max()) + 1, granularity)
-        flows, lengths = [_SplitFlow(setting, layout, made, stages, wanted) for made in slices], np.eye(len(wanted))
-    elif prefill.num_parts > 1:
-        flows = [_Flow(setting, layout, made, np.arange(layout.num_ranks)) for made in slices]
-        lengths = _made(layout, granularity)
+        wanted = _wanted(layout, stages, sources, granularity)
+        flows, lengths = [_SplitFlow(setting, layout, made, sources, wanted) for made in slices], np.eye(len(wanted))
     else:
-        flows = [_Flow(setting, layout, made, stages) for made in slices]
-        lengths = _lengths(layout.chunks, int(stages.max()) + 1, granularity)
+        flows = [_Flow(setting, layout, made, sources) for made in slices]
+        lengths = _lengths(layout, stages, sources, granularity)
 
     def of_rounds(name: str) -> Array:
         """[ticks, slices, ...] in the order of the rounds."""
@@ -77,29 +76,32 @@ def moved_by(setting: Setting, layout: Layout) -> Moved | None:
     )
 
 
-def _lengths(chunks: Sequence[range], num_stages: int, granularity: str) -> Array:
-    """The positions that each stage makes in each tick, or in all: [ticks, stages]."""
-    lengths = np.zeros((len(chunks) + num_stages - 1, num_stages))
-    for stage in range(num_stages):
-        lengths[stage : stage + len(chunks), stage] = [len(chunk) for chunk in chunks]
-    return lengths.sum(axis=0, keepdims=True) if granularity == "prefill" else lengths
+def _lengths(layout: Layout, stages: Any, sources: Any, granularity: str) -> Array:
+    """The positions that each source makes in each tick, or in all: [ticks, sources]. `sources`: of each rank."""
+    first = np.unique(sources, return_index=True)[1]
+    of_chunks = [[sum(map(len, within(layout.made[rank], [chunk]))) for rank in first] for chunk in layout.chunks]
+    return _in_ticks(np.array(of_chunks, dtype=float), stages[first], granularity)
 
 
-def _made(layout: Layout, granularity: str) -> Array:
-    """The positions that each rank makes in each tick, or in all, where they are split: [ticks, ranks]."""
-    of_chunks = [[sum(map(len, within(made, [chunk]))) for made in layout.made] for chunk in layout.chunks]
-    lengths = np.array(of_chunks, dtype=float)
-    return lengths.sum(axis=0, keepdims=True) if granularity == "prefill" else lengths
-
-
-def _wanted(layout: Layout, num_stages: int, granularity: str) -> Array:
-    """Of the positions that a stage makes in a tick, or in all, those that a rank keeps: [ticks, stages, ranks]."""
+def _wanted(layout: Layout, stages: Any, sources: Any, granularity: str) -> Array:
+    """Of the positions that a source makes in a tick, or in all, those that a rank keeps: [ticks, sources, ranks]."""
     kept = [(*of_rank, range(0))[0] for of_rank in layout.kept]  # one stretch each, or none
-    of_chunks = _common(layout.chunks, kept)
-    wanted = np.zeros((len(layout.chunks) + num_stages - 1, num_stages, len(kept)))
-    for stage in range(num_stages):
-        wanted[stage : stage + len(layout.chunks), stage] = of_chunks
-    return wanted.sum(axis=0, keepdims=True) if granularity == "prefill" else wanted
+    first = np.unique(sources, return_index=True)[1]
+    of_chunks = np.zeros((len(layout.chunks), len(first), len(kept)))
+    for number, chunk in enumerate(layout.chunks):
+        for source, rank in enumerate(first):
+            pieces = within(layout.made[rank], [chunk])
+            of_chunks[number, source] = _common([range(0), *pieces], kept).sum(axis=0)
+    return _in_ticks(of_chunks, stages[first], granularity)
+
+
+def _in_ticks(of_chunks: Array, stages: Any, granularity: str) -> Array:
+    """[ticks, sources, ...] of [chunks, sources, ...]: in tick t a source of stage s makes chunk t - s."""
+    num_chunks = len(of_chunks)
+    found = np.zeros((num_chunks + int(stages.max()), *of_chunks.shape[1:]))
+    for source, stage in enumerate(stages):
+        found[stage : stage + num_chunks, source] = of_chunks[:, source]
+    return found.sum(axis=0, keepdims=True) if granularity == "prefill" else found
 
 
 def _slices(regions: Sequence[Region], granularity: str) -> list[list[Region]]:
@@ -113,25 +115,25 @@ def _slices(regions: Sequence[Region], granularity: str) -> list[list[Region]]:
 class _SplitFlow:
     """Positions times layers times heads that travel in each tick to ranks that keep a part of the positions each."""
 
-    def __init__(self, setting: Setting, layout: Layout, made: Sequence[Region], stages: Any, wanted: Array) -> None:
-        """`wanted`: [ticks, stages, ranks]."""
+    def __init__(self, setting: Setting, layout: Layout, made: Sequence[Region], sources: Any, wanted: Array) -> None:
+        """`wanted`: [ticks, sources, ranks]."""
         hosts, of_host = _hosts(setting)
         parcels = _parcels(layout, made, np.zeros(0), hosts)
         np.fill_diagonal(parcels, 0.0)
         near = parcels * (hosts[:, None] == hosts)
-        self.sent, self.received = _of_ticks(parcels, stages, wanted)
-        stays, self.inside = _of_ticks(near, stages, wanted)
+        self.sent, self.received = _of_ticks(parcels, sources, wanted)
+        stays, self.inside = _of_ticks(near, sources, wanted)
         self.leaving, self.entering = (self.sent - stays) @ of_host, (self.received - self.inside) @ of_host
 
 
-def _of_ticks(parcels: Array, stages: Any, wanted: Array) -> tuple[Array, Array]:
+def _of_ticks(parcels: Array, sources: Any, wanted: Array) -> tuple[Array, Array]:
     """What each rank sends and receives in each tick, [ticks, ranks]."""
     sent = np.zeros((len(wanted), len(parcels)))
     received = np.zeros_like(sent)
-    for stage in range(wanted.shape[1]):
-        of_stage = parcels[stages == stage]
-        sent[:, stages == stage] = wanted[:, stage] @ of_stage.T
-        received += wanted[:, stage] * of_stage.sum(axis=0)
+    for source in range(wanted.shape[1]):
+        of_source = parcels[sources == source]
+        sent[:, sources == source] = wanted[:, source] @ of_source.T
+        received += wanted[:, source] * of_source.sum(axis=0)
     return sent, received
 
 
@@ -143,28 +145,25 @@ def _hosts(setting: Setting) -> tuple[Any, Array]:
 
 
 class _Flow:
-    """Layers times heads that travel for a position made by each stage: [stages, ranks] or [stages, hosts].
+    """Layers times heads that travel for a position made by each source: [sources, ranks] or [sources, hosts]."""
 
-    Where positions are split, each rank is a stage of its own here.
-    """
-
-    def __init__(self, setting: Setting, layout: Layout, made: Sequence[Region], stages: Any) -> None:
+    def __init__(self, setting: Setting, layout: Layout, made: Sequence[Region], sources: Any) -> None:
         hosts, of_host = _hosts(setting)
-        of_stage = (stages == np.arange(stages.max() + 1)[:, None]).astype(float)  # [stages, ranks]
+        of_source = (sources == np.arange(sources.max() + 1)[:, None]).astype(float)  # [sources, ranks]
         sizes = np.array([len(of.layers) * len(of.made) for of in made], dtype=float)
         if getattr(layout.strategies.sync, "NEIGHBOURS_ONLY", False):
-            self._round_the_ring(of_stage * sizes, hosts, of_host)
+            self._round_the_ring(of_source * sizes, hosts, of_host)
             return
         parcels = _parcels(layout, made, sizes, hosts)  # [from, to]
         np.fill_diagonal(parcels, 0.0)
         inside = parcels * (hosts[:, None] == hosts)
-        self.sent, self.received = of_stage * parcels.sum(axis=1), of_stage @ parcels
-        self.inside = of_stage @ inside
-        self.leaving = (self.sent - of_stage * inside.sum(axis=1)) @ of_host
+        self.sent, self.received = of_source * parcels.sum(axis=1), of_source @ parcels
+        self.inside = of_source @ inside
+        self.leaving = (self.sent - of_source * inside.sum(axis=1)) @ of_host
         self.entering = (self.received - self.inside) @ of_host
 
     def _round_the_ring(self, made: Array, hosts: Any, of_host: Array) -> None:
-        """Every rank hands on all but what the next one has made. `made` [stages, ranks]."""
+        """Every rank hands on all but what the next one has made. `made` [sources, ranks]."""
         self.sent = made.sum(axis=1, keepdims=True) - np.roll(made, -1, axis=1)
         self.received = np.roll(self.sent, 1, axis=1)
         stays = hosts == np.roll(hosts, -1)

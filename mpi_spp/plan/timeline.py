@@ -73,7 +73,7 @@ def _stage_cost(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Cost:
     weights, layers, part = work.attention + work.mlp, len(phase.spans[ranks[0]]), 1.0
     if phase.heads:  # each has all weights, for its part of the tokens
         work = largest_work(setting.model, phase.heads, [range(at, at + 1) for at in range(len(phase.heads))])
-        part = 1 / len(ranks)
+        part = 1 / len(phase.heads)
     return Cost(
         slowest.longest,
         layers * slowest.per_chunk * weights,
@@ -92,14 +92,14 @@ def _most_pairs(plan: Plan) -> float:
 def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
     """What the ranks of a stage exchange in its layers, for each chunk: twice a layer they add up, or change places.
 
-    Or what a ring adds to its computing.
+    And what a ring adds to its computing.
     """
     phase, links, model = layout.plan.prefill, setting.speeds.links, setting.model
-    group = Group(len(ranks), len({setting.hosts[rank] for rank in ranks}))
+    ring = _ring_s(setting, layout, ranks) if phase.num_parts > 1 else np.zeros(len(tokens))
+    group = _group(setting, [rank for rank in ranks if phase.places[rank].part == 0])
     if group.ranks == 1:
-        return np.zeros(len(tokens))
-    if phase.num_parts > 1:
-        return _ring_s(setting, layout, group)
+        return ring
+    tokens = tokens / phase.num_parts
     exchange, sizes = links.sum_s, [4.0 * model.hidden_size] * 2  # of a token
     sizes += [0.0] * (model.sums_a_layer - 2)  # others are small
     if phase.heads:
@@ -108,21 +108,34 @@ def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens:
     nothing, in_layer = exchange(0.0, group), np.zeros(len(tokens))
     for size in sizes:
         in_layer += nothing + tokens * (exchange(size, group) - nothing)
-    result: Array = len(phase.spans[ranks[0]]) * in_layer
+    result: Array = ring + len(phase.spans[ranks[0]]) * in_layer
     return result
 
 
-def _ring_s(setting: Setting, layout: Layout, group: Group) -> Array:
-    """A step of the ring takes as long as its slowest link, and attention over what has come hides it."""
+def _ring_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Array:
+    """A step of the ring takes as long as its slowest link, and attention over what has come hides it.
+
+    Where the ranks of a part have a ring each, for heads of their own, those of a host share its way out.
+    """
     phase, prefixes = layout.plan.prefill, np.array([chunk.start for chunk in layout.chunks], dtype=float)
     known = np.array([chunk.stop for chunk in layout.chunks], dtype=float)
+    num_shards = phase.places[ranks[0]].num_shards
+    group = _group(setting, [rank for rank in ranks if phase.places[rank].shard == 0])
     link = setting.speeds.links.of(same_host=group.hosts == 1)
-    rows = setting.model.num_key_value_heads * position_bytes(setting) * known / phase.num_parts
+    heads = max(len(phase.regions[rank].heads) for rank in ranks)
+    at_once = (
+        1 if group.hosts == 1 else _group(setting, [rank for rank in ranks if phase.places[rank].part == 0]).per_host
+    )
+    rows = at_once * heads * position_bytes(setting) * known / phase.num_parts
     sending = (phase.num_parts - 1) * (link.latency_s + rows / link.bytes_per_s)
-    slowest = max(cost.per_pair for cost in setting.speeds.layers[: group.ranks])
+    slowest = max(setting.speeds.layers[rank].per_pair for rank in ranks) / num_shards
     attending = slowest * (known - prefixes) * (known + prefixes) / 2 / phase.num_parts
-    result: Array = len(phase.spans[0]) * np.maximum(0.0, sending - attending)
+    result: Array = len(phase.spans[ranks[0]]) * np.maximum(0.0, sending - attending)
     return result
+
+
+def _group(setting: Setting, ranks: Sequence[int]) -> Group:
+    return Group(len(ranks), len({setting.hosts[rank] for rank in ranks}))
 
 
 def _crowding(setting: Setting, ranks: Sequence[Sequence[int]], num_chunks: int) -> Array:
@@ -152,7 +165,8 @@ def _crowding(setting: Setting, ranks: Sequence[Sequence[int]], num_chunks: int)
 def _hops(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     """A chunk's hidden states from each stage to the next: seconds on their link, and before that, [links, chunks]."""
     sizes = np.array([len(chunk) for chunk in layout.chunks]) * 4.0 * setting.model.hidden_size
-    sizes /= len(ranks[0]) if layout.plan.prefill.heads else 1  # each sends those of its own tokens
+    phase = layout.plan.prefill
+    sizes /= (len(phase.heads) or 1) * phase.num_parts  # each sends those of its own tokens
     links, hosts = setting.speeds.links, setting.hosts
     sending, latency = np.zeros((2, len(ranks) - 1, len(sizes)))
     for number, (before, after) in enumerate(itertools.pairwise(ranks)):

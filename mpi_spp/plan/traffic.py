@@ -33,28 +33,29 @@ class Traffic:
 def prefill_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
     """Of the whole prompt: hidden states between stages, what is exchanged inside them, the last state to all."""
     phase, row = layout.plan.prefill, 4 * setting.model.hidden_size
+    moved = _exchanged if phase.heads else _passed_on
+    made = [sum(map(len, within(layout.made[rank], [chunk]))) for chunk in layout.chunks]
+    total = sum((moved(setting, phase, rank, tokens) for tokens in made), Traffic())
+    has_last = bool(layout.made[rank]) and layout.made[rank][-1].stop == setting.prompt_tokens
+    if phase.heads and has_last:
+        total += _to_its_stage(phase, rank, made[-1], row)
     if phase.num_parts > 1:
-        has_last = layout.made[rank][-1:] and layout.made[rank][-1].stop == setting.prompt_tokens
-        return sum(_round_the_ring(setting, layout, rank), Traffic()) + _broadcast(phase, bool(has_last), row)
-    if phase.heads:
-        per_chunk = [_exchanged(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
-        per_chunk.append(_to_its_stage(phase, rank, len(layout.chunks[-1]), row))
-    else:
-        per_chunk = [_passed_on(setting, phase, rank, len(chunk)) for chunk in layout.chunks]
-    return sum(per_chunk, Traffic()) + _from_last(phase, rank, row)
+        total += sum(_round_the_ring(setting, layout, rank), _given(phase.num_parts, has_last, row))
+    return total + _from_last(phase, rank, row)
 
 
 def _round_the_ring(setting: Setting, layout: Layout, rank: int) -> Iterator[Traffic]:
     """In each chunk a rank hands on all that is known but what the next one holds, and gets all but its own."""
-    phase, num_ranks = layout.plan.prefill, layout.num_ranks
-    heads = [len(share.kv_heads) for share in layout.plan.shares if len(share.kv_heads)]
+    phase, parts = layout.plan.prefill, layout.plan.prefill_parts(layout.chunks)
+    place = phase.places[rank]
+    shares = phase.heads[place.shard : place.shard + 1] if phase.heads else layout.plan.shares
     for chunk in layout.chunks:
         own, of_next = (
-            sum(map(len, within(layout.made[one % num_ranks], [range(chunk.stop)]))) for one in (rank, rank + 1)
+            sum(map(len, within(parts[one % len(parts)], [range(chunk.stop)]))) for one in (place.part, place.part + 1)
         )
-        for count in heads:
+        for count in (len(share.kv_heads) for share in shares if share.query_heads):
             sent, received = ((chunk.stop - held) * count * position_bytes(setting) for held in (of_next, own))
-            yield Traffic(2 * (num_ranks - 1), sent, received).times(len(phase.spans[rank]))
+            yield Traffic(2 * (len(parts) - 1), sent, received).times(len(phase.spans[rank]))
 
 
 def sync_traffic(layout: Layout, moved: Moved | None) -> list[Traffic]:
@@ -120,14 +121,15 @@ def _exchanged(setting: Setting, phase: Phase, rank: int, num_tokens: int) -> Tr
 def _to_its_stage(phase: Phase, rank: int, num_tokens: int, nbytes: int) -> Traffic:
     """The rank that has the last of a chunk's tokens gives its hidden state to the others of its stage."""
     place = phase.places[rank]
-    has_it = place.shard == min(num_tokens, place.num_shards) - 1
-    return Traffic(1, nbytes * (place.num_shards - 1), 0) if has_it else Traffic(1, 0, nbytes)
+    return _given(place.num_shards, place.shard == min(num_tokens, place.num_shards) - 1, nbytes)
 
 
 def _from_last(phase: Phase, rank: int, nbytes: int) -> Traffic:
     """A broadcast from the last stage, where there are several."""
-    return Traffic() if phase.places[0].num_stages == 1 else _broadcast(phase, rank == phase.last, nbytes)
+    several = phase.places[0].num_stages > 1
+    return _given(len(phase.places), rank == phase.last, nbytes) if several else Traffic()
 
 
-def _broadcast(phase: Phase, is_root: bool, nbytes: int) -> Traffic:
-    return Traffic(1, nbytes * (len(phase.places) - 1), 0) if is_root else Traffic(1, 0, nbytes)
+def _given(num_ranks: int, is_root: bool, nbytes: int) -> Traffic:
+    """A broadcast among so many."""
+    return Traffic(1, nbytes * (num_ranks - 1), 0) if is_root else Traffic(1, 0, nbytes)

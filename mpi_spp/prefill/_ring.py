@@ -2,47 +2,83 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cached_property
 
 import torch
 
 from mpi_spp.comm.requests import Request
-from mpi_spp.kernels.attention import Rotation, first_visible
-from mpi_spp.kernels.layer import HeadsPart
+from mpi_spp.kernels.attention import Attention, Rotation, first_visible
 from mpi_spp.kernels.merge import merge, nothing
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import pack_block, room_for, unpack_block
 from mpi_spp.kv.layout import Held
 from mpi_spp.kv.rounds import Block
-from mpi_spp.model.batch import Batch
+from mpi_spp.model.batch import Batch, in_spans
 from mpi_spp.partition import within
+from mpi_spp.prefill._chunks import forward, stream, whole
 from mpi_spp.prefill._job import PrefillJob
+
+_SPAN = 512  # tokens that attend at once: between two of them transfers move on
+
+
+def stream_round(job: PrefillJob) -> torch.Tensor:
+    """As `stream`, where other ranks have other parts of the positions."""
+    return stream(job, whole if job.place.num_parts == 1 else _compute)
+
+
+def _compute(job: PrefillJob, tick: int, number: int, hidden: torch.Tensor) -> torch.Tensor:
+    """Take the tokens that this rank has of a chunk through its layers."""
+    mine, ring = job.in_part(number), Ring(job, job.chunks[number])
+    if not mine:  # of a chunk that has fewer tokens than there are parts
+        for layer in job.layers:
+            for heads in _heads_of(job, layer):
+                ring.pass_on(layer, heads)
+            job.exchange.reached(tick, layer - job.layers.start + 1)
+        return hidden
+    batch = in_spans(mine, job.cache, len(job.prompt_ids), _SPAN)
+    return forward(job, tick, number, hidden, batch, replace(job.shard, attend=ring))
+
+
+def _heads_of(job: PrefillJob, layer: int) -> list[range]:
+    """The key/value heads that this rank attends with, one share of the layer after another."""
+    exchange, weights = job.shard.exchange, job.stage.weights.layers[layer]
+    if exchange is not None:
+        return [exchange.heads.kv_heads] if exchange.heads.query_heads else []
+    return [part.kv_heads for share in job.shard.shares if (part := weights[share].heads) is not None]
 
 
 class Ring:
-    """Attention of a chunk's tokens over all positions up to it, of which each rank holds some.
+    """Attention of a chunk's tokens over all positions up to it, of which each part's ranks hold some.
 
     In each of P steps a rank attends over one rank's keys and values while it passes them on to the next one.
     """
 
     def __init__(self, job: PrefillJob, chunk: range) -> None:
-        self._job, self._stop = job, chunk.stop
-        self._known = [within(of_rank, [range(chunk.stop)]) for of_rank in job.positions]
+        self._job, self._comm, self._stop = job, job.parts, chunk.stop
+        self._known = [within(of_part, [range(chunk.stop)]) for of_part in job.positions]
         self._pending: list[Request] = []
 
     def __call__(
-        self, layer: int, part: HeadsPart, qkv: torch.Tensor, batch: Batch, rotation: Rotation, window: int | None
+        self,
+        layer: int,
+        attention: Attention,
+        kv_heads: range,
+        qkv: torch.Tensor,
+        batch: Batch,
+        rotation: Rotation,
+        window: int | None,
     ) -> torch.Tensor:
         """See `Attend`."""
-        attention, cache = part.attention, self._job.cache
-        own, heads = cache.of_layer(layer, part.kv_heads), attention.heads
+        cache, heads = self._job.cache, attention.heads
+        own = cache.of_layer(layer, kv_heads)
         queries = [
             attention.store(span.of(qkv), span.angles(rotation), own, cache.held.slot(span.start))
             for span in batch.spans
         ]
         parts = [nothing(len(span.rows), heads.num_heads, heads.size, device=qkv.device) for span in batch.spans]
-        for passing in self._caches(layer, part.kv_heads):
-            keys = passing.of_layer(layer, part.kv_heads)
+        for passing in self._caches(layer, kv_heads):
+            keys = passing.of_layer(layer, kv_heads)
             for number, span in enumerate(batch.spans):
                 for piece in _pieces(passing.held, span.positions, window):
                     more = attention.part(queries[number], keys, *piece)
@@ -50,14 +86,14 @@ class Ring:
                     parts[number] = merge(parts[number], more)
         return torch.cat([outputs.to(qkv.dtype) for outputs, _ in parts]).view(len(qkv), -1)
 
-    def pass_on(self, layer: int, part: HeadsPart) -> None:
+    def pass_on(self, layer: int, kv_heads: range) -> None:
         """Take part without any token."""
-        for _ in self._caches(layer, part.kv_heads):
+        for _ in self._caches(layer, kv_heads):
             pass
 
     def _caches(self, layer: int, heads: range) -> Iterator[KVCache]:
         """What each rank holds of a layer, this one's first: always the same cache, filled anew."""
-        comm, cache = self._job.comm, self._job.cache
+        comm, cache = self._comm, self._job.cache
         order = [(comm.rank - step) % comm.size for step in range(comm.size)]
         blocks = [Block(range(layer, layer + 1), heads, self._known[owner]) for owner in order]
         rows = room_for(cache, len(blocks[0]))
@@ -73,7 +109,7 @@ class Ring:
 
     def _exchange(self, leaving: torch.Tensor, arriving: torch.Tensor) -> None:
         """Start both; a rank that holds nothing sends nothing."""
-        comm = self._job.comm
+        comm = self._comm
         self._pending = [comm.irecv(arriving, comm.prev)] if len(arriving) else []
         self._pending += [comm.isend(leaving, comm.next)] if len(leaving) else []
 

@@ -6,10 +6,17 @@ import os
 import resource
 from pathlib import Path
 
+import torch
+
 
 def peak_bytes() -> int:
     """The most bytes that were ever resident."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
+
+
+def peak_gpu_bytes(device: torch.device) -> int:
+    """The same of tensors in the memory of a GPU; 0 for the CPU."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0
 
 
 def resident_bytes() -> int:

@@ -22,7 +22,7 @@ FACT, QUESTION, ANSWER = (
     "What is the secret number of the harbour safe?",
     "4817",
 )
-COPIES = 7  # of the story: over 4,000 tokens
+COPIES = {4000: 7, 7500: 13}  # of the story, for more tokens than that; the model sees 8,192
 NEW_TOKENS = 16
 
 pytestmark = pytest.mark.skipif(
@@ -44,20 +44,20 @@ def config_of(directory: Path, prefill: str) -> RunConfig:
     return RunConfig(model=str(directory), device="cpu", threads=1, chunk_size=512, prefill=prefill, **kernels)
 
 
-@pytest.fixture(scope="module")
-def prompt_ids(world: World) -> list[int]:
+@pytest.fixture(scope="module", params=COPIES)
+def prompt_ids(request: pytest.FixtureRequest, world: World) -> list[int]:
     """The story again and again; the first time with the fact in its middle."""
     from transformers import AutoTokenizer
 
     story = smollm2.TEXT.read_text(encoding="utf-8")
     middle = story.index(". ", len(story) // 2) + 2
-    text = "\n\n".join([f"{story[:middle]}{FACT} {story[middle:]}", *[story] * (COPIES - 1), QUESTION])
+    text = "\n\n".join([f"{story[:middle]}{FACT} {story[middle:]}", *[story] * (COPIES[request.param] - 1), QUESTION])
     tokenizer = AutoTokenizer.from_pretrained(world.on_rank_0(smollm2.directory))
     chat = tokenizer.apply_chat_template(
         [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
     )
     ids = tokenizer(chat, add_special_tokens=False)["input_ids"]
-    assert len(ids) > 4000
+    assert len(ids) > request.param
     return ids
 
 

@@ -30,7 +30,9 @@ CASES = [
     ("ring", "context", "auto", {"dtype": "bfloat16"}),
     ("ring", "tensor", "auto", {}),
     ("pipeline", "context", "auto", {"kv_cache_dtype": "int8"}),
+    ("usp", "context", "auto", {}),
 ]
+INSIDE = [(prefill, decode) for prefill in ("ring", "usp", "ulysses") for decode in ("tensor", "context")]
 
 
 @pytest.fixture(autouse=True)
@@ -57,6 +59,13 @@ def test_bytes_are_those_of_the_engine(
     prefill: str, decode: str, sync: str, options: dict[str, str], model: Path, world: World
 ) -> None:
     check_bytes(model, world, prefill=prefill, decode=decode, sync_strategy=sync, **options)
+
+
+@pytest.mark.parametrize("prefill, decode", INSIDE)
+def test_bytes_of_groups_inside_a_mesh(prefill: str, decode: str, model: Path, world: World) -> None:
+    """Of two ranks each, or of all where these are few."""
+    tp = 2 if world.size % 2 == 0 else world.size
+    check_bytes(model, world, prefill=prefill, decode=decode, mesh=f"pp={world.size // tp},tp={tp}")
 
 
 @pytest.mark.parametrize("spread", [False, True])

@@ -79,16 +79,16 @@ def test_a_trace_sees_the_ring(models: Path, world: World) -> None:
     with observed_by(Stopwatch(messages.append, lambda waited: None)):
         _, cache = tokens_of(engine)
     layers, steps = engine.model.num_hidden_layers, world.size - 1
-    sizes = {kind: [one[0].nbytes for one in messages if is_of(one[0], kind)] for kind in ("send", "receive")}
+    sizes = {kind: [one[0].nbytes for one in messages if is_of(one[0], "parts", kind)] for kind in ("send", "receive")}
     assert len(sizes["send"]) == len(sizes["receive"]) == layers * steps
     others = (LENGTH - cache.held.slot(LENGTH)) if world.size > 1 else 0
     assert sum(sizes["receive"]) == others * cache.position_bytes * len(cache.heads) * layers
-    merged = [one for one in messages if is_of(one[0], "allgather")]
+    merged = [one for one in messages if is_of(one[0], "replica", "allgather")]
     assert world.size == 1 or len(merged) == layers * (NEW - 1)
 
 
-def is_of(operation: Operation, kind: str) -> bool:
-    return operation.kind == kind and operation.comm == "replica"
+def is_of(operation: Operation, comm: str, kind: str) -> bool:
+    return operation.kind == kind and operation.comm == comm
 
 
 @pytest.mark.parametrize("kernels, dtype", [("native", "bfloat16"), ("plain", "bfloat16")])

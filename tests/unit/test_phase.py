@@ -12,7 +12,7 @@ from layer_shape import LayerShape
 from mpi_spp import registry
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.kv.layout import Extent, Region
+from mpi_spp.kv.layout import Region
 from mpi_spp.mesh import Mesh, mesh_of, parse_mesh
 from mpi_spp.partition import split_evenly
 from mpi_spp.phase import Phase, layout_of, needed, plan_phase
@@ -68,8 +68,8 @@ def test_the_ranks_of_a_phase_make_up_the_model(verb: str, name: str, mesh: Mesh
     phase = phase_of(verb, name, mesh, mesh.replica_size, num_heads)
     ranks = range(mesh.replica_size)
     parts = [(layer, share) for rank in ranks for layer in phase.spans[rank] for share in phase.shares[rank]]
-    copies = 1 if {phase.layout.layers, phase.layout.heads} & {Extent.SPLIT} else mesh.replica_size
     place = phase.places[0]
+    copies = mesh.replica_size // (place.num_stages * place.stage_size) * place.num_parts
     holders = copies * place.num_shards // place.num_weight_shards
     whole = itertools.product(range(LAYERS), range(mesh.replica_size))
     assert sorted(parts) == sorted(list(whole) * holders)
@@ -92,6 +92,28 @@ def test_token_shards_inside_stages() -> None:
     assert [(place.stage, place.shard) for place in phase.places] == [(0, 0), (0, 1), (1, 0), (1, 1)]
     assert [list(span) for span in phase.spans[::2]] == [list(range(6)), list(range(6, 12))]
     assert phase.shares == [range(4)] * 4
+
+
+def test_a_ring_inside_stages() -> None:
+    phase = phase_of("prefill", "ring", Mesh(pp=2, tp=2), 4, 3)
+    assert [(place.stage, place.part) for place in phase.places] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert [list(span) for span in phase.spans[::2]] == [list(range(6)), list(range(6, 12))]
+    assert str(phase.layout) == "layers and positions split" and phase.last == 2
+
+
+def test_a_ring_between_groups_of_token_shards() -> None:
+    """Neighbours exchange heads, and those that have the same heads make a ring."""
+    phase = phase_of("prefill", "usp", Mesh(pp=3, tp=2), 6, 3)
+    assert [(place.part, place.shard) for place in phase.places] == list(itertools.product(range(3), range(2)))
+    assert [len(region.heads) for region in phase.regions] == [2, 1] * 3
+    assert str(phase.layout) == "heads and positions split" and set(phase.spans) == {range(LAYERS)}
+
+
+@given(st.integers(2, 5), st.integers(1, 9))
+def test_without_shards_it_is_a_ring_and_without_parts_ulysses(num_ranks: int, num_heads: int) -> None:
+    for mesh, like in ((Mesh(pp=num_ranks), "ring"), (Mesh(tp=num_ranks), "ulysses")):
+        found, expected = (phase_of("prefill", name, mesh, num_ranks, num_heads) for name in ("usp", like))
+        assert found == expected
 
 
 @given(MESHES.filter(lambda mesh: mesh.replica_size > 1))

@@ -33,6 +33,12 @@ PAIRS = [
     ("pipeline", "context", "reshard"),
     ("tensor", "context", "reshard"),
     ("ring", "context", "none"),
+    ("ring", "context", "reshard"),
+    ("ring", "pipeline", "reshard"),
+    ("usp", "replicated", "pairwise"),
+    ("usp", "replicated", "shared"),
+    ("usp", "tensor", "reshard"),
+    ("usp", "context", "reshard"),
 ]
 
 
