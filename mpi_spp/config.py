@@ -81,7 +81,7 @@ class RunConfig:
         self._check_choice("sync_strategy", ["auto", *registry.choices("sync")])
         self._check_choice("prefill", ["auto", *registry.choices("prefill")])
         self._check_choice("decode", ["auto", *registry.choices("decode")])
-        self._check_choice("sync_granularity", GRANULARITIES)
+        self._check_choice("sync_granularity", ["auto", *GRANULARITIES])
         self._check_choice("context_split", CONTEXT_SPLITS)
         self._check_choice("dtype", DTYPES)
         self._check_choice("kv_cache_dtype", KV_CACHE_DTYPES)
@@ -105,8 +105,8 @@ class RunConfig:
 
     @property
     def is_open(self) -> bool:
-        """Whether a strategy is still to be chosen."""
-        return "auto" in (self.prefill, self.decode)
+        """Whether a strategy is still to be chosen by what it would cost."""
+        return "auto" in (self.prefill, self.decode, self.sync_granularity)
 
     @property
     def is_guided(self) -> bool:

@@ -77,7 +77,7 @@ def parse_layer_split(text: str) -> tuple[int, ...] | str:
 def schedule_options(multiple: bool = False) -> Decorator:
     """How the prefill is cut and the cache is synced; `multiple`: each may be given several times, to compare them."""
     again = "; may be repeated." if multiple else "."
-    syncs, granularities = click.Choice(["auto", *registry.choices("sync")]), click.Choice(GRANULARITIES)
+    syncs, granularities = (click.Choice(["auto", *names]) for names in (registry.choices("sync"), GRANULARITIES))
     prefills, decodes = (click.Choice(["auto", *registry.choices(verb)]) for verb in ("prefill", "decode"))
     return together(
         run_option("--prefill", f"How the ranks share the prompt's work{again}", type=prefills, multiple=multiple),
@@ -104,7 +104,7 @@ def schedule_options(multiple: bool = False) -> Decorator:
         ),
         run_option(
             "--sync-granularity",
-            f"Sync after every layer, every chunk, or once{again}",
+            f"Sync after every layer, every chunk, or once; auto: by what the links cost{again}",
             type=granularities,
             multiple=multiple,
         ),

@@ -1,5 +1,6 @@
 """Which strategies to take: the fastest that fit; and where nothing fits, the nearest that would."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +16,9 @@ from mpi_spp.units import show_bytes
 _MOST_RANKS = 64
 _LONGEST_CHUNK = 512  # of a rank's own tokens: more buffers than with any that would be planned
 _FEWEST_TOKENS = 16  # a shorter context is no advice
+# Of the prefill's time. The many rounds of a sync after every layer cost some per cent of the computing; with more than
+# this on the link, hidden states that wait behind the cache of a whole chunk cost more (benchmarks/RESULTS.md).
+_BUSY_LINK = 1 / 3
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Choice:
         return {
             "prefill": config.prefill,
             "decode": config.decode,
+            "sync_granularity": config.sync_granularity,
             "reason": self.reason,
             "predicted_s": self.seconds,
         }
@@ -41,7 +46,10 @@ def choose(setting: Setting) -> Choice:
     candidates, refused = [], None
     for tried in _strategies_of(setting):
         try:
-            candidates.append(forecast(tried))
+            found = forecast(tried)
+            if setting.config.sync_granularity == "auto" and found.link_s > _BUSY_LINK * found.times.prefill:
+                found = forecast(replace(tried, config=replace(tried.config, sync_granularity="layer")))
+            candidates.append(found)
         except UserError as error:
             refused = refused or error
     if not candidates:
@@ -51,7 +59,10 @@ def choose(setting: Setting) -> Choice:
         raise refusal(min(candidates, key=_excess))
     best = min(fitting, key=lambda one: one.request_s)
     seconds = {one.name: one.request_s for one in sorted(fitting, key=lambda one: one.request_s)}
-    return Choice(best, _reason(best, seconds, len(candidates) - len(fitting)), seconds)
+    told = _reason(best, seconds, len(candidates) - len(fitting))
+    if setting.config.sync_granularity == "auto":
+        told += f"; --sync-granularity {best.setting.config.sync_granularity}"
+    return Choice(best, told, seconds)
 
 
 def require_room(what: Forecast) -> None:
@@ -137,13 +148,13 @@ def _fits(setting: Setting) -> bool:
 
 
 def _strategies_of(setting: Setting) -> Iterator[Setting]:
-    """Every strategy where "auto" stands."""
+    """Every strategy where "auto" stands, with a sync after every chunk where its granularity is open."""
     config = setting.config
     prefills = registry.choices("prefill") if config.prefill == "auto" else [config.prefill]
     decodes = registry.choices("decode") if config.decode == "auto" else [config.decode]
-    for prefill in prefills:
-        for decode in decodes:
-            yield replace(setting, config=replace(config, prefill=prefill, decode=decode))
+    granularity = "chunk" if config.sync_granularity == "auto" else config.sync_granularity
+    for prefill, decode in itertools.product(prefills, decodes):
+        yield replace(setting, config=replace(config, prefill=prefill, decode=decode, sync_granularity=granularity))
 
 
 def _all_strategies(setting: Setting) -> list[Setting]:

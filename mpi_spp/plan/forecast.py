@@ -7,6 +7,7 @@ from typing import Any
 from mpi_spp.plan.memory import RankMemory, host_bytes, memory_of_ranks, overfull
 from mpi_spp.plan.setting import Layout, Setting, lay_out
 from mpi_spp.plan.sync import Moved, moved_by
+from mpi_spp.plan.timeline import on_links
 from mpi_spp.plan.times import Times, times_of
 from mpi_spp.plan.traffic import Traffic, decode_traffic, prefill_traffic, sync_traffic
 
@@ -53,6 +54,11 @@ class Forecast:
     def times(self) -> Times:
         """Of one request that has all ranks to itself."""
         return times_of(self.setting, self.layout, self.moved)
+
+    @property
+    def link_s(self) -> float:
+        """Seconds in which the sync's bytes keep their busiest link from others."""
+        return 0.0 if self.moved is None else float(on_links(self.setting.speeds.links, self.moved).sum())
 
     @property
     def request_s(self) -> float:

@@ -39,7 +39,8 @@ def settle(setting: Setting, world: "World") -> tuple[RunConfig, dict[str, Any] 
     if chosen is None:
         return setting.config, None
     log.info("chosen %s", chosen["reason"])
-    return replace(setting.config, prefill=chosen["prefill"], decode=chosen["decode"]), chosen
+    names = ("prefill", "decode", "sync_granularity")
+    return replace(setting.config, **{name: chosen[name] for name in names}), chosen
 
 
 def _decide(setting: Setting) -> dict[str, Any] | None:

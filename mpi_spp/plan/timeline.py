@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpi_spp.plan.links import Group
+from mpi_spp.plan.links import Group, Links
 from mpi_spp.plan.setting import Layout, Setting, position_bytes
 from mpi_spp.plan.sync import Array, Moved
 from mpi_spp.plan.work import heads_moved, largest_work
@@ -188,12 +188,22 @@ def _starts(moved: Moved, finished: Array, taken: Array, layers: Array) -> Array
     return result
 
 
+def on_links(links: Links, moved: Moved) -> Array:
+    """Seconds of each round's bytes on the busiest link."""
+    between, inside = _busiest(moved)
+    result: Array = np.maximum(between / links.between.bytes_per_s, inside / links.inside.bytes_per_s)
+    return result
+
+
+def _busiest(moved: Moved) -> tuple[Array, Array]:
+    """Bytes of each round on the way out of or into a host, and to a rank from others of its host: the most there."""
+    return np.maximum(moved.leaving, moved.entering).max(axis=1), moved.inside.max(axis=1)
+
+
 def _synced(setting: Setting, moved: Moved, starts: Array) -> float:
     """When all rounds are done: their bytes go one after another over the busiest link, latencies side by side."""
-    links = setting.speeds.links
-    between = np.maximum(moved.leaving, moved.entering).max(axis=1)
-    inside = moved.inside.max(axis=1)
-    seconds = np.maximum(between / links.between.bytes_per_s, inside / links.inside.bytes_per_s)
+    links, (between, inside) = setting.speeds.links, _busiest(moved)
+    seconds = on_links(links, moved)
     queued = seconds.cumsum()
     through = queued + np.maximum.accumulate(starts - (queued - seconds))
     first = np.where(between > 0, links.between.latency_s, np.where(inside > 0, links.inside.latency_s, 0.0))

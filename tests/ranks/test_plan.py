@@ -100,10 +100,11 @@ def check_bytes(model: Path, world: World, **options: object) -> None:
 
 
 def test_auto_is_the_same_on_all_ranks(model: Path, world: World) -> None:
-    engine = open_engine(model, world, prefill="auto", decode="auto")
-    chosen = world.gather((engine.config.prefill, engine.config.decode, engine.choice))
+    engine = open_engine(model, world, prefill="auto", decode="auto", sync_granularity="auto")
+    config = engine.config
+    chosen = world.gather((config.prefill, config.decode, config.sync_granularity, engine.choice))
     assert chosen == chosen[:1] * world.size
-    assert "auto" not in chosen[0][:2] and engine.choice["reason"]
+    assert "auto" not in chosen[0][:3] and engine.choice["reason"]
     ids = reference_models.prompt_of("llama_tied", PROMPT_TOKENS)
     tokens = list(engine.generate(ids, frozenset(), NEW_TOKENS))
     assert world.gather(tokens) == [tokens] * world.size

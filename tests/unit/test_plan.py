@@ -20,6 +20,7 @@ from mpi_spp.model.sizes import _quantized, sizes_of
 from mpi_spp.partition import split_evenly
 from mpi_spp.plan import choice
 from mpi_spp.plan.forecast import forecast
+from mpi_spp.plan.links import Link, Links
 from mpi_spp.plan.setting import Setting
 from mpi_spp.plan.speeds import assumed
 from mpi_spp.plan.sync import joints
@@ -142,6 +143,20 @@ def test_auto_takes_the_fastest_that_fits(model: ModelConfig) -> None:
     assert tight.best.lacking is None and "did not fit" in tight.reason
     with pytest.raises(UserError, match="--max-memory"):
         choice.choose(limited(setting, 1000))
+
+
+@pytest.mark.parametrize("fast, expected", [(True, "chunk"), (False, "layer")])
+def test_auto_syncs_after_every_layer_where_the_link_is_busy(model: ModelConfig, fast: bool, expected: str) -> None:
+    """For more than a third of the prefill: measured in benchmarks/RESULTS.md."""
+    setting = replace(setting_of(model, 2, "pipeline", "replicated"), hosts=["a", "b"])
+    found = forecast(setting)
+    rate = found.sync[0].sent / found.times.prefill * (4 if fast else 2)  # bytes a second that take so much of it
+    links = Links(setting.speeds.links.inside, Link(0.0, rate))
+    open_ = replace(setting.config, sync_granularity="auto")
+    setting = replace(setting, config=open_, speeds=replace(setting.speeds, links=links))
+    chosen = choice.choose(setting)
+    assert chosen.best.setting.config.sync_granularity == chosen.as_data()["sync_granularity"] == expected
+    assert chosen.reason.endswith(f"--sync-granularity {expected}")
 
 
 def test_memory_of_hosts(tmp_path: Path) -> None:
