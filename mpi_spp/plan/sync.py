@@ -78,29 +78,30 @@ def moved_by(setting: Setting, layout: Layout) -> Moved | None:
 
 def _lengths(layout: Layout, stages: Any, sources: Any, granularity: str) -> Array:
     """The positions that each source makes in each tick, or in all: [ticks, sources]. `sources`: of each rank."""
-    first = np.unique(sources, return_index=True)[1]
-    of_chunks = [[sum(map(len, within(layout.made[rank], [chunk]))) for rank in first] for chunk in layout.chunks]
-    return _in_ticks(np.array(of_chunks, dtype=float), stages[first], granularity)
+    parts = layout.plan.prefill_parts(layout.chunks)
+    of_parts = [[sum(map(len, within(made, [chunk]))) for made in parts] for chunk in layout.chunks]
+    return _in_ticks(layout, np.array(of_parts, dtype=float), stages, sources, granularity)
 
 
 def _wanted(layout: Layout, stages: Any, sources: Any, granularity: str) -> Array:
     """Of the positions that a source makes in a tick, or in all, those that a rank keeps: [ticks, sources, ranks]."""
     kept = [(*of_rank, range(0))[0] for of_rank in layout.kept]  # one stretch each, or none
-    first = np.unique(sources, return_index=True)[1]
-    of_chunks = np.zeros((len(layout.chunks), len(first), len(kept)))
+    parts = layout.plan.prefill_parts(layout.chunks)
+    of_parts = np.zeros((len(layout.chunks), len(parts), len(kept)))
     for number, chunk in enumerate(layout.chunks):
-        for source, rank in enumerate(first):
-            pieces = within(layout.made[rank], [chunk])
-            of_chunks[number, source] = _common([range(0), *pieces], kept).sum(axis=0)
-    return _in_ticks(of_chunks, stages[first], granularity)
+        pieces = [(part, piece) for part, made in enumerate(parts) for piece in within(made, [chunk])]
+        owners, ranges = zip(*pieces, strict=True)
+        np.add.at(of_parts[number], list(owners), _common(ranges, kept))
+    return _in_ticks(layout, of_parts, stages, sources, granularity)
 
 
-def _in_ticks(of_chunks: Array, stages: Any, granularity: str) -> Array:
-    """[ticks, sources, ...] of [chunks, sources, ...]: in tick t a source of stage s makes chunk t - s."""
-    num_chunks = len(of_chunks)
-    found = np.zeros((num_chunks + int(stages.max()), *of_chunks.shape[1:]))
-    for source, stage in enumerate(stages):
-        found[stage : stage + num_chunks, source] = of_chunks[:, source]
+def _in_ticks(layout: Layout, of_parts: Array, stages: Any, sources: Any, granularity: str) -> Array:
+    """[ticks, sources, ...] of [chunks, parts, ...]: in tick t a source of stage s makes its part of chunk t - s."""
+    first, num_chunks = np.unique(sources, return_index=True)[1], len(of_parts)
+    found = np.zeros((num_chunks + int(stages.max()), len(first), *of_parts.shape[2:]))
+    for source, rank in enumerate(first):
+        place = layout.plan.prefill.places[rank]
+        found[place.stage : place.stage + num_chunks, source] = of_parts[:, place.part]
     return found.sum(axis=0, keepdims=True) if granularity == "prefill" else found
 
 

@@ -56,9 +56,11 @@ def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
     steps = speeds.alone if len(set(hosts)) == len(ranks) else speeds.steps
     positions = (setting.prompt_tokens + setting.new_tokens // 2) / phase.num_parts  # on average
     weights, of_head = setting.sizes().active(), positions * position_bytes(setting)
+    blocks = {phase.shares[rank] for rank in ranks}
+    works = {block: largest_work(setting.model, layout.plan.shares, [block]) for block in blocks}
     attention = mlp = fixed = 0.0
     for rank in ranks:
-        step, work = steps[rank], largest_work(setting.model, layout.plan.shares, [phase.shares[rank]])
+        step, work = steps[rank], works[phase.shares[rank]]
         cache_s = len(phase.regions[rank].heads) * of_head / step.cache_bytes_per_s
         attention = max(attention, work.attention * weights / step.weight_bytes_per_s + cache_s)
         mlp = max(mlp, work.mlp * weights / step.weight_bytes_per_s)
