@@ -12,11 +12,11 @@ import torch
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.decode._job import DecodeJob, Growing
 from mpi_spp.decode._together import in_step
-from mpi_spp.kernels.attention import Attention, Rotation, first_visible
-from mpi_spp.kernels.cache import LayerCache
+from mpi_spp.kernels.attention import first_visible
 from mpi_spp.kernels.merge import Part, merge_all
 from mpi_spp.mesh import positions
-from mpi_spp.model.batch import Batch, Span
+from mpi_spp.model.batch import Span
+from mpi_spp.model.shard import Attending
 
 place = positions
 
@@ -34,34 +34,18 @@ class _Merged:
 
     comm: Communicator
 
-    def __call__(
-        self,
-        layer: int,
-        attention: Attention,
-        kv_heads: range,
-        qkv: torch.Tensor,
-        batch: Batch,
-        rotation: Rotation,
-        window: int | None,
-    ) -> torch.Tensor:
+    def __call__(self, what: Attending) -> torch.Tensor:
         """See `Attend`."""
-        found = [
-            _over_own(
-                attention, span.cache.of_layer(layer, kv_heads), span.of(qkv), span, span.angles(rotation), window
-            )
-            for span in batch.spans
-        ]
+        found = [_over_own(what, span) for span in what.batch.spans]
         outputs, log_sums = (torch.cat(of_spans) for of_spans in zip(*found, strict=True))
         of_ranks = self.comm.allgather(torch.cat([outputs, log_sums[..., None]], dim=-1))
         merged = merge_all(Part(of_ranks[..., :-1], of_ranks[..., -1]))
-        return merged.to(qkv.dtype).view(len(qkv), -1)
+        return merged.to(what.qkv.dtype).view(len(what.qkv), -1)
 
 
-def _over_own(
-    attention: Attention, cache: LayerCache, qkv: torch.Tensor, span: Span, angles: Rotation, window: int | None
-) -> Part:
+def _over_own(what: Attending, span: Span) -> Part:
     """What this rank's positions give. All ranks store the new token, but to others than its own it stays unseen."""
-    held = span.cache.held
-    queries = attention.store(qkv, angles, cache, held.slot(span.start))
-    seen = held.slots(range(first_visible(span.start, window), span.start + 1))
-    return attention.part(queries, cache, seen, len(seen) - 1, None)
+    held, cache = span.cache.held, span.cache.of_layer(what.layer, what.kv_heads)
+    queries = what.attention.store(span.of(what.qkv), span.angles(what.rotation), cache, held.slot(span.start))
+    seen = held.slots(range(first_visible(span.start, what.window), span.start + 1))
+    return what.attention.part(queries, cache, seen, len(seen) - 1, None)

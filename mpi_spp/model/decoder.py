@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from mpi_spp.kernels.attention import Attention, Rotation
+from mpi_spp.kernels.attention import Rotation
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout
 from mpi_spp.kernels.layer import HeadsPart, Layer
 from mpi_spp.kernels.linear import Activation, Linear
@@ -16,7 +16,7 @@ from mpi_spp.kv.layout import EVERYTHING, Held
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.experts import ExpertLoad, add_experts
-from mpi_spp.model.shard import ALL, Shard, Total
+from mpi_spp.model.shard import ALL, Attending, Shard, Total
 from mpi_spp.report.timed import timed
 
 ACTIVATIONS: dict[str, Activation] = {
@@ -220,31 +220,23 @@ class Stage:
         attend = shard.attend or _over_caches
         if exchange is None:
             return (
-                attend(layer, part.attention, part.kv_heads, qkv, batch, rotation, window)
+                attend(Attending(layer, part.attention, part.kv_heads, qkv, batch, rotation, window))
                 for part, qkv in zip(parts, qkvs, strict=True)
             )
         heads = exchange.heads  # of all shares, where other ranks have computed the batch's other tokens (Ulysses)
         outputs = exchange.to_heads(list(qkvs), len(batch.position_ids))
         if heads.query_heads:
             attention = parts[0].attention.with_heads(len(heads.query_heads), len(heads.kv_heads))
-            outputs = attend(layer, attention, heads.kv_heads, outputs, batch, rotation, window)
+            outputs = attend(Attending(layer, attention, heads.kv_heads, outputs, batch, rotation, window))
         return exchange.to_tokens(outputs)
 
 
-def _over_caches(
-    layer: int,
-    attention: Attention,
-    kv_heads: range,
-    qkv: torch.Tensor,
-    batch: Batch,
-    rotation: Rotation,
-    window: int | None,
-) -> torch.Tensor:
+def _over_caches(what: Attending) -> torch.Tensor:
     """As `Attend`, every span over its own whole cache."""
     outputs = []
-    for span in batch.spans:
-        cache = span.cache.of_layer(layer, kv_heads)
-        outputs.append(attention(span.of(qkv), span.angles(rotation), cache, span.start, window))
+    for span in what.batch.spans:
+        cache, angles = span.cache.of_layer(what.layer, what.kv_heads), span.angles(what.rotation)
+        outputs.append(what.attention(span.of(what.qkv), angles, cache, span.start, what.window))
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 

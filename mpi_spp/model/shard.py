@@ -1,6 +1,6 @@
 """What of every layer is computed here, and what a stage is given to reach the rest with. Knows no ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -23,20 +23,24 @@ class Total(Protocol):
         """Replace [tokens, hidden_size] by the sum over all of them, in place."""
 
 
-class Attend(Protocol):
-    """Attention of some heads of a layer where other ranks hold some of the positions that its tokens see."""
+@dataclass(frozen=True)
+class Attending:
+    """Some heads of a layer, and the queries, keys and values [tokens, heads * head_dim] of a batch's rows for them.
 
-    def __call__(
-        self,
-        layer: int,
-        attention: Attention,
-        kv_heads: range,
-        qkv: torch.Tensor,
-        batch: Batch,
-        rotation: Rotation,
-        window: int | None,
-    ) -> torch.Tensor:
-        """Outputs [tokens, query heads * head_dim] for `qkv`; keys and values go into the spans' caches."""
+    `window`: the positions that a token sees up to its own; None: all.
+    """
+
+    layer: int
+    attention: Attention
+    kv_heads: range
+    qkv: torch.Tensor
+    batch: Batch
+    rotation: Rotation
+    window: int | None
+
+
+# Outputs [tokens, query heads * head_dim]; keys and values go into the spans' caches.
+Attend = Callable[[Attending], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Shard:
 
     `dispatch`: how rows reach experts on other ranks; None: all ranks that add up have the same rows.
     With `exchange` these are whole layers, for a part of each batch's tokens.
-    `attend`: where the caches hold a part of the positions only.
+    `attend`: where other ranks hold some of the positions that its tokens see; None: over the whole of each cache.
     """
 
     shares: Sequence[int] = (0,)

@@ -8,13 +8,14 @@ from functools import cached_property
 import torch
 
 from mpi_spp.comm.requests import Request
-from mpi_spp.kernels.attention import Attention, Rotation, first_visible
+from mpi_spp.kernels.attention import first_visible
 from mpi_spp.kernels.merge import merge, nothing
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import pack_block, room_for, unpack_block
 from mpi_spp.kv.layout import Held
 from mpi_spp.kv.rounds import Block
-from mpi_spp.model.batch import Batch, in_spans
+from mpi_spp.model.batch import in_spans
+from mpi_spp.model.shard import Attending
 from mpi_spp.partition import within
 from mpi_spp.prefill._chunks import forward, stream, whole
 from mpi_spp.prefill._job import PrefillJob
@@ -59,28 +60,19 @@ class Ring:
         self._known = [within(of_part, [range(chunk.stop)]) for of_part in job.positions]
         self._pending: list[Request] = []
 
-    def __call__(
-        self,
-        layer: int,
-        attention: Attention,
-        kv_heads: range,
-        qkv: torch.Tensor,
-        batch: Batch,
-        rotation: Rotation,
-        window: int | None,
-    ) -> torch.Tensor:
+    def __call__(self, what: Attending) -> torch.Tensor:
         """See `Attend`."""
-        cache, heads = self._job.cache, attention.heads
-        own = cache.of_layer(layer, kv_heads)
+        cache, attention, heads, qkv = self._job.cache, what.attention, what.attention.heads, what.qkv
+        own, spans = cache.of_layer(what.layer, what.kv_heads), what.batch.spans
         queries = [
-            attention.store(span.of(qkv), span.angles(rotation), own, cache.held.slot(span.start))
-            for span in batch.spans
+            attention.store(span.of(qkv), span.angles(what.rotation), own, cache.held.slot(span.start))
+            for span in spans
         ]
-        parts = [nothing(len(span.rows), heads.num_heads, heads.size, device=qkv.device) for span in batch.spans]
-        for passing in self._caches(layer, kv_heads):
-            keys = passing.of_layer(layer, kv_heads)
-            for number, span in enumerate(batch.spans):
-                for piece in _pieces(passing.held, span.positions, window):
+        parts = [nothing(len(span.rows), heads.num_heads, heads.size, device=qkv.device) for span in spans]
+        for passing in self._caches(what.layer, what.kv_heads):
+            keys = passing.of_layer(what.layer, what.kv_heads)
+            for number, span in enumerate(spans):
+                for piece in _pieces(passing.held, span.positions, what.window):
                     more = attention.part(queries[number], keys, *piece)
                     self._move_on()
                     parts[number] = merge(parts[number], more)
