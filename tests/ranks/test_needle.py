@@ -18,11 +18,12 @@ from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 
 FACT, QUESTION, ANSWER = (
-    "The secret number of the harbour safe is 4817.",
+    # Said twice: once is too little for a model of this size in 7,600 tokens, on one rank too.
+    "The secret number of the harbour safe is 4817. Remember: the secret number of the harbour safe is 4817.",
     "What is the secret number of the harbour safe?",
     "4817",
 )
-COPIES = {4000: 7, 7500: 13}  # of the story, for more tokens than that; the model sees 8,192
+COPIES = {4000: 7, 7500: 12}  # of the story, for more tokens than that; the model sees 8,192
 NEW_TOKENS = 16
 
 pytestmark = pytest.mark.skipif(
