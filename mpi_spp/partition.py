@@ -1,6 +1,7 @@
 """Who gets what: pure functions that hand out all items, once each, in order, for any count of ranks."""
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 
 Ranges = tuple[range, ...]  # of items in ascending order, no two of which overlap
@@ -41,11 +42,14 @@ def split_positions(chunks: Sequence[range], parts: int, order: str) -> list[Ran
     return [_joined(ranges) for ranges in found]
 
 
-def within(ranges: Iterable[range], others: Iterable[range]) -> Ranges:
-    """What ascending ranges have in common with others."""
-    rest = list(others)
-    pairs = ((max(a.start, b.start), min(a.stop, b.stop)) for a in ranges for b in rest)
-    return tuple(range(start, stop) for start, stop in pairs if start < stop)
+def within(ranges: Sequence[range], others: Iterable[range]) -> Ranges:
+    """What ascending ranges have in common with ascending others."""
+    found = []
+    for other in others:
+        first = bisect_right(ranges, other.start, key=lambda one: one.stop)
+        behind = bisect_left(ranges, other.stop, key=lambda one: one.start)
+        found += [range(max(one.start, other.start), min(one.stop, other.stop)) for one in ranges[first:behind]]
+    return tuple(one for one in found if len(one))
 
 
 def rows_of(ranges: Iterable[range], rows: range) -> Ranges:
