@@ -91,7 +91,7 @@ def test_a_thousand_ranks_take_seconds(directory: Path, options: str) -> None:
     rows = data_of(directory, "--ranks", "1,2,4,...,1024", *options.split())["rows"]
     assert [row["ranks"] for row in rows] == [2**power for power in range(11)]
     assert rows[-1]["mesh"] == "pp=8,tp=128"
-    assert time.process_time() - start < 10
+    assert time.process_time() - start < 30  # 5 on a quiet core; what grows with the square of the ranks takes minutes
 
 
 def test_a_picture(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
