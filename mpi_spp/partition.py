@@ -56,9 +56,8 @@ def rows_of(ranges: Iterable[range], rows: range) -> Ranges:
     """Of all positions in ascending ranges those of these numbers, counted from 0."""
     found, before = [], 0
     for one in ranges:
-        found.append(
-            range(max(one.start, one.start + rows.start - before), min(one.stop, one.start + rows.stop - before))
-        )
+        shift = one.start - before
+        found.append(range(max(one.start, shift + rows.start), min(one.stop, shift + rows.stop)))
         before += len(one)
     return tuple(part for part in found if len(part))
 

@@ -49,11 +49,11 @@ def moved_by(setting: Setting, layout: Layout) -> Moved | None:
     each = np.arange(layout.num_ranks)
     sources = each if prefill.num_parts > 1 else stages  # ranks of a stage may make the same positions
     if decode.num_parts > 1:
-        wanted = _wanted(layout, stages, sources, granularity)
+        wanted = _wanted(layout, sources, granularity)
         flows, lengths = [_SplitFlow(setting, layout, made, sources, wanted) for made in slices], np.eye(len(wanted))
     else:
         flows = [_Flow(setting, layout, made, sources) for made in slices]
-        lengths = _lengths(layout, stages, sources, granularity)
+        lengths = _lengths(layout, sources, granularity)
 
     def of_rounds(name: str) -> Array:
         """[ticks, slices, ...] in the order of the rounds."""
@@ -76,14 +76,14 @@ def moved_by(setting: Setting, layout: Layout) -> Moved | None:
     )
 
 
-def _lengths(layout: Layout, stages: Any, sources: Any, granularity: str) -> Array:
+def _lengths(layout: Layout, sources: Any, granularity: str) -> Array:
     """The positions that each source makes in each tick, or in all: [ticks, sources]. `sources`: of each rank."""
     parts = layout.plan.prefill_parts(layout.chunks)
     of_parts = [[sum(map(len, within(made, [chunk]))) for made in parts] for chunk in layout.chunks]
-    return _in_ticks(layout, np.array(of_parts, dtype=float), stages, sources, granularity)
+    return _in_ticks(layout, np.array(of_parts, dtype=float), sources, granularity)
 
 
-def _wanted(layout: Layout, stages: Any, sources: Any, granularity: str) -> Array:
+def _wanted(layout: Layout, sources: Any, granularity: str) -> Array:
     """Of the positions that a source makes in a tick, or in all, those that a rank keeps: [ticks, sources, ranks]."""
     kept = [(*of_rank, range(0))[0] for of_rank in layout.kept]  # one stretch each, or none
     parts = layout.plan.prefill_parts(layout.chunks)
@@ -92,15 +92,15 @@ def _wanted(layout: Layout, stages: Any, sources: Any, granularity: str) -> Arra
         pieces = [(part, piece) for part, made in enumerate(parts) for piece in within(made, [chunk])]
         owners, ranges = zip(*pieces, strict=True)
         np.add.at(of_parts[number], list(owners), _common(ranges, kept))
-    return _in_ticks(layout, of_parts, stages, sources, granularity)
+    return _in_ticks(layout, of_parts, sources, granularity)
 
 
-def _in_ticks(layout: Layout, of_parts: Array, stages: Any, sources: Any, granularity: str) -> Array:
+def _in_ticks(layout: Layout, of_parts: Array, sources: Any, granularity: str) -> Array:
     """[ticks, sources, ...] of [chunks, parts, ...]: in tick t a source of stage s makes its part of chunk t - s."""
-    first, num_chunks = np.unique(sources, return_index=True)[1], len(of_parts)
-    found = np.zeros((num_chunks + int(stages.max()), len(first), *of_parts.shape[2:]))
+    first, num_chunks, places = np.unique(sources, return_index=True)[1], len(of_parts), layout.plan.prefill.places
+    found = np.zeros((num_chunks + places[0].num_stages - 1, len(first), *of_parts.shape[2:]))
     for source, rank in enumerate(first):
-        place = layout.plan.prefill.places[rank]
+        place = places[rank]
         found[place.stage : place.stage + num_chunks, source] = of_parts[:, place.part]
     return found.sum(axis=0, keepdims=True) if granularity == "prefill" else found
 
