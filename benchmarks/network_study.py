@@ -165,15 +165,7 @@ def _measure(made: Network, model: str, decode: str, lengths: dict[str, Any]) ->
     path = made.hostfile.with_name("result.json")
     repeated = [("--sync-strategy", name) for name in _DECODES[decode]]
     repeated += [("--sync-granularity", name) for name in _GRANULARITIES]
-    chosen = [
-        "--model",
-        model,
-        "--dtype",
-        "bfloat16",
-        "--decode",
-        decode,
-        *(word for pair in repeated for word in pair),
-    ]
+    chosen = ["--model", model, "--dtype", "bfloat16", "--decode", decode]
     numbers = [word for name, value in lengths.items() for word in (f"--{name.replace('_', '-')}", str(value))]
     launch = [sys.executable, "-m", "mpi_spp", "launch", "--hostfile", str(made.hostfile), "--threads", "1", "--"]
     bench = [*launch, "bench", "prefill", *chosen, *itertools.chain(*repeated), *numbers, "--json", str(path)]

@@ -2,7 +2,8 @@
 
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ import torch
 from mpi_spp.comm.buffers import choose_staging
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.cuda import is_cuda_aware
-from mpi_spp.comm.dispatch import DispatchOfParts
+from mpi_spp.comm.dispatch import Dispatch, DispatchOfParts
 from mpi_spp.comm.shared import SharedTensors
 from mpi_spp.comm.total import SumOverRanks
 from mpi_spp.comm.world import World
@@ -18,7 +19,7 @@ from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.shard import Shard
 from mpi_spp.phase import Phase
 from mpi_spp.plan.experts import dispatch_pays
-from mpi_spp.plan.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Links
+from mpi_spp.plan.links import Group, Links
 from mpi_spp.prefill._heads import HeadsOverRanks
 from mpi_spp.strategies import Plan
 
@@ -66,20 +67,24 @@ class Connections:
             return self.replica.alone()
         return self._among("parts", [((place.stage, place.shard), place.part) for place in phase.places])
 
-    def shard(self, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype) -> Shard:
+    def shard(
+        self, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype, links: Callable[[], Links]
+    ) -> Shard:
         """What this rank computes of each layer, and what it does with others. Collective when the group is a new one.
 
-        `phase`: one of the plan's two.
+        `phase`: one of the plan's two. `links`: between the ranks, asked for only where they decide.
         """
         rank = self.replica.rank
-        place = phase.places[rank]
+        place, shares = phase.places[rank], phase.shares[rank]
+        apart = self._dispatch(plan) if plan.dispatches and phase is plan.prefill else None
         if place.num_shards == 1:
-            return Shard(phase.shares[rank])
+            return Shard(shares, dispatch=apart)
         group = self._among("shards", [((place.stage, place.part), place.shard) for place in phase.places])
         if place.splits_tokens:
-            held = [plan.shares[index] for index in phase.shares[rank]]
-            return Shard(phase.shares[rank], exchange=HeadsOverRanks(group, phase.heads, held, model.head_dim))
-        return Shard(phase.shares[rank], SumOverRanks(group), self._dispatch(group, phase, plan, model, dtype))
+            held = [plan.shares[index] for index in shares]
+            heads = HeadsOverRanks(group, phase.heads, held, model.head_dim)
+            return Shard(shares, dispatch=apart, exchange=heads)
+        return Shard(shares, SumOverRanks(group), self._dispatch_of_parts(group, shares, plan, model, dtype, links))
 
     def _among(self, name: str, seats: Sequence[tuple[tuple[int, int], int]]) -> Communicator:
         """The ranks of this one's group. `seats`: by rank, its group and its place there."""
@@ -91,23 +96,35 @@ class Connections:
             self._frees.append(self._groups[key].free)
         return self._groups[key]
 
-    def _dispatch(
-        self, group: Communicator, phase: Phase, plan: Plan, model: ModelConfig, dtype: torch.dtype
+    def _dispatch(self, plan: Plan) -> Dispatch:
+        """To the experts of the ranks that share a stage, each of which has tokens of its own."""
+        places = zip(plan.prefill.places, plan.decode.places, strict=True)
+        group = self._among("experts", [((first.stage, 0), later.shard) for first, later in places])
+        return Dispatch(group, [share.experts for share in plan.shares], plan.decode.shares[self.replica.rank])
+
+    def _dispatch_of_parts(
+        self,
+        group: Communicator,
+        shares: Sequence[int],
+        plan: Plan,
+        model: ModelConfig,
+        dtype: torch.dtype,
+        links: Callable[[], Links],
     ) -> DispatchOfParts | None:
         """Where each rank of the group has whole experts of its own: a way besides adding up."""
         experts, whole = model.experts, len(plan.shares) == plan.expert_groups == group.size
         if experts is None or experts.shared_size or not whole:
             return None
+        # Measured sums have seen ranks wait for one another, single messages have not: both ways by messages, then.
         pays = functools.partial(
             dispatch_pays,
             experts=experts,
             hidden_size=model.hidden_size,
             itemsize=dtype.itemsize,
             group=Group(group.size, len({self._host_of[rank] for rank in group.members})),
-            links=Links(ASSUMED_INSIDE, ASSUMED_BETWEEN),
+            links=replace(links(), sums=None),
         )
-        owners = [share.experts for share in plan.shares]
-        return DispatchOfParts(group, owners, phase.shares[self.replica.rank], pays)
+        return DispatchOfParts(group, [share.experts for share in plan.shares], shares, pays)
 
     @property
     def bytes_sent(self) -> int:

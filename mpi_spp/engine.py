@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,13 @@ from mpi_spp.decode._job import DecodeJob, Growing
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.loading import Loader
+from mpi_spp.measuring import Measuring
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.store import cache_directory
 from mpi_spp.partition import split_chunks
 from mpi_spp.phase import Phase, needed
-from mpi_spp.plan.measured import measured_speeds
 from mpi_spp.plan.setting import Setting, cut
 from mpi_spp.plan.settle import limits_of, needs_settling, settle
-from mpi_spp.plan.speeds import Speeds
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.memory import peak_bytes, peak_gpu_bytes, resident_bytes
 from mpi_spp.report.progress import Progress
@@ -34,7 +31,6 @@ from mpi_spp.report.timed import timed
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 from mpi_spp.sampling.selection import selection_of, with_seed
-from mpi_spp.schedule import Cost
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 from mpi_spp.teams import teams_of
 
@@ -73,6 +69,7 @@ class Engine:
         how = (config.cuda_aware, self.threads, alone, config.is_guided)
         self._links = Connections(world, team.ranks, device, *how)
         self.comm, self.kv_comm = self._links.replica, self._links.kv
+        self._measuring = Measuring(self._loader, self.comm, world)
         self._held: Any = None
         self._experts: dict[str, list[int]] | None = None  # of the last prefill
         self.configure(config, clock)
@@ -87,21 +84,22 @@ class Engine:
             raise UserError("--sync-strategy: shared is for caches in the memory of hosts; choose another one for GPUs")
         self.config, self.clock = with_seed(config, self.world), clock
         self._selection = selection_of(self.config)
-        plan = plan_phases(self._strategies, config, self.model, lambda: self._costs)
+        plan = plan_phases(self._strategies, config, self.model, lambda: self._measuring.costs)
         if config.chunk_size == "auto" or (config.is_guided and config.layer_split == "auto"):
             # Measured, if need be, before the stage is loaded: on layers of their own. By all ranks: of a guidance
             # pair one half may have no layers to split.
-            _ = self._costs
+            _ = self._measuring.costs
         self._plan, self._prefill_phase, self._decode_phase = plan, plan.prefill, plan.decode
-        held = (len(plan.shares), needed((plan.prefill, plan.decode), self.comm.rank))
+        held = (plan.shares_on(self.comm.rank), needed((plan.prefill, plan.decode), self.comm.rank))
         selecting = self._links.selecting
         if any(self.world.gather(held != self._held)):  # loading is for all ranks together
             for name in ("stage", "_caches"):  # the weights should not be in memory beside the next ones
                 self.__dict__.pop(name, None)
-            self.stage = self._loader.stage(held[1], selecting.size, selecting.rank, plan.shares)
+            self.stage = self._loader.stage(held[1], selecting.size, selecting.rank, held[0])
             self._held = held
         self._prefill_shard, self._decode_shard = (
-            self._links.shard(phase, plan, self.model, self._loader.dtype) for phase in (plan.prefill, plan.decode)
+            self._links.shard(phase, plan, self.model, self._loader.dtype, lambda: self._measuring.links)
+            for phase in (plan.prefill, plan.decode)
         )
         self._prefill_parts = self._links.parts(plan.prefill)
         dtype = torch.int8 if config.kv_cache_dtype == "int8" else None
@@ -246,27 +244,14 @@ class Engine:
             self._loader.kernels,
             self._prompt_tokens,
             config.max_new_tokens,
-            self._speeds,
+            self._measuring.speeds,
             limits_of(config, hosts, replica),
             max(world.gather(self._program_bytes)),
         )
         return settle(setting, world)
 
-    @cached_property
-    def _speeds(self) -> Speeds:
-        """How fast the ranks of this replica compute and talk. Collective when it is first looked at."""
-        directory = cache_directory() / "kernels"
-        loader = self._loader
-        return measured_speeds(loader.what, self._costs, loader.first_layers, self.comm, self.world, directory)
-
-    @cached_property
-    def _costs(self) -> list[Cost]:
-        """What a layer costs on each rank of this replica. Collective when it is first looked at."""
-        first = self.world.rank - self.comm.rank
-        return self._loader.costs()[first : first + self.comm.size]
-
     def _cut(self, num_tokens: int) -> list[range]:
-        costs = self._costs if self.config.chunk_size == "auto" else []
+        costs = self._measuring.costs if self.config.chunk_size == "auto" else []
         return cut(num_tokens, self.config.chunk_size, self._prefill_phase, costs)
 
     def _decode_job(self) -> DecodeJob:

@@ -67,6 +67,10 @@ class Share:
     expert_columns: range = range(0)
     shared: range = range(0)
 
+    def without_experts(self) -> "Share":
+        """All but what only some tokens meet."""
+        return replace(self, experts=range(0), expert_columns=range(0))
+
 
 def split_layer(shape: Shape, count: int, expert_groups: int = 1) -> list[Share]:
     """Shares of about the same weight, for any count, which is a multiple of `expert_groups`.

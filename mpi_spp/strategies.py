@@ -96,6 +96,18 @@ class Plan:
     expert_groups: int
     context_split: str
 
+    @property
+    def dispatches(self) -> bool:
+        """Whether ranks that have tokens of their own in the prefill send them to one another's experts."""
+        place = self.prefill.places[0]
+        have_own = place.splits_tokens or place.num_parts > 1
+        return have_own and len(self.shares) == self.expert_groups == place.stage_size
+
+    def shares_on(self, rank: int) -> list[Share]:
+        """The shares in the form in which a rank holds them: of experts that others compute for it, it has none."""
+        own = self.decode.shares[rank] if self.dispatches else range(len(self.shares))
+        return [share if number in own else share.without_experts() for number, share in enumerate(self.shares)]
+
     def prefill_positions(self, chunks: Sequence[range]) -> list[Ranges]:
         """Those of the prompt that each rank computes."""
         return _of_ranks(self.prefill, self.prefill_parts(chunks))

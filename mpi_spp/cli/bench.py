@@ -15,6 +15,7 @@ from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig, default_of, option_name
 from mpi_spp.errors import UserError
+from mpi_spp.report.experts import load_line
 
 # What all cases of a result have in common.
 _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
@@ -149,6 +150,8 @@ def _print_cases(result: dict[str, Any]) -> None:
             f"{case['median']:10.1f} {case['unit']}  [{case['min']:.1f}, {case['max']:.1f}]"
             f"  exposed sync {case['sync_exposed_share']:.2%} of prefill  {case['name']}"
         )
+        if case["experts"] is not None:
+            click.echo(f"{'':10} {load_line(case['experts'])}")
 
 
 def _read(path: str) -> dict[str, Any]:

@@ -119,6 +119,13 @@ class Stage:
         return hidden
 
     @torch.inference_mode()
+    def serve(self, layer: int, shard: Shard) -> None:
+        """Compute what other ranks send to this one's experts of a layer, where it has no token of a batch itself."""
+        if shard.dispatch is not None and self.config.has_experts(layer):
+            shares = [self.weights.layers[layer][share] for share in shard.shares]
+            self._experts(layer, shares, self.hidden_like(0), shard)
+
+    @torch.inference_mode()
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Scores [tokens, len(vocabulary)] of this rank's slice, in the run's dtype or finer, for the last layer."""
         return self.weights.head.to_float32(self.weights.norm(hidden))

@@ -32,10 +32,10 @@ class WeightSizes:
         self._of_kind = cache(self._of_shares)
         self._head_bytes = cache(self._of_head)
 
-    def of_shares(self, count: int, layer: int = 0, expert_groups: int = 1) -> list[int]:
+    def of_shares(self, count: int, layer: int = 0, expert_groups: int = 1, with_experts: bool = True) -> list[int]:
         """The bytes of each of so many shares of a layer."""
         alike = next(number for number in range(layer + 1) if self._has_experts(number) == self._has_experts(layer))
-        return self._of_kind(count, alike, expert_groups)
+        return self._of_kind(count, alike, expert_groups, with_experts)
 
     def of_layer(self) -> float:
         """The bytes of a layer, on average."""
@@ -49,9 +49,10 @@ class WeightSizes:
     def _has_experts(self, layer: int) -> bool:
         return self._config.has_experts(layer)
 
-    def _of_shares(self, count: int, layer: int, expert_groups: int) -> list[int]:
+    def _of_shares(self, count: int, layer: int, expert_groups: int, with_experts: bool) -> list[int]:
         """Of shares that are alike one is looked at."""
         shares = split_layer(self._config, count, expert_groups)
+        shares = shares if with_experts else [share.without_experts() for share in shares]
         kinds = [self._kind_of(share, index) for index, share in enumerate(shares)]
         first = {kind: index for index, kind in reversed(list(enumerate(kinds)))}
         layers = self._load({layer: sorted(first.values())}, range(0), shares).weights.layers[layer]

@@ -1,27 +1,42 @@
-"""Which way rows and experts of different ranks come together, where all ranks of a stage have the same rows."""
+"""What it costs that rows go to ranks that have their experts, when experts are used evenly."""
 
 from mpi_spp.plan.links import Group, Links
 from mpi_spp.shares import Experts
 
-_EXCHANGES = 4  # counts, rows, outputs, and in the end all rows to all
+_EXCHANGES = 3  # counts; rows with their experts; outputs
 
 
 def dispatch_pays(rows: int, experts: Experts, hidden_size: int, itemsize: int, group: Group, links: Links) -> bool:
-    """Whether it is faster that each rank sends a part of the rows to their experts than that all outputs are added up.
+    """Whether rows that all ranks have should go to their experts, from each rank a part; else outputs are added up.
 
     The ranks of `group` have equally many experts each; rows [rows, hidden_size] of numbers of `itemsize` bytes.
     """
-    return dispatch_s(rows, experts, hidden_size, itemsize, group, links) < links.sum_s(4 * hidden_size * rows, group)
+    dispatch = dispatch_s(rows / group.ranks, experts, hidden_size, itemsize, group, links)
+    to_all = _to_others_s(rows / group.ranks * (group.ranks - 1) * hidden_size * 4, 1, group, links)
+    return dispatch + to_all < links.sum_s(4 * hidden_size * rows, group)
 
 
-def dispatch_s(rows: int, experts: Experts, hidden_size: int, itemsize: int, group: Group, links: Links) -> float:
-    """Seconds of a dispatch of parts of the rows, and of the sums to all ranks."""
+def dispatch_s(rows: float, experts: Experts, hidden_size: int, itemsize: int, group: Group, links: Links) -> float:
+    """Seconds of a dispatch of so many rows of each rank."""
+    nbytes = rows * bytes_of_row(experts, hidden_size, itemsize, group.ranks)
+    return _to_others_s(nbytes, _EXCHANGES, group, links)
+
+
+def bytes_of_row(experts: Experts, hidden_size: int, itemsize: int, num_ranks: int) -> float:
+    """Of one row on its way to other ranks and back, its experts and their weights included."""
+    return others_met(experts, num_ranks) * (hidden_size * (itemsize + 4) + 8 * experts.top_k)
+
+
+def others_met(experts: Experts, num_ranks: int) -> float:
+    """The ranks besides its own that have one of a row's experts."""
+    return float((num_ranks - 1) * (1 - (1 - 1 / num_ranks) ** experts.top_k))
+
+
+def _to_others_s(nbytes: float, exchanges: int, group: Group, links: Links) -> float:
+    """So many bytes of each rank in all-to-alls, of which those to other hosts take longest where there are any."""
     others = group.ranks - 1
-    met = others * (1 - (1 - 1 / group.ranks) ** experts.top_k)  # other ranks that have an expert of a row
-    of_row = met * (hidden_size * (itemsize + 4) + 8 * experts.top_k) + others * hidden_size * 4
-    sent = rows / group.ranks * of_row
-    latency, nbytes, rate = links.inside.latency_s, sent, links.inside.bytes_per_s
+    latency, rate = links.inside.latency_s, links.inside.bytes_per_s
     if group.hosts > 1:
-        leaving = (group.ranks - group.per_host) / others
-        latency, nbytes, rate = links.between.latency_s, sent * leaving * group.per_host, links.between.bytes_per_s
-    return _EXCHANGES * others * latency + nbytes / rate
+        latency, rate = links.between.latency_s, links.between.bytes_per_s
+        nbytes *= (group.ranks - group.per_host) / others * group.per_host
+    return exchanges * others * latency + nbytes / rate

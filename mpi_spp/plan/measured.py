@@ -25,10 +25,16 @@ Steps = tuple[StepCost, StepCost]  # of a rank together with those of its host, 
 
 
 def measured_speeds(
-    what: Measured, layers: Sequence[Cost], make: MakeStage, comm: "Communicator", world: "World", directory: Path
+    what: Measured,
+    layers: Sequence[Cost],
+    make: MakeStage,
+    comm: "Communicator",
+    world: "World",
+    links: Links,
+    directory: Path,
 ) -> Speeds:
-    """Of the ranks of this replica; `layers`: what a layer costs on each of them. Collective."""
-    first, links = world.rank - comm.rank, _links_of_job(comm, world, what.config.hidden_size, directory)
+    """Of the ranks of this replica; `layers`: what a layer costs on each of them; `links`: measured. Collective."""
+    first = world.rank - comm.rank
     steps, steps_from = _steps_of_job(what, make, comm, world, directory, links)
     crowding = world.gather(world.crowding(what.threads))[first : first + comm.size]
     origins = {"layers": "measured", "steps": steps_from, "links": "measured" if comm.size > 1 else "not needed"}
@@ -66,7 +72,7 @@ def _inside_its_host(step: StepCost, links: Links, hidden_size: int) -> StepCost
     return replace(step, sum_s=max(0.0, step.sum_s - links.sum_between_s(4 * hidden_size, links.sums.group)))
 
 
-def _links_of_job(comm: "Communicator", world: "World", hidden_size: int, directory: Path) -> Links:
+def links_of_job(comm: "Communicator", world: "World", hidden_size: int, directory: Path) -> Links:
     """The links of these ranks, the same on all. Collective.
 
     They are measured every time, in a tenth of a second: who else is on the way changes. What is kept is for plans.

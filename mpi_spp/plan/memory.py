@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mpi_spp.errors import UserError
+from mpi_spp.model.sizes import WeightSizes
 from mpi_spp.partition import split_evenly
 from mpi_spp.phase import Phase, needed
+from mpi_spp.plan.experts import others_met
 from mpi_spp.plan.setting import Layout, Setting, cache_of, position_bytes
 from mpi_spp.plan.sync import Moved
+from mpi_spp.strategies import Plan
 
 # What the back ends' libraries take once they have run: code, thread pools, packed forms for several counts of rows.
 _LIBRARY_BYTES = {"plain": 16 << 20, "native": 14 << 20, "packed": 36 << 20}
@@ -42,13 +45,9 @@ def memory_of_ranks(setting: Setting, layout: Layout, moved: Moved | None) -> li
     largest_rounds = [0] * layout.num_ranks if moved is None else (moved.sent + moved.received).max(axis=0).tolist()
     ranks = []
     for rank in range(layout.num_ranks):
-        weights = 0
-        for layer, shares in needed((plan.prefill, plan.decode), rank).items():
-            of_shares = sizes.of_shares(len(plan.shares), layer, plan.expert_groups)
-            weights += sum(of_shares[share] for share in shares)
         ranks.append(
             RankMemory(
-                weights + sizes.of_head(vocabulary[rank]),
+                _layer_bytes(sizes, plan, rank) + sizes.of_head(vocabulary[rank]),
                 cache_bytes(setting, layout, rank),
                 buffer_bytes(setting, layout, rank) + _UNDER_WAY * int(largest_rounds[rank]),
                 setting.program_bytes,
@@ -56,6 +55,19 @@ def memory_of_ranks(setting: Setting, layout: Layout, moved: Moved | None) -> li
             )
         )
     return ranks
+
+
+def _layer_bytes(sizes: WeightSizes, plan: Plan, rank: int) -> int:
+    """Of the weights of all layers, or shares of them, that a rank needs."""
+    total, own = 0, plan.decode.shares[rank]
+    for layer, shares in needed((plan.prefill, plan.decode), rank).items():
+        whole = sizes.of_shares(len(plan.shares), layer, plan.expert_groups)
+        if not plan.dispatches:
+            total += sum(whole[share] for share in shares)
+            continue
+        lean = sizes.of_shares(len(plan.shares), layer, plan.expert_groups, with_experts=False)
+        total += sum((whole if share in own else lean)[share] for share in shares)
+    return total
 
 
 def cache_bytes(setting: Setting, layout: Layout, rank: int) -> int:
@@ -82,6 +94,9 @@ def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
         hidden //= (1 + _UNDER_WAY) if place.num_stages == 1 else 1
         inner = _part_bytes(setting, layout.plan.prefill, rank, (tokens, own))
         tokens = min(tokens, _ROWS_OF_A_PART)
+    if layout.plan.dispatches and model.experts is not None:  # own rows leave, and as many come, both with outputs
+        rows = own * others_met(model.experts, place.stage_size)
+        inner += int(2 * rows * model.hidden_size * (itemsize + 4))
     return hidden + inner + _visible_bytes(setting, tokens) + _LIBRARY_BYTES.get(setting.kernels, 16 << 20)
 
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpi_spp.plan.experts import dispatch_s
 from mpi_spp.plan.links import Group, Links
 from mpi_spp.plan.setting import Layout, Setting, position_bytes
 from mpi_spp.plan.sync import Array, Moved
@@ -92,13 +93,15 @@ def _most_pairs(plan: Plan) -> float:
 def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
     """What the ranks of a stage exchange in its layers, for each chunk: twice a layer they add up, or change places.
 
-    And what a ring adds to its computing.
+    And what a ring adds to its computing, and rows on their way to experts.
     """
     phase, links, model = layout.plan.prefill, setting.speeds.links, setting.model
-    ring = _ring_s(setting, layout, ranks) if phase.num_parts > 1 else np.zeros(len(tokens))
+    besides = _dispatch_s(setting, layout, ranks, tokens)
+    if phase.num_parts > 1:
+        besides = besides + _ring_s(setting, layout, ranks)
     group = _group(setting, [rank for rank in ranks if phase.places[rank].part == 0])
     if group.ranks == 1:
-        return ring
+        return besides
     tokens = tokens / phase.num_parts
     exchange, sizes = links.sum_s, [4.0 * model.hidden_size] * 2  # of a token
     sizes += [0.0] * (model.sums_a_layer - 2)  # others are small
@@ -108,7 +111,7 @@ def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens:
     nothing, in_layer = exchange(0.0, group), np.zeros(len(tokens))
     for size in sizes:
         in_layer += nothing + tokens * (exchange(size, group) - nothing)
-    result: Array = ring + len(phase.spans[ranks[0]]) * in_layer
+    result: Array = besides + len(phase.spans[ranks[0]]) * in_layer
     return result
 
 
@@ -132,6 +135,16 @@ def _ring_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Array:
     attending = slowest * (known - prefixes) * (known + prefixes) / 2 / phase.num_parts
     result: Array = len(phase.spans[ranks[0]]) * np.maximum(0.0, sending - attending)
     return result
+
+
+def _dispatch_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
+    """Where each rank of a stage has tokens of its own and some of the experts."""
+    model, num_layers = setting.model, len(layout.plan.prefill.spans[ranks[0]])
+    if not layout.plan.dispatches or model.experts is None:
+        return np.zeros(len(tokens))
+    what = (model.experts, model.hidden_size, setting.dtype.itemsize, _group(setting, ranks), setting.speeds.links)
+    seconds = [dispatch_s(own, *what) for own in tokens / len(ranks)]
+    return num_layers * model.expert_share * np.array(seconds)
 
 
 def _group(setting: Setting, ranks: Sequence[int]) -> Group:

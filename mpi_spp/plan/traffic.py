@@ -6,11 +6,13 @@ from dataclasses import dataclass
 from mpi_spp.mesh import Place
 from mpi_spp.partition import split_evenly, within
 from mpi_spp.phase import Phase
+from mpi_spp.plan.experts import bytes_of_row
 from mpi_spp.plan.setting import Layout, Setting, position_bytes
 from mpi_spp.plan.sync import Moved
 from mpi_spp.plan.work import heads_moved
 
 _CANDIDATE_BYTES = 8  # a logit and its token
+_DISPATCH_MESSAGES = 4  # counts, rows, their experts, outputs
 _SQUARES_BYTES = 8  # of a token's queries and keys, where one norm is over all heads
 
 
@@ -39,6 +41,7 @@ def prefill_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
     has_last = bool(layout.made[rank]) and layout.made[rank][-1].stop == setting.prompt_tokens
     if phase.heads and has_last:
         total += _to_its_stage(phase, rank, made[-1], row)
+    total += sum((_dispatched(setting, layout, rank, tokens) for tokens in made), Traffic())
     if phase.num_parts > 1:
         total += sum(_round_the_ring(setting, layout, rank), _given(phase.num_parts, has_last, row))
     return total + _from_last(phase, rank, row)
@@ -116,6 +119,18 @@ def _exchanged(setting: Setting, phase: Phase, rank: int, num_tokens: int) -> Tr
     moved = heads_moved(phase.heads).counts(place.shard, own, num_tokens)
     both = sum((Traffic(1, int(given) * head, int(taken) * head) for given, taken in moved), Traffic())
     return _hops(place, own * 4 * setting.model.hidden_size) + both.times(len(phase.spans[rank]))
+
+
+def _dispatched(setting: Setting, layout: Layout, rank: int, tokens: int) -> Traffic:
+    """Rows of a rank's own tokens to experts of other ranks, and back: as if experts were used evenly."""
+    phase, model = layout.plan.prefill, setting.model
+    if not layout.plan.dispatches or model.experts is None:
+        return Traffic()
+    place, layers = phase.places[rank], sum(map(model.has_experts, phase.spans[rank]))
+    own = len(split_evenly(tokens, place.num_shards)[place.shard])
+    nbytes = own * bytes_of_row(model.experts, model.hidden_size, setting.dtype.itemsize, place.stage_size)
+    counts = 8 * (place.stage_size - 1)
+    return Traffic(_DISPATCH_MESSAGES, counts + int(nbytes), counts + int(nbytes)).times(layers)
 
 
 def _to_its_stage(phase: Phase, rank: int, num_tokens: int, nbytes: int) -> Traffic:

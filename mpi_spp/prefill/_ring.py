@@ -35,6 +35,7 @@ def _compute(job: PrefillJob, tick: int, number: int, hidden: torch.Tensor) -> t
         for layer in job.layers:
             for heads in _heads_of(job, layer):
                 ring.pass_on(layer, heads)
+            job.stage.serve(layer, job.shard)
             job.exchange.reached(tick, layer - job.layers.start + 1)
         return hidden
     batch = in_spans(mine, job.cache, len(job.prompt_ids), _SPAN)

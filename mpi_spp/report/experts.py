@@ -21,5 +21,15 @@ def expert_load(ranks: list[dict[str, Any]]) -> dict[str, Any] | None:
     }
 
 
+def load_line(load: dict[str, Any]) -> str:
+    """What `expert_load` has found, in words."""
+    by_expert, most = load["by_expert"], load["imbalance"]
+    busiest = by_expert.index(max(by_expert))
+    return (
+        f"{sum(by_expert):,} pairs of a token and an expert; most over mean: experts {most['experts']:.2f}"
+        f" (number {busiest}), ranks {most['ranks']:.2f}"
+    )
+
+
 def _imbalance(counts: list[int]) -> float:
     return max(counts) * len(counts) / max(1, sum(counts))

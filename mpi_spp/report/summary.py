@@ -5,7 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from mpi_spp.report.experts import expert_load
+from mpi_spp.report.experts import expert_load, load_line
 from mpi_spp.report.guidance import pair_table
 
 _PHASES = ("prefill", "decode")
@@ -61,7 +61,10 @@ def print_tables(summary: dict[str, Any], console: Console) -> None:
 
 def print_ranks(summary: dict[str, Any], console: Console) -> None:
     """One row a rank, and what repeats a sampled answer."""
-    console.print(_ranks(summary["ranks"]))
+    load = expert_load(summary["ranks"])
+    console.print(_ranks(summary["ranks"], load))
+    if load is not None:
+        console.print(load_line(load), highlight=False)
     if summary["configuration"].get("temperature"):
         console.print(_how_drawn(summary["configuration"]), highlight=False)
 
@@ -101,10 +104,12 @@ def _rate(tokens: int, per_second: float | None, kind: str) -> str:
     return f"{tokens} {kind} tokens{rate}"
 
 
-def _ranks(ranks: list[dict[str, Any]]) -> Table:
+def _ranks(ranks: list[dict[str, Any]], load: dict[str, Any] | None) -> Table:
     table = Table("rank", "host", "device", "threads", "prefill", "decode", "vocabulary", "MB sent", "peak MB")
     table.caption = "prefill, decode: layers, key/value heads of each"
-    for rank in ranks:
+    if load is not None:
+        table.add_column("expert pairs")
+    for number, rank in enumerate(ranks):
         vocabulary = rank["vocabulary"]
         table.add_row(
             str(rank["rank"]),
@@ -115,6 +120,7 @@ def _ranks(ranks: list[dict[str, Any]]) -> Table:
             _span(vocabulary),
             f"{rank['bytes_sent'] / 1e6:.2f}",
             f"{rank['peak_memory_bytes'] / 1e6:.0f}",
+            *([] if load is None else [f"{load['by_rank'][number]:,}"]),
         )
     return table
 

@@ -96,7 +96,7 @@ def test_every_schedule(granularity: str, models: Path, world: World) -> None:
     layers = engine.model.num_hidden_layers
     slow, fast = Cost(512, 0.0, 0.0, 1.0, 1e-2), Cost(512, 1.0, 0.0, 1e-6, 0.0)
     for split, cost in itertools.product(splits_of(layers, world.size), (slow, fast)):
-        engine._costs = [cost.times(rank + 1) for rank in range(world.size)]
+        engine._measuring.costs = [cost.times(rank + 1) for rank in range(world.size)]
         options = {"layer_split": split, "chunk_size": "auto", "sync_granularity": granularity}
         tokens = answer(engine, reference_models.prompt_of(name, length), reference_models.NEW_TOKENS, **options)
         assert tokens == reference_models.reference_tokens(models, name, length), (split, cost, engine.schedule())

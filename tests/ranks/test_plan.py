@@ -39,7 +39,7 @@ INSIDE = [(prefill, decode) for prefill in ("ring", "usp", "ulysses") for decode
 def kept_elsewhere(world: World, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of tiny models, measured beside other tests, are nothing to remember."""
     directory = world.on_rank_0(lambda: tmp_path_factory.mktemp("kept"))
-    monkeypatch.setattr("mpi_spp.engine.cache_directory", lambda: directory)
+    monkeypatch.setattr("mpi_spp.measuring.cache_directory", lambda: directory)
 
 
 @pytest.fixture(scope="session")
@@ -78,7 +78,15 @@ def test_bytes_with_experts_are_those_of_the_engine(
     check_bytes(models / name, world, prefill="pipeline", decode="tensor", mesh=mesh, **options)
 
 
-def check_bytes(model: Path, world: World, **options: object) -> None:
+@pytest.mark.parametrize("prefill", ["ulysses", "ring"])
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "olmoe"])
+def test_bytes_where_tokens_go_to_their_experts(name: str, prefill: str, models: Path, world: World) -> None:
+    """As many as even use of the experts would need, about: which ones these prompts take is for them to say."""
+    options = {"prefill": prefill, "decode": "tensor", "mesh": f"ep={world.size}"}
+    check_bytes(models / name, world, tolerance=0.25, **options)
+
+
+def check_bytes(model: Path, world: World, tolerance: float = 0.0, **options: object) -> None:
     engine = open_engine(model, world, **options)
     ids = reference_models.prompt_of("llama_tied", PROMPT_TOKENS)
     before = engine.facts()["bytes_sent"]
@@ -96,7 +104,10 @@ def check_bytes(model: Path, world: World, **options: object) -> None:
     memory = found.memory[world.rank]
     assert (memory.weights, memory.cache) == (facts["weights_bytes"], facts["cache_bytes"])
     assert found.sync[world.rank].sent == facts["kv_bytes_sent"]
-    assert found.prefill[world.rank].sent + found.sync[world.rank].sent == prefill_sent
+    sent, expected = prefill_sent, found.prefill[world.rank].sent + found.sync[world.rank].sent
+    if tolerance:
+        sent, expected = (sum(world.gather(count)) for count in (sent, expected))
+    assert sent == pytest.approx(expected, rel=tolerance)
 
 
 def test_auto_is_the_same_on_all_ranks(model: Path, world: World) -> None:

@@ -14,10 +14,9 @@ def experts(top_k: int, count: int = 64) -> Experts:
 
 
 def test_seconds_are_those_of_the_bytes() -> None:
-    """Of 2 ranks, each sends its half of the rows, 4 bytes a number there and back, and then its sums."""
-    seconds = dispatch_s(10, experts(1), 100, 4, Group(2), Links(FREE, FREE))
-    there_and_back, sums = 5 * 0.5 * (100 * 8 + 8), 5 * 400
-    assert seconds == pytest.approx((there_and_back + sums) / 1e9)
+    """Of 2 ranks, each sends half of its rows, 4 bytes a number there and back."""
+    seconds = dispatch_s(5, experts(1), 100, 4, Group(2), Links(FREE, FREE))
+    assert seconds == pytest.approx(5 * 0.5 * (100 * 8 + 8) / 1e9)
 
 
 @pytest.mark.parametrize(

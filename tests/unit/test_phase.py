@@ -3,6 +3,7 @@
 import itertools
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -143,6 +144,12 @@ def test_auto_takes_a_sync_that_joins(mesh: Mesh, prefill: str, decode: str) -> 
     assert chosen.sync.joins(*(layout_of(places[0]) for places in (chosen.prefill_places, chosen.decode_places)))
 
 
+def with_experts(num_layers: int) -> Any:
+    """What of a model's configuration plans look at."""
+    shape = vars(LayerShape(8, 700, 4, 2, 2)) | {"experts": Experts(5, 2, 100)}
+    return SimpleNamespace(**shape, num_hidden_layers=num_layers)
+
+
 def test_groups_of_experts_need_experts() -> None:
     config, mesh = RunConfig(model="m", mesh="ep=2", layer_split="even"), Mesh(ep=2)
     shape = LayerShape(8, 700, 4, 2, 2)
@@ -155,6 +162,37 @@ def test_groups_of_experts_need_experts() -> None:
     config = replace(config, prefill="ring", decode="context")
     with pytest.raises(UserError, match="--mesh: ep=2 spreads experts over ep, but prefill ring and decode context"):
         load_strategies(config, mesh)
+
+
+@pytest.mark.parametrize("prefill", ["ulysses", "ring", "usp"])
+@pytest.mark.parametrize("mesh, decode", [("ep=3", "tensor"), ("pp=2,ep=2", "pipeline")])
+def test_ranks_with_tokens_of_their_own_hold_their_own_experts_alone(prefill: str, mesh: str, decode: str) -> None:
+    """And the rest of their layers whole, where decode needs no more: of all experts each is there once."""
+    axes, layers = parse_mesh(mesh), 4
+    model = with_experts(layers)
+    config = RunConfig(model="m", mesh=mesh, layer_split="even", prefill=prefill, decode=decode)
+    plan = plan_phases(load_strategies(config, axes), config, model, list)
+    if prefill == "usp" and axes.pp > 1:  # whose ranks have all layers in the prefill
+        assert not plan.dispatches and plan.shares_on(0) == plan.shares
+        return
+    assert plan.dispatches
+    held: list[tuple[int, int]] = []
+    for rank in range(axes.size):
+        shares = plan.shares_on(rank)
+        for layer, numbers in needed((plan.prefill, plan.decode), rank).items():
+            assert numbers == list(range(len(shares)))
+            held += [(layer, expert) for number in numbers for expert in shares[number].experts]
+    assert sorted(held) == list(itertools.product(range(layers), range(5)))
+    assert [share.query_heads for share in shares] == [share.query_heads for share in plan.shares]
+
+
+def test_experts_that_the_decode_needs_stay_whole() -> None:
+    """Columns of each, where two ranks share a group; and without a mesh that spreads experts."""
+    model = with_experts(4)
+    for mesh in ("ep=2,tp=2", "tp=4", "pp=4"):
+        config = RunConfig(model="m", mesh=mesh, layer_split="even", prefill="ulysses", decode="tensor")
+        plan = plan_phases(load_strategies(config, parse_mesh(mesh)), config, model, list)
+        assert not plan.dispatches and plan.shares_on(1) == plan.shares
 
 
 def test_a_sync_that_does_not_join_is_refused_with_one_that_does() -> None:

@@ -129,6 +129,17 @@ def test_a_rank_without_vocabulary() -> None:
     assert "none" in table_text(summary)
 
 
+def test_how_evenly_experts_were_used() -> None:
+    """Pairs by rank in their column, and both imbalances; nothing of it for a model without experts."""
+    text = table_text(make())
+    assert "9 pairs of a token and an expert; most over mean: experts 1.33 (number 0), ranks 1.50" in text
+    assert [line.split()[-2] for line in text.splitlines() if "node-a" in line] == ["2", "6"]
+    without = make()
+    for rank in without["ranks"]:
+        rank["experts"] = None
+    assert "pairs" not in table_text(without)
+
+
 def test_several_answers() -> None:
     """Prefill and sync by the last rank's clock; the fan-out lasts as long as that of the slowest rank."""
     moments = [

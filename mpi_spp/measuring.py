@@ -1,0 +1,38 @@
+"""Speeds of the ranks that run, each measured when it is first asked for."""
+
+from functools import cached_property
+
+from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.world import World
+from mpi_spp.loading import Loader
+from mpi_spp.model.store import cache_directory
+from mpi_spp.plan.links import Links
+from mpi_spp.plan.measured import links_of_job, measured_speeds
+from mpi_spp.plan.speeds import Speeds
+from mpi_spp.schedule import Cost
+
+
+class Measuring:
+    """Of the ranks of one replica. To ask for something for the first time is collective over the job."""
+
+    def __init__(self, loader: Loader, comm: Communicator, world: World) -> None:
+        """`comm`: the ranks of the replica."""
+        self._loader, self._comm, self._world = loader, comm, world
+        self._directory = cache_directory() / "kernels"
+
+    @cached_property
+    def costs(self) -> list[Cost]:
+        """What a layer costs on each rank."""
+        first = self._world.rank - self._comm.rank
+        return self._loader.costs()[first : first + self._comm.size]
+
+    @cached_property
+    def links(self) -> Links:
+        """How fast the ranks talk."""
+        return links_of_job(self._comm, self._world, self._loader.what.config.hidden_size, self._directory)
+
+    @cached_property
+    def speeds(self) -> Speeds:
+        """How fast they compute and talk."""
+        loader, ranks = self._loader, (self._comm, self._world)
+        return measured_speeds(loader.what, self.costs, loader.first_layers, *ranks, self.links, self._directory)
