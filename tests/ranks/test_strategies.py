@@ -96,10 +96,11 @@ def test_every_triple(name: str, mesh: str | None, models: Path, world: World) -
         for number, length in enumerate(lengths)
     ]
     engine = None
-    first = list(reference_models.RECIPES).index(name)
+    models_here = WITH_EXPERTS if mesh in EXPERT_MESHES else list(reference_models.RECIPES)
+    first = models_here.index(name) + world.size
     triples = list(enumerate(joined(mesh_of(mesh, world.size)), start=first))
-    if not FULL:  # the models take turns: each triple is still tested with two or three of them
-        triples = triples[first % 9 :: 9]
+    if not FULL:  # the models take turns, and begin elsewhere on every count of ranks
+        triples = triples[first % len(models_here) :: len(models_here)]
     for number, options in triples:
         config = settings_of(number, directory, mesh, **options)
         if engine is None:
