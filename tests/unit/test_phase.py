@@ -146,8 +146,7 @@ def test_auto_takes_a_sync_that_joins(mesh: Mesh, prefill: str, decode: str) -> 
 
 def with_experts(num_layers: int) -> Any:
     """What of a model's configuration plans look at."""
-    shape = vars(LayerShape(8, 700, 4, 2, 2)) | {"experts": Experts(5, 2, 100)}
-    return SimpleNamespace(**shape, num_hidden_layers=num_layers)
+    return SimpleNamespace(**vars(LayerShape(8, 700, 4, 2, 2, Experts(5, 2, 100))), num_hidden_layers=num_layers)
 
 
 def test_groups_of_experts_need_experts() -> None:
