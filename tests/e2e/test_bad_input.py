@@ -1,4 +1,4 @@
-"""Bad input on three real ranks: one line from one rank, status 2, and all ranks end."""
+"""Bad input on real ranks: one line from one rank, status 2, and all ranks end."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ class Case:
     arguments: tuple[str, ...] = ("--prompt", "hi")
     damage: Damage | None = None
     model: str | None = None  # in place of the directory
-    num_ranks: int = 3
+    num_ranks: int = 2
 
 
 def change_config(**changes: object) -> Damage:
@@ -97,9 +97,9 @@ CASES = {
     "chunk size that is no number": Case("'--chunk-size': 'big'", ("--prompt", "hi", "--chunk-size", "big")),
     "a layer split that is none": Case("'--layer-split': 'odd' is neither", ("--prompt", "hi", "--layer-split", "odd")),
     "a rank without a layer": Case("--layer-split: 3,0,2 leaves", ("--prompt", "hi", "--layer-split", "3,0,2")),
-    "layers for other ranks": Case("3,2 is for 2 stages, but there are 3", ("--prompt", "hi", "--layer-split", "3,2")),
+    "layers for other ranks": Case("5 is for 1 stages, but there are 2", ("--prompt", "hi", "--layer-split", "5")),
     "layers for another model": Case(
-        "--layer-split: 2,2,2 is 6 layers, but {model} has 5", ("--prompt", "hi", "--layer-split", "2,2,2")
+        "--layer-split: 3,3 is 6 layers, but {model} has 5", ("--prompt", "hi", "--layer-split", "3,3")
     ),
     "a temperature below 0": Case("--temperature: -1.0 is no", ("--prompt", "hi", "--temperature", "-1")),
     "a temperature that is no number": Case("'--temperature': 'hot'", ("--prompt", "hi", "--temperature", "hot")),
@@ -110,7 +110,7 @@ CASES = {
     "a seed without a temperature": Case("--seed: no meaning without sampling", ("--prompt", "hi", "--seed", "1")),
     "unknown strategy": Case("'--sync-strategy': 'gossip'", ("--prompt", "hi", "--sync-strategy", "gossip")),
     "unknown option": Case("No such option '--fast'", ("--prompt", "hi", "--fast")),
-    "a GPU that is not there": Case("--gpu-ids: GPU 99 is not there", ("--prompt", "hi", "--gpu-ids", "99,98,97")),
+    "a GPU that is not there": Case("--gpu-ids: GPU 99 is not there", ("--prompt", "hi", "--gpu-ids", "99,98")),
     "GPU ids that are no numbers": Case("'a,b' is no comma-separated list", ("--prompt", "hi", "--gpu-ids", "a,b")),
     "a log directory below a file": Case("--log-dir:", ("--prompt", "hi", "--log-dir", "{model}/config.json/logs")),
     "a trace in no directory": Case(
@@ -119,7 +119,7 @@ CASES = {
         model="no/model",
     ),
     "a JSON file in no directory": Case("--json:", ("--prompt", "hi", "--json", "no/such/out.json")),
-    "more ranks than layers": Case("3 stages, but {model} has 2 layers", damage=change_config(num_hidden_layers=2)),
+    "more ranks than layers": Case("2 stages, but {model} has 1 layers", damage=change_config(num_hidden_layers=1)),
 }
 
 

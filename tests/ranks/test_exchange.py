@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from types import ModuleType
 
 import pytest
@@ -85,9 +85,11 @@ def parts_of(cache: KVCache) -> list[torch.Tensor]:
     return [part for layer in cache.layers for part in cache.of_layer(layer).read(0, stop, torch.float32)]
 
 
-def sync_all_at_once(ranks: Communicator, sync: str, granularity: str, pause: float, dtype: torch.dtype) -> None:
-    """Every round is started before any is complete."""
-    for plan in plans_of(ranks.size, sync):
+def sync_all_at_once(
+    ranks: Communicator, sync: str, granularity: str, pauses: Sequence[float], dtype: torch.dtype
+) -> None:
+    """Every round is started before any is complete; plans take turns with the pauses."""
+    for plan, pause in zip(plans_of(ranks.size, sync), itertools.cycle(pauses)):
         sync_one(ranks, plan, registry.load("sync", sync), granularity, pause, dtype)
 
 
@@ -121,12 +123,11 @@ def sync_one(
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("sync", registry.choices("sync"))
 def test_many_rounds_at_once(ranks: Communicator, sync: str, granularity: str, dtype: torch.dtype) -> None:
-    for pause in (0.0, 0.002):
-        sync_all_at_once(ranks, sync, granularity, pause, dtype)
+    sync_all_at_once(ranks, sync, granularity, (0.0, 0.002), dtype)
 
 
 @pytest.mark.parametrize("sync", registry.choices("sync"))
 def test_two_prefills_one_after_the_other(ranks: Communicator, sync: str) -> None:
     """A rank may be in the second, with the same tags, while another is still in the first."""
     for _ in range(2):
-        sync_all_at_once(ranks, sync, "layer", 0.001, torch.bfloat16)
+        sync_all_at_once(ranks, sync, "layer", (0.001,), torch.bfloat16)
