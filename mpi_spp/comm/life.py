@@ -8,13 +8,13 @@ from typing import Any
 
 from mpi_spp.comm.hearsay import Hearsay, listeners
 from mpi_spp.comm.library import MPI
-from mpi_spp.comm.operation import Operation
+from mpi_spp.comm.operation import Operation, here
 
 _INTERVAL_SECONDS = 0.5
 
 
 class Life:
-    """What this rank waits for, and what it has heard of the others: an Observer. Making one is collective.
+    """What this rank waits for, and what it has heard of the others. Making one is collective.
 
     Only one thread may speak MPI, and not while MPI itself waits: so a rank talks between two layers or tokens that it
     computes, and in the waits of `requests.Idle`. It tells a few others what it has heard of all. Two counts show that
@@ -26,33 +26,25 @@ class Life:
         self._comm = comm.Dup()
         self.rank, self.size = comm.rank, comm.size
         self.hosts: Sequence[str] = comm.allgather(host)
-        self.waits_for: Operation | None = None
-        self._outer: list[Operation | None] = []  # a wait may lie within another
-        self.completed_here = self.worked_elsewhere = 0
+        self.worked_elsewhere = 0
         self._hearsay = Hearsay(self.rank, self.size)
         self.heard = self._hearsay.heard
         self.listened_at = self._talks_at = time.monotonic()
         self._sends: dict[int, tuple[MPI.Request, Any]] = {}
 
-    def started(self, operation: Operation) -> None:
-        """See Observer."""
+    @property
+    def waits_for(self) -> Operation | None:
+        """What this rank waits for, if it does."""
+        return next(iter(here.waits[-1:]), None)  # another thread may ask
 
-    def completed(self, operation: Operation) -> None:
-        """See Observer."""
-        self.completed_here += 1
-
-    def waits(self, operation: Operation) -> None:
-        """See Observer."""
-        self._outer.append(self.waits_for)
-        self.waits_for = operation
-
-    def goes_on(self) -> None:
-        """See Observer."""
-        self.waits_for = self._outer.pop()
+    @property
+    def completed_here(self) -> int:
+        """Operations of this rank that are complete."""
+        return here.completed
 
     def idles(self, operation: Operation) -> None:
         """This rank still waits, by now for this operation; called a few times a second."""
-        self.waits_for = operation
+        here.waits[-1:] = [operation]
         self._talk(works=False)
 
     def works(self) -> None:

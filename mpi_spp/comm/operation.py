@@ -52,8 +52,22 @@ class Observer(Protocol):
 observers: list[Observer] = []
 
 
+class Here:
+    """What this rank is at. Kept on the way of every message, so by plain assignments and not by an observer."""
+
+    __slots__ = ("completed", "waits")
+
+    def __init__(self) -> None:
+        self.waits: list[Operation] = []  # what it waits for; one wait may lie within another
+        self.completed = 0  # operations
+
+
+here = Here()
+
+
 def happened(operation: Operation) -> None:
     """It was complete as soon as it was begun."""
+    here.completed += 1
     for observer in observers:
         observer.started(operation)
         observer.completed(operation)
@@ -68,9 +82,13 @@ class waiting:
         self._operation = operation
 
     def __enter__(self) -> None:
-        for observer in observers:
-            observer.waits(self._operation)
+        here.waits.append(self._operation)
+        if observers:
+            for observer in observers:
+                observer.waits(self._operation)
 
     def __exit__(self, *_: object) -> None:
-        for observer in observers:
-            observer.goes_on()
+        here.waits.pop()
+        if observers:
+            for observer in observers:
+                observer.goes_on()

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from mpi_spp.comm import life
 from mpi_spp.comm.library import MPI
-from mpi_spp.comm.operation import Operation, observers, waiting
+from mpi_spp.comm.operation import Operation, here, observers, waiting
 
 _SPIN_SECONDS = 100e-6  # a message between two ready ranks of one machine arrives well within this
 _NAP_SECONDS = 20e-6
@@ -70,6 +70,8 @@ class Transfer:
     `start` calls MPI. `finish` runs once, on completion: it copies a staged message to where it belongs.
     """
 
+    __slots__ = ("_complete", "_finish", "_keep_alive", "_request", "operation")
+
     def __init__(
         self,
         start: Callable[[], MPI.Request],
@@ -78,8 +80,9 @@ class Transfer:
         finish: Callable[[], None] | None = None,
     ) -> None:
         self.operation = operation
-        for observer in observers:
-            observer.started(operation)  # before MPI is: another rank may have the message a moment later
+        if observers:
+            for observer in observers:
+                observer.started(operation)  # before MPI is: another rank may have the message a moment later
         self._request = start()
         self._keep_alive = keep_alive
         self._finish = finish
@@ -92,6 +95,8 @@ class Transfer:
             if self._finish is not None:
                 self._finish()
             self._keep_alive = self._finish = None
-            for observer in observers:
-                observer.completed(self.operation)
+            here.completed += 1
+            if observers:
+                for observer in observers:
+                    observer.completed(self.operation)
         return self._complete

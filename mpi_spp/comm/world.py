@@ -31,7 +31,7 @@ except (ImportError, RuntimeError) as failure:  # mpi4py is there, but finds no 
 from mpi_spp.comm.components import choose_components  # noqa: E402
 from mpi_spp.comm.leases import Leases  # noqa: E402
 from mpi_spp.comm.life import Life, lives, works  # noqa: E402
-from mpi_spp.comm.operation import Operation, observers, waiting  # noqa: E402
+from mpi_spp.comm.operation import Operation, waiting  # noqa: E402
 from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
 from mpi_spp.comm.watchdog import Watchdog, guarded  # noqa: E402
 
@@ -72,7 +72,6 @@ class World:
         self.leases = Leases(self.gather)
         if self.size > 1:
             self._life = Life(self.mpi_comm, self.host)
-            observers.append(self._life)
             lives.append(self._life)
 
     @property
