@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from mpi_spp.comm.life import works
-from mpi_spp.kernels.memory import cpu_name, recall, remember
+from mpi_spp.kernels.memory import measured_on, recall, remember
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
@@ -181,12 +181,11 @@ def _non_negative(rows: np.ndarray) -> list[float]:
 
 def _key(what: Measured) -> str:
     config = what.config
-    machine = torch.cuda.get_device_name(what.device) if what.device.type == "cuda" else cpu_name()
     heads = f"{config.num_attention_heads}/{config.num_key_value_heads} heads of {config.head_dim}"
     shape = f"{config.num_hidden_layers} layers of {config.hidden_size} to {config.intermediate_size}, {heads}"
     windows = " ".join(f"{count} see {window}" for window, count in Counter(config.sliding_windows).items())
     run = f"{what.threads} threads, {what.dtype}, {what.weights}"
-    return f"{machine}, torch {torch.__version__}, {run}, {shape}{experts_name(config)}, {windows}"
+    return f"{measured_on(what.device)}, {run}, {shape}{experts_name(config)}, {windows}"
 
 
 def experts_name(config: ModelConfig) -> str:

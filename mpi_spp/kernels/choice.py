@@ -6,14 +6,16 @@ from pathlib import Path
 import torch
 
 from mpi_spp.kernels.linear import Linear
-from mpi_spp.kernels.memory import cpu_name, recall, remember
+from mpi_spp.kernels.memory import measured_on, recall, remember
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.native.library import load
 from mpi_spp.kernels.plain import Packed, Plain
 
+_CPU = torch.device("cpu")
 _ROWS = (1, 8, 128)  # a decode step, a few drafted tokens, a prompt chunk
 _SECONDS = 0.05  # for each measurement
 _ROOM = 256 << 20  # bytes of weights to go through, so that a cache of the CPU cannot hold them
+_IN_ONE_CALL = 0.8  # of its products' times: where products take equally long, whole layers took 0.6 of the time
 _MOST_COPIES = 100  # of the weights of a small model, whose layers a cache does hold
 
 
@@ -30,30 +32,31 @@ def backends(dtype: torch.dtype, device: torch.device, directory: Path) -> dict[
 def fastest(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, directory: Path) -> str:
     """The name of the back end whose products with weights [out_features, in_features] of this shape are fastest.
 
-    It is the one whose largest loss against the best, over few and many rows, is smallest. `directory` keeps the
-    choices; files that cannot be read or written cost a new measurement and nothing else.
+    It is the one whose largest loss against the best, over few and many rows, is smallest; one that computes a layer in
+    one call may be a little slower. `directory` keeps the choices; files that cannot be read or written cost a new
+    measurement and nothing else.
     """
     candidates, memory = backends(dtype, device, directory), directory / "choices.json"
     if len(candidates) == 1:
         return next(iter(candidates))
     key, known = _key(shape, dtype, torch.get_num_threads(), candidates), recall(memory)
     if known.get(key) not in candidates:
+        factors = {name: _IN_ONE_CALL if backend.in_one_call else 1.0 for name, backend in candidates.items()}
         times = {name: _times(backend, shape, dtype) for name, backend in candidates.items()}
-        known[key] = _least_regret(times)
+        known[key] = _least_regret({name: [factors[name] * one for one in times[name]] for name in times})
         remember(memory, known)
     return known[key]
 
 
 def remembered(shape: tuple[int, int], dtype: torch.dtype, threads: int, directory: Path) -> str | None:
     """What `fastest` has found on this machine's CPU with so many threads; None: nothing yet."""
-    candidates = backends(dtype, torch.device("cpu"), directory)
+    candidates = backends(dtype, _CPU, directory)
     found = recall(directory / "choices.json").get(_key(shape, dtype, threads, candidates))
     return found if found in candidates else None
 
 
 def _key(shape: tuple[int, int], dtype: torch.dtype, threads: int, candidates: dict[str, Plain]) -> str:
-    where = f"{cpu_name()}, torch {torch.__version__}, {threads} threads"
-    return f"{where}, {dtype}, {shape[0]}x{shape[1]}, {' '.join(candidates)}"
+    return f"{measured_on(_CPU)}, {threads} threads, {dtype}, {shape[0]}x{shape[1]}, {' '.join(candidates)}"
 
 
 def _least_regret(times: dict[str, list[float]]) -> str:

@@ -16,6 +16,7 @@ class Plain:
     """torch's own operations: every device and dtype."""
 
     rotation_dtype: torch.dtype | None = None  # of cosines and sines; None: that of the weights
+    in_one_call = False  # whether `fused` gives anything
     key_layout: KeyLayout = COLUMNS  # of the caches that its attention takes
 
     def norm(self, weight: torch.Tensor, eps: float) -> RMSNorm:

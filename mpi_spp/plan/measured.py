@@ -6,12 +6,10 @@ from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from mpi_spp.comm.link import measure_link, measure_sums
 from mpi_spp.costs import Measured, experts_name
 from mpi_spp.costs import remembered as remembered_cost
-from mpi_spp.kernels.memory import cpu_name, recall, remember
+from mpi_spp.kernels.memory import measured_on, recall, remember
 from mpi_spp.plan.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Link, Links, Sums
 from mpi_spp.plan.speeds import Speeds, StepCost, assumed_cost, assumed_step
 from mpi_spp.plan.steps import MakeStage, measure_steps
@@ -166,10 +164,9 @@ def _links_key(hosts: Sequence[str], hidden_size: int) -> str:
 
 def _steps_prefix(what: Measured) -> str:
     config = what.config
-    machine = torch.cuda.get_device_name(what.device) if what.device.type == "cuda" else cpu_name()
     heads = f"{config.num_attention_heads}/{config.num_key_value_heads} heads of {config.head_dim}"
     shape = f"{config.hidden_size} to {config.intermediate_size}, {heads}{experts_name(config)}"
-    return f"{machine}, torch {torch.__version__}, {what.threads} threads, {what.dtype}, {what.weights}, {shape}, "
+    return f"{measured_on(what.device)}, {what.threads} threads, {what.dtype}, {what.weights}, {shape}, "
 
 
 def _steps_key(what: Measured, per_host: int, num_ranks: int) -> str:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mpi_spp.kernels import choice
+from mpi_spp.kernels.plain import Packed
 
 CPU = torch.device("cpu")
 
@@ -23,6 +24,20 @@ def test_a_choice_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.
         )  # loses 10 %, the other 100 %
     assert measured == ["Plain", "Packed"]
     assert list(json.loads((tmp_path / "new" / "choices.json").read_text()).values()) == ["packed"]
+
+
+@pytest.mark.parametrize("product, chosen", [(1.2, "native"), (1.3, "packed")])
+def test_a_layer_in_one_call_is_worth_slower_products(
+    product: float, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = {"packed": Packed(), "native": Packed()}
+    found["native"].in_one_call = True
+    times = {"packed": [1.0], "native": [product]}
+    monkeypatch.setattr(choice, "backends", lambda *what: found)
+    monkeypatch.setattr(
+        choice, "_times", lambda backend, shape, dtype: times["native" if backend.in_one_call else "packed"]
+    )
+    assert choice.fastest((200, 72), torch.float32, CPU, tmp_path) == chosen
 
 
 @pytest.mark.parametrize("content", ["", "3", '{"x": "gone"}'])

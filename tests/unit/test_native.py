@@ -19,13 +19,15 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.store import cache_directory
 
 pytestmark = pytest.mark.skipif(
-    not library.cpu_features().issuperset(library._FEATURES), reason="needs a CPU with AVX512_BF16"
+    not library.cpu_features().issuperset(library.VARIANTS["vectors"]), reason="needs a CPU with AVX512_BF16"
 )
 
 
-@pytest.fixture(scope="module")
-def native() -> Native:
-    loaded = library.load(cache_directory() / "kernels")
+@pytest.fixture(scope="module", params=library.VARIANTS)
+def native(request: pytest.FixtureRequest) -> Native:
+    if missing := set(library.VARIANTS[request.param]) - library.cpu_features():
+        pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
+    loaded = library.variant(request.param, cache_directory() / "kernels")
     assert loaded is not None, "the CPU has all that is needed: is there a C compiler?"
     return Native(loaded)
 

@@ -5,8 +5,9 @@
  * the segments (online softmax: Milakov and Gimelshein, 2018; tiles as in FlashAttention: Dao et al., 2022). Products are
  * bfloat16 with float32 sums; scores and softmax are float32. */
 #include "cache.h"
+#include "tile.h"
 
-enum { SEGMENT = 256, ROW_BLOCK = 8 * TILE_ROWS };
+enum { SEGMENT = 256, BLOCK = 96 }; /* positions, and rows that share what is packed of them */
 
 typedef struct {
   const bfloat16 *queries; /* as attend() has them */
@@ -32,10 +33,23 @@ INLINE index_t behind(const Job *job, index_t row) { return job->start + row / j
 INLINE index_t stop_of(const Job *job, index_t row) { return smaller(job->stop, behind(job, row)); }
 INLINE index_t first_of(const Job *job, index_t row) { return larger(job->first, behind(job, row) - job->window); }
 
+#ifdef __AMX_BF16__
+
+/* Outputs [rows, width] of weights [rows, SEGMENT] of a few rows with the values, to the bit those of many rows. */
+static void weigh(index_t rows, const Segment *segment, const bfloat16 *weights, float *outputs) {
+  index_t width = width_of(segment->size), pairs = parts_of(segment->count, 2);
+  bfloat16 values[SEGMENT * width];
+  pack_values(segment, values);
+  for (index_t d = 0; d < width; d += PANEL)
+    tile(rows, weights, SEGMENT, values + 2 * pairs * d, pairs, outputs + d, width, 1);
+}
+
+#else
+
 /* A few rows go through lines of values as they lie in the cache, several side by side: memory is read in longer runs
  * then. Their sums fill the registers that a tile fills. */
 enum { MOST_LINES = 4 };
-#define LINES(rows) ((rows) * MOST_LINES <= TILE_ROWS ? MOST_LINES : TILE_ROWS / (rows))
+#define LINES(rows) ((rows) * MOST_LINES <= MOST_REGISTER_ROWS ? MOST_LINES : MOST_REGISTER_ROWS / (rows))
 
 /* What tile() makes of two lines that pack() would pack, without the way through memory. */
 INLINE void add_lines(int rows, const bfloat16 *a, index_t stride, __m512i even, __m512i odd, __m512 sums[][2]) {
@@ -56,7 +70,7 @@ INLINE void store_sums(int rows, __m512 sums[][2], float *c, index_t stride) {
 
 /* Outputs [rows, lines * PANEL] of weights [rows, SEGMENT] with the values' numbers from d on. */
 INLINE void weigh_some(int rows, int lines, const Segment *segment, index_t d, const bfloat16 *weights, float *outputs) {
-  __m512 sums[MOST_LINES][TILE_ROWS][2];
+  __m512 sums[MOST_LINES][MOST_REGISTER_ROWS][2];
   for (int l = 0; l < lines; l++)
     for (int r = 0; r < rows; r++) sums[l][r][0] = sums[l][r][1] = _mm512_setzero_ps();
   for (index_t at = 0; at < segment->count; at += 2)
@@ -67,12 +81,20 @@ INLINE void weigh_some(int rows, int lines, const Segment *segment, index_t d, c
   for (int l = 0; l < lines; l++) store_sums(rows, sums[l], outputs + d + l * PANEL, width_of(segment->size));
 }
 
-/* Outputs [rows, width] of weights [rows, SEGMENT] with the values. */
 INLINE void weigh_lines(int rows, const Segment *segment, const bfloat16 *weights, float *outputs) {
   index_t d = 0, step = LINES(rows) * PANEL;
   for (; d + step <= segment->size; d += step) weigh_some(rows, LINES(rows), segment, d, weights, outputs);
   for (; d < segment->size; d += PANEL) weigh_some(rows, 1, segment, d, weights, outputs);
 }
+
+/* Outputs [rows, width] of weights [rows, SEGMENT] of a few rows with the values. */
+static void weigh(index_t rows, const Segment *segment, const bfloat16 *weights, float *outputs) {
+#define CALL(R) weigh_lines(R, segment, weights, outputs)
+  WITH_ROWS(rows, CALL)
+#undef CALL
+}
+
+#endif
 
 /* Scores [rows, SEGMENT] of a few rows with the keys. */
 static void score_panels(const Segment *segment, index_t rows, const bfloat16 *queries, float scores[][SEGMENT]) {
@@ -101,8 +123,8 @@ static void softmax(const float *scores, index_t first, index_t stop, index_t co
   *sum = _mm512_reduce_add_ps(total);
 }
 
-static void softmax_rows(const Job *job, index_t row, index_t rows, float scores[TILE_ROWS][SEGMENT], index_t from,
-                         index_t count, bfloat16 weights[TILE_ROWS][SEGMENT], Shares to) {
+static void softmax_rows(const Job *job, index_t row, index_t rows, float scores[][SEGMENT], index_t from,
+                         index_t count, bfloat16 weights[][SEGMENT], Shares to) {
   for (index_t r = 0; r < rows; r++)
     softmax(scores[r], first_of(job, row + r) - from, stop_of(job, row + r) - from, count, weights[r], &to.largest[r],
             &to.sums[r]);
@@ -173,13 +195,11 @@ static void finish(const Job *job, index_t group, index_t row, index_t rows, Sha
 static void attend_lines(const Job *job, index_t group, index_t rows, index_t from, Shares to) {
   index_t count = smaller(SEGMENT, stop_of(job, rows - 1) - from);
   Segment segment = segment_of(job->cache, job->size, group, from, count);
-  float scores[TILE_ROWS][SEGMENT];
-  bfloat16 weights[TILE_ROWS][SEGMENT];
+  float scores[MOST_REGISTER_ROWS][SEGMENT];
+  bfloat16 weights[MOST_REGISTER_ROWS][SEGMENT];
   score_panels(&segment, rows, queries_of(job, group, 0), scores);
   softmax_rows(job, 0, rows, scores, from, count, weights, to);
-#define CALL(R) weigh_lines(R, &segment, weights[0], to.outputs)
-  WITH_ROWS(rows, CALL)
-#undef CALL
+  weigh(rows, &segment, weights[0], to.outputs);
 }
 
 /* The shares of rows from `row` on in the segment that begins at `from`. packed: room for its keys, which codes need, and
@@ -199,31 +219,41 @@ static void attend_segment(const Job *job, index_t group, index_t row, index_t r
 
 /* Many rows: each thread takes a block of them through all segments. */
 static void attend_blocks(const Job *job, float *memory, bfloat16 *packed, index_t packed_size) {
-  index_t rows = job->tokens * job->heads, blocks = parts_of(rows, ROW_BLOCK);
-#pragma omp parallel for schedule(dynamic) collapse(2)
-  for (index_t group = 0; group < job->groups; group++)
-    for (index_t block = blocks - 1; block >= 0; block--) { /* the longest first */
-      index_t thread = thread_number(), row = block * ROW_BLOCK, count = smaller(ROW_BLOCK, rows - row);
-      Shares all = shares_at(memory + 2 * thread * floats_of(job, ROW_BLOCK), ROW_BLOCK);
-      Shares more = shares_at(memory + (2 * thread + 1) * floats_of(job, ROW_BLOCK), ROW_BLOCK);
-      start(job, all, count);
-      index_t stop = stop_of(job, row + count - 1);
-      for (index_t from = first_of(job, row) / SEGMENT * SEGMENT; from < stop; from += SEGMENT) {
-        attend_segment(job, group, row, count, from, packed + thread * packed_size, more);
-        merge(job, all, more, count);
+  index_t rows = job->tokens * job->heads, blocks = parts_of(rows, BLOCK);
+#pragma omp parallel
+  {
+    begin_tiles();
+#pragma omp for schedule(dynamic) collapse(2)
+    for (index_t group = 0; group < job->groups; group++)
+      for (index_t block = blocks - 1; block >= 0; block--) { /* the longest first */
+        index_t thread = thread_number(), row = block * BLOCK, count = smaller(BLOCK, rows - row);
+        Shares all = shares_at(memory + 2 * thread * floats_of(job, BLOCK), BLOCK);
+        Shares more = shares_at(memory + (2 * thread + 1) * floats_of(job, BLOCK), BLOCK);
+        start(job, all, count);
+        index_t stop = stop_of(job, row + count - 1);
+        for (index_t from = first_of(job, row) / SEGMENT * SEGMENT; from < stop; from += SEGMENT) {
+          attend_segment(job, group, row, count, from, packed + thread * packed_size, more);
+          merge(job, all, more, count);
+        }
+        finish(job, group, row, count, all);
       }
-      finish(job, group, row, count, all);
-    }
+    end_tiles();
+  }
 }
 
 /* A few rows: each thread takes segments of all of them. */
 static void attend_segments(const Job *job, float *memory) {
   index_t rows = job->tokens * job->heads, begin = first_of(job, 0) / SEGMENT;
   index_t segments = larger(0, parts_of(stop_of(job, rows - 1), SEGMENT) - begin), floats = floats_of(job, rows);
-#pragma omp parallel for schedule(static) if (segments * job->groups > 1)
-  for (index_t task = 0; task < job->groups * segments; task++) {
-    index_t from = (begin + task % segments) * SEGMENT;
-    attend_lines(job, task / segments, rows, from, shares_at(memory + task * floats, rows));
+#pragma omp parallel if (segments * job->groups > 1)
+  {
+    begin_tiles();
+#pragma omp for schedule(static)
+    for (index_t task = 0; task < job->groups * segments; task++) {
+      index_t from = (begin + task % segments) * SEGMENT;
+      attend_lines(job, task / segments, rows, from, shares_at(memory + task * floats, rows));
+    }
+    end_tiles();
   }
   Shares all = shares_at(memory + job->groups * segments * floats, rows);
   for (index_t group = 0; group < job->groups; group++) {
@@ -235,8 +265,8 @@ static void attend_segments(const Job *job, float *memory) {
 
 /* Returns 0, or 1 when there is no memory. */
 static int run(const Job *job) {
-  int few = job->tokens * job->heads <= TILE_ROWS;
-  index_t rows = few ? job->tokens * job->heads : ROW_BLOCK;
+  int few = job->tokens * job->heads <= MOST_REGISTER_ROWS;
+  index_t rows = few ? job->tokens * job->heads : BLOCK;
   index_t parts = few ? job->groups * parts_of(job->stop, SEGMENT) + 1 : 2 * most_threads();
   index_t packed_size = few ? 0 : SEGMENT * (job->size + width_of(job->size));
   bfloat16 *packed = malloc(most_threads() * packed_size * sizeof(bfloat16) + 1);

@@ -21,6 +21,7 @@ class Native(Plain):
     """Each row comes out the same, to the bit, whatever other rows are computed with it."""
 
     rotation_dtype = torch.float32
+    in_one_call = True
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library

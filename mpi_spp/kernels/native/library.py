@@ -8,20 +8,28 @@ import os
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
 log = logging.getLogger(__name__)
 
-_FEATURES = ("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_bf16", "fma", "f16c")
-# The CPU of the compiling machine does not matter, so that hosts of a cluster may share a home directory.
-_FLAGS = ["-O3", "-fPIC", "-fopenmp", "-std=gnu11", *(f"-m{name.replace('_', '')}" for name in _FEATURES)]
+# Options of the compiler by what the CPU must have, as Linux calls it.
+_VECTORS = {name: f"-m{name.replace('_', '')}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
+_VECTORS |= {"avx512_bf16": "-mavx512bf16", "fma": "-mfma", "f16c": "-mf16c"}
+_TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
+# The best first. The compiling CPU does not matter, so that hosts of a cluster may share a home directory.
+VARIANTS = {"tiles": _VECTORS | _TILES, "vectors": _VECTORS}
+_FLAGS = ("-O3", "-fPIC", "-fopenmp", "-std=gnu11")
 _COMPILERS = ("gcc", "cc")
 _SECONDS = 120
+_HERE = Path(__file__).parent
 
 _pointer, _count = ctypes.c_void_p, ctypes.c_int64
-_SIGNATURES = {
+_SIGNATURES: dict[str, list[Any]] = {
+    "allow_tiles": [],
     "linear": [_pointer] * 3 + [_count, ctypes.c_int],
     "pack_panels": [_pointer] * 2 + [_count] * 2 + [ctypes.c_int],
     "rms_norm": [_pointer] * 3 + [_count] * 2 + [ctypes.c_float],
@@ -39,17 +47,25 @@ _SIGNATURES = {
 @functools.cache
 def load(directory: Path) -> ctypes.CDLL | None:
     """The kernels, compiled into `directory` if they are not there yet; None where they cannot run, with a log line."""
-    missing = [name for name in _FEATURES if name not in cpu_features()]
+    return next((library for name in VARIANTS if (library := variant(name, directory)) is not None), None)
+
+
+def variant(name: str, directory: Path) -> ctypes.CDLL | None:
+    """One of VARIANTS; see load."""
+    needed = VARIANTS[name]
+    missing = [feature for feature in needed if feature not in cpu_features()]
     if missing:
-        log.info("no native kernels: this CPU has no %s", ", ".join(missing))
+        log.info("no native kernels with %s: this CPU has no %s", name, ", ".join(missing))
         return None
     try:
         ctypes.CDLL(_openmp_of_torch(), mode=ctypes.RTLD_GLOBAL)  # one team of threads for torch and for us
-        library = ctypes.CDLL(str(_compiled(directory)))
-        for name, types in _SIGNATURES.items():
-            getattr(library, name).argtypes = types
+        library = ctypes.CDLL(str(_compiled(directory, (*_FLAGS, *needed.values()))))
+        for function, types in _SIGNATURES.items():
+            getattr(library, function).argtypes = types
+        if library.allow_tiles():
+            raise OSError("this Linux does not give the tile registers")
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        log.warning("no native kernels, torch's own are used: %s", error)
+        log.warning("no native kernels with %s: %s", name, error)
         return None
     return library
 
@@ -63,6 +79,12 @@ def cpu_features() -> set[str]:
         return set()
 
 
+@functools.cache
+def sources_digest() -> str:
+    """Changes with the kernels."""
+    return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(_HERE.glob("*.[ch]")))).hexdigest()[:16]
+
+
 def _openmp_of_torch() -> str:
     torch.get_num_threads()  # loads it
     with open("/proc/self/maps", encoding="utf-8") as file:
@@ -74,27 +96,25 @@ def _openmp_of_torch() -> str:
     raise OSError("this build of torch has no OpenMP")
 
 
-def _compiled(directory: Path) -> Path:
+def _compiled(directory: Path, flags: Sequence[str]) -> Path:
     """The shared library in `directory`; many processes may make it at the same time."""
-    here = Path(__file__).parent
-    texts = [path.read_bytes() for path in sorted(here.glob("*.[ch]"))]
-    key = hashlib.sha256(b"\0".join([" ".join(_FLAGS).encode(), *texts])).hexdigest()[:16]
+    key = hashlib.sha256(" ".join([*flags, sources_digest()]).encode()).hexdigest()[:16]
     library = directory / f"native-{key}.so"
     if not library.exists():
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            os.replace(_compile(sorted(here.glob("*.c")), Path(scratch)), library)
+            os.replace(_compile(sorted(_HERE.glob("*.c")), flags, Path(scratch)), library)
     return library
 
 
-def _compile(sources: list[Path], scratch: Path) -> Path:
+def _compile(sources: list[Path], flags: Sequence[str], scratch: Path) -> Path:
     compiler = os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), None)
     if compiler is None:
         raise OSError(f"no C compiler ({' or '.join(_COMPILERS)}) on the PATH")
     objects = [scratch / f"{source.stem}.o" for source in sources]
     library = scratch / "native.so"
     commands = [
-        [compiler, *_FLAGS, "-c", source, "-o", object_] for source, object_ in zip(sources, objects, strict=True)
+        [compiler, *flags, "-c", source, "-o", object_] for source, object_ in zip(sources, objects, strict=True)
     ]
     # Linked without OpenMP: its symbols are then those of the library that torch has loaded.
     for command in [*commands, [compiler, "-shared", *objects, "-lm", "-o", library]]:

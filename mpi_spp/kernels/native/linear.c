@@ -4,9 +4,7 @@
  * outputs, each [groups] of codes followed by 16 scales and, with 4 bits, 16 minima in half precision:
  * w = scale * code + minimum. Codes of 8 bits are signed, [group, 16]; of 4 bits they are nibbles of 16-bit words,
  * [group / 8, 16, 2], and input 8j + 2p + h of an output is nibble p of its word h. */
-#include "native.h"
-
-enum { ROW_BLOCK = 240, PAIR_BLOCK = 512 }; /* inputs of a block of rows, and of a panel, stay in the second cache */
+#include "tile.h"
 
 INLINE index_t groups_of(const Matrix *w) { return parts_of(w->in, w->group); }
 
@@ -26,14 +24,14 @@ INLINE __m512i nibbles(__m512i codes, int p, __m512i table) {
   return _mm512_permutexvar_epi16(_mm512_srli_epi16(codes, 4 * p), table);
 }
 
-/* Up to TILE_ROWS rows with one block of 16 outputs; helper: the sums of the inputs of each group. */
+/* Up to MOST_REGISTER_ROWS rows with one block of 16 outputs; helper: the sums of the inputs of each group. */
 INLINE void int4_block(const Matrix *w, const uint8_t *from, const bfloat16 *x, const float *helper, float *c, int rows) {
   index_t groups = groups_of(w), width = groups * w->group;
   __m512i table = nibble_table();
-  __m512 totals[TILE_ROWS];
+  __m512 totals[MOST_REGISTER_ROWS];
   for (int r = 0; r < rows; r++) totals[r] = _mm512_setzero_ps();
   for (index_t g = 0; g < groups; g++, from += w->group * 8 + 64) {
-    __m512 sums[TILE_ROWS];
+    __m512 sums[MOST_REGISTER_ROWS];
     for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
     for (index_t k = 0; k < w->group; k += 8) {
       __m512i codes = _mm512_loadu_si512(from + k * 8);
@@ -59,10 +57,10 @@ INLINE void int4_block(const Matrix *w, const uint8_t *from, const bfloat16 *x, 
 /* The same for 8 bits; helper: the inputs in float32. */
 INLINE void int8_block(const Matrix *w, const uint8_t *from, const float *helper, float *c, int rows) {
   index_t groups = groups_of(w), width = groups * w->group;
-  __m512 totals[TILE_ROWS];
+  __m512 totals[MOST_REGISTER_ROWS];
   for (int r = 0; r < rows; r++) totals[r] = _mm512_setzero_ps();
   for (index_t g = 0; g < groups; g++, from += w->group * 16 + 32) {
-    __m512 sums[TILE_ROWS];
+    __m512 sums[MOST_REGISTER_ROWS];
     for (int r = 0; r < rows; r++) sums[r] = _mm512_setzero_ps();
     for (index_t k = 0; k < w->group; k++) {
       __m512i codes = _mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)(from + k * 16)));
@@ -76,7 +74,7 @@ INLINE void int8_block(const Matrix *w, const uint8_t *from, const float *helper
   for (int r = 0; r < rows; r++) _mm512_storeu_ps(c + r * PANEL, totals[r]);
 }
 
-/* c [rows, PANEL] of one quantised panel, for up to TILE_ROWS rows of padded inputs. */
+/* c [rows, PANEL] of one quantised panel, for up to MOST_REGISTER_ROWS rows of padded inputs. */
 static void few_rows(const Matrix *w, const uint8_t *panel, const bfloat16 *x, const float *helper, float *c,
                      index_t rows) {
   for (int half = 0; half < 2; half++) {
@@ -132,9 +130,7 @@ static void many_rows(const Matrix *w, const uint8_t *panel, const bfloat16 *x, 
       dequantize(w, panel, first, count, dequantized);
       b = dequantized;
     }
-    for (index_t row = 0; row < rows; row += TILE_ROWS)
-      tile(smaller(TILE_ROWS, rows - row), x + row * w->in + 2 * first, w->in, b, count, c + row * PANEL, PANEL,
-           first == 0);
+    tiles(rows, x + 2 * first, w->in, b, count, c, first == 0, w->bits == 16);
   }
 }
 
@@ -185,7 +181,7 @@ static void prepare(const Matrix *w, const bfloat16 *x, bfloat16 *padded, float 
  * Returns 0, or 1 when there is no memory. */
 int linear(const Matrix *w, const bfloat16 *x, void *y, index_t rows, int store) {
   index_t panel_bytes = w->bits == 16 ? w->in * PANEL * 2 : 2 * groups_of(w) * block_bytes(w);
-  int few = w->bits != 16 && rows <= TILE_ROWS;
+  int few = w->bits != 16 && rows <= MOST_REGISTER_ROWS;
   index_t width = few ? groups_of(w) * w->group : 0, line = store == SILU_MUL ? w->out / 2 : w->out;
   line *= store == STORE_BFLOAT16 || store == SILU_MUL ? sizeof(bfloat16) : sizeof(float);
   bfloat16 *padded = malloc(rows * width * 6 + 1);
@@ -193,16 +189,21 @@ int linear(const Matrix *w, const bfloat16 *x, void *y, index_t rows, int store)
   float *helper = (float *)(padded + rows * width);
   if (few) prepare(w, x, padded, helper, rows);
   index_t blocks = parts_of(rows, ROW_BLOCK), panels = parts_of(w->out, PANEL);
-#pragma omp parallel for schedule(static)
-  for (index_t task = 0; task < blocks * panels; task++) {
-    index_t panel = task % panels, row = task / panels * ROW_BLOCK, count = smaller(ROW_BLOCK, rows - row);
-    const uint8_t *from = (const uint8_t *)w->weight + panel * panel_bytes;
-    float c[ROW_BLOCK * PANEL];
-    if (few)
-      few_rows(w, from, padded, helper, c, rows);
-    else
-      many_rows(w, from, x + row * w->in, c, count);
-    finish(c, w->bias, (char *)y + row * line, count, w->out, panel, store);
+#pragma omp parallel
+  {
+    begin_tiles();
+#pragma omp for schedule(static)
+    for (index_t task = 0; task < blocks * panels; task++) {
+      index_t panel = task % panels, row = task / panels * ROW_BLOCK, count = smaller(ROW_BLOCK, rows - row);
+      const uint8_t *from = (const uint8_t *)w->weight + panel * panel_bytes;
+      float c[ROW_BLOCK * PANEL];
+      if (few)
+        few_rows(w, from, padded, helper, c, rows);
+      else
+        many_rows(w, from, x + row * w->in, c, count);
+      finish(c, w->bias, (char *)y + row * line, count, w->out, panel, store);
+    }
+    end_tiles();
   }
   free(padded);
   return 0;

@@ -16,8 +16,8 @@
 typedef uint16_t bfloat16;
 typedef int64_t index_t;
 
-/* A tile is TILE_ROWS rows of PANEL columns: 24 of the 32 registers. */
-enum { PANEL = 32, TILE_ROWS = 12 };
+/* Sums of MOST_REGISTER_ROWS rows of PANEL columns fill 24 of the 32 registers. */
+enum { PANEL = 32, MOST_REGISTER_ROWS = 12 };
 
 /* What becomes of a product. SILU_MUL: the left half of each panel is the gate of its right half. */
 enum { STORE_FLOAT32, STORE_BFLOAT16, ADD_FLOAT32, SILU_MUL };
@@ -39,6 +39,7 @@ typedef struct {
 } Cache;
 
 /* Documented where they are defined. */
+int allow_tiles(void);
 int linear(const Matrix *matrix, const bfloat16 *x, void *y, index_t rows, int store);
 void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps);
 void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *sines, const float *query_norm,
@@ -84,9 +85,10 @@ INLINE void store_bfloat16(bfloat16 *to, __mmask16 mask, __m512 values) {
   _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
 }
 
-/* e^x for x <= 0, to 2 units in the last place; Cephes' polynomial. */
+/* e^x for x <= 0, to 2 units in the last place; Cephes' polynomial. Below -87, where results would be denormal and some
+ * CPUs take a hundred times as long, it is e^-87. */
 INLINE __m512 exp16(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-104.0f));
+  x = _mm512_max_ps(x, _mm512_set1_ps(-87.0f));
   __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
   __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
   r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
@@ -107,28 +109,7 @@ INLINE __m512 silu16(__m512 x) {
   return _mm512_div_ps(_mm512_mul_ps(x, _mm512_mask_mov_ps(one, negative, e)), _mm512_add_ps(one, e));
 }
 
-/* c [rows, PANEL] (+)= a [rows, 2 * pairs] b, where b [pairs, PANEL, 2] holds pairs of inputs side by side. */
-INLINE void tile_of(int rows, const bfloat16 *a, index_t stride, const bfloat16 *b, index_t pairs, float *c,
-                    index_t c_stride, int first) {
-  __m512 sums[TILE_ROWS][2];
-  for (int r = 0; r < rows; r++)
-    for (int half = 0; half < 2; half++)
-      sums[r][half] = first ? _mm512_setzero_ps() : _mm512_loadu_ps(c + r * c_stride + 16 * half);
-  for (index_t k = 0; k < pairs; k++) {
-    __m512bh left = (__m512bh)_mm512_loadu_si512(b + 64 * k), right = (__m512bh)_mm512_loadu_si512(b + 64 * k + 32);
-    for (int r = 0; r < rows; r++) {
-      int pair;
-      memcpy(&pair, a + r * stride + 2 * k, 4);
-      __m512bh inputs = (__m512bh)_mm512_set1_epi32(pair);
-      sums[r][0] = _mm512_dpbf16_ps(sums[r][0], inputs, left);
-      sums[r][1] = _mm512_dpbf16_ps(sums[r][1], inputs, right);
-    }
-  }
-  for (int r = 0; r < rows; r++)
-    for (int half = 0; half < 2; half++) _mm512_storeu_ps(c + r * c_stride + 16 * half, sums[r][half]);
-}
-
-/* CALL(R) with the constant R that `rows`, up to TILE_ROWS, is. */
+/* CALL(R) with the constant R that `rows`, up to MOST_REGISTER_ROWS, is. */
 #define WITH_ROWS(rows, CALL) \
   switch (rows) {             \
     case 1: CALL(1); break;   \
@@ -144,11 +125,3 @@ INLINE void tile_of(int rows, const bfloat16 *a, index_t stride, const bfloat16 
     case 11: CALL(11); break; \
     default: CALL(12);        \
   }
-
-/* Not inlined: a caller's constants would take registers that the sums need (5% of a product). */
-static __attribute__((noinline)) void tile(index_t rows, const bfloat16 *a, index_t stride, const bfloat16 *b,
-                                           index_t pairs, float *c, index_t c_stride, int first) {
-#define CALL(R) tile_of(R, a, stride, b, pairs, c, c_stride, first)
-  WITH_ROWS(rows, CALL)
-#undef CALL
-}
