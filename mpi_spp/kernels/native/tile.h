@@ -13,7 +13,7 @@
 #ifdef __AMX_BF16__
 
 /* A block of rows and the part of a panel that it meets stay in the second cache and in the first. */
-enum { TILE_ROWS = 32, ROW_BLOCK = 8 * TILE_ROWS, PAIR_BLOCK = 256, STEP = 16 }; /* STEP: pairs of one instruction */
+enum { TILE_ROWS = 32, ROW_BLOCK = 8 * TILE_ROWS, PAIR_BLOCK = 128, STEP = 16 }; /* STEP: pairs of one instruction */
 
 /* Registers 0 and 1 hold the sums of the upper 16 rows, 2 and 3 those of the lower ones; 4 and 5 inputs of each; 6 and 7
  * the left and the right half of a panel. */
