@@ -1,6 +1,7 @@
 """Measures the phases of an engine: the cases take turns, so that a drifting machine hits all alike."""
 
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -78,14 +79,22 @@ def _rounds(workload: Workload, shows: bool) -> Iterator[bool]:
 def _run_once(
     engine: Engine, config: RunConfig, prompt_ids: list[int], new_tokens: int
 ) -> tuple[dict[str, float], dict[str, Any]]:
-    """The timings of one request, the bytes that each rank sent in it and its experts' load; the same on all ranks."""
+    """The timings of one request, the bytes that each rank sent in it and its experts' load; the same on all ranks.
+
+    Where another configuration had other weights, one more comes first: all memory is new then, and slow.
+    """
+    before = weakref.ref(engine.stage)  # which is let go before another is loaded, on all ranks or on none
     engine.configure(config, Clock())
-    before = engine.facts()
+    if before() is not engine.stage:
+        for _ in engine.generate(prompt_ids, frozenset(), 1):
+            pass
+        engine.configure(config, Clock())
+    facts_before = engine.facts()
     for _ in engine.generate(prompt_ids, frozenset(), new_tokens):
         pass
     engine.clock.mark("total")
     facts = engine.facts()
-    ranks = engine.world.gather(facts | {name: facts[name] - before[name] for name in _SENT})
+    ranks = engine.world.gather(facts | {name: facts[name] - facts_before[name] for name in _SENT})
     told = {name: [rank[name] for rank in ranks] for name in _SENT} | {"experts": expert_load(ranks)}
     return timings_of(ranks, ranks[0]["moments"]["total"]), told
 
