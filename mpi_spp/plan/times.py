@@ -64,7 +64,7 @@ def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
         cache_s = len(phase.regions[rank].heads) * of_head / step.cache_bytes_per_s
         attention = max(attention, work.attention * weights / step.weight_bytes_per_s + cache_s)
         mlp = max(mlp, work.mlp * weights / step.weight_bytes_per_s)
-        fixed = max(fixed, step.per_layer)
+        fixed = max(fixed, len(phase.shares[rank]) * step.per_layer)  # a share is a call of its own
     per_token = max(steps[rank].per_token for rank in ranks)
     sums = (
         setting.model.sums_a_layer * _row_sum_s(setting, ranks, hosts) if phase.places[ranks[0]].num_shards > 1 else 0.0
