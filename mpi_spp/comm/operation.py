@@ -83,12 +83,10 @@ class waiting:
 
     def __enter__(self) -> None:
         here.waits.append(self._operation)
-        if observers:
-            for observer in observers:
-                observer.waits(self._operation)
+        for observer in observers:
+            observer.waits(self._operation)
 
     def __exit__(self, *_: object) -> None:
         here.waits.pop()
-        if observers:
-            for observer in observers:
-                observer.goes_on()
+        for observer in observers:
+            observer.goes_on()

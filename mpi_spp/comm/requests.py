@@ -80,9 +80,8 @@ class Transfer:
         finish: Callable[[], None] | None = None,
     ) -> None:
         self.operation = operation
-        if observers:
-            for observer in observers:
-                observer.started(operation)  # before MPI is: another rank may have the message a moment later
+        for observer in observers:
+            observer.started(operation)  # before MPI is: another rank may have the message a moment later
         self._request = start()
         self._keep_alive = keep_alive
         self._finish = finish
@@ -96,7 +95,6 @@ class Transfer:
                 self._finish()
             self._keep_alive = self._finish = None
             here.completed += 1
-            if observers:
-                for observer in observers:
-                    observer.completed(self.operation)
+            for observer in observers:
+                observer.completed(self.operation)
         return self._complete

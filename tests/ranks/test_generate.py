@@ -64,15 +64,12 @@ def answer(engine: Engine, prompt_ids: list[int], new_tokens: int, **options: ob
 
 @pytest.mark.parametrize("name", reference_models.RECIPES)
 def test_every_family_and_feature(name: str, models: Path, world: World) -> None:
-    """Prompt lengths with chunk sizes, of which models take half in turn; the syncs take turns, too.
-
-    A hundred chunks of one token are for the full tests: they take as long as all others.
-    """
+    """Prompt lengths with chunk sizes, of which models take half, but not a hundred chunks; the syncs take turns."""
     engine, first = make_engine(models / name, world), list(reference_models.RECIPES).index(name)
     syncs = itertools.islice(itertools.cycle(SYNCS), first, None)
     both = itertools.product(enumerate(reference_models.PROMPT_LENGTHS), enumerate(CHUNK_SIZES, start=first))
-    half = [(length, size) for (row, length), (column, size) in both if FULL or (row + column) % 2]
-    for length, chunk_size in [(length, size) for length, size in half if FULL or length < 100 * size]:
+    turn = [(length, size) for (row, length), (column, size) in both if (row + column) % 2 and length < 100 * size]
+    for length, chunk_size in itertools.product(reference_models.PROMPT_LENGTHS, CHUNK_SIZES) if FULL else turn:
         sync, granularity = next(syncs)
         tokens = answer(
             engine,
