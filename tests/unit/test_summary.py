@@ -25,6 +25,12 @@ def rank_facts(rank: int, moments: dict[str, float], **changes: Any) -> dict[str
         "device": "cpu",
         "threads": 4,
         "affinity": [0, 1, 2, 3],
+        "cpu": "A CPU",
+        "instruction_sets": ["avx", "avx2"],
+        "believed_cpu": None,
+        "kernels": "native-amx",
+        "kernels_reason": "asked for",
+        "compiler": "gcc 12",
         "prefill_layers": [rank * 3, rank * 3 + 3],
         "prefill_kv_heads": [0, 3],
         "decode_layers": [0, 9],
@@ -46,6 +52,14 @@ def table_text(summary: dict[str, Any]) -> str:
     console = Console(file=io.StringIO(), width=120)
     print_tables(summary, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_processors_and_kernels_are_named_once_a_kind() -> None:
+    lesser = {"host": "node-b", "believed_cpu": "sse2", "kernels": "widened", "compiler": None}
+    ranks = [rank_facts(0, MOMENTS[0]), rank_facts(1, MOMENTS[0]), rank_facts(2, MOMENTS[1], **lesser)]
+    text = table_text(summarize(ranks, ANSWER, {}, total_s=6.0))
+    assert text.count("node-a: A CPU (avx2); kernels native-amx by gcc 12: asked for\n") == 1
+    assert text.count("node-b: A CPU (avx2, taken for sse2); kernels widened: asked for\n") == 1
 
 
 def test_timings() -> None:
