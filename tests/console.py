@@ -6,7 +6,6 @@ What tests of a start, a death, a signal or an open stream look at needs ranks o
 
 import contextlib
 import json
-import os
 import select
 import socket
 import sys
