@@ -11,11 +11,13 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mpirun import ROOT, TIMEOUT_SECONDS, Ended, end, mpirun, start
+
+Line = Callable[[int, list[str]], list[str]]
 
 _PROGRAM = Path(__file__).with_name("console_rank.py")
 
@@ -57,9 +59,10 @@ class _Rank:
 class Console:
     """So many ranks, started when they are first needed and again when a command has ended them; one: no mpirun."""
 
-    def __init__(self, num_ranks: int, program: Path = _PROGRAM) -> None:
+    def __init__(self, num_ranks: int, program: Path = _PROGRAM, line: Line = mpirun) -> None:
+        """`program`: what each rank is; `line`: what starts so many ranks of a command."""
         self.num_ranks = num_ranks
-        self._program = program
+        self._program, self._line = program, line
         self._directory = tempfile.TemporaryDirectory(prefix="mpi-spp-")
         self._job: Any = None
         self._ranks: list[_Rank] = []
@@ -125,7 +128,7 @@ class Console:
             listener.bind(str(address))
             listener.listen(self.num_ranks)
             listener.settimeout(TIMEOUT_SECONDS)
-            argv = command if self.num_ranks == 1 else mpirun(self.num_ranks, command)
+            argv = command if self.num_ranks == 1 else self._line(self.num_ranks, command)
             self._job = start(argv, stdout=output, stderr=output)
             ranks = [_Rank(listener.accept()[0]) for _ in range(self.num_ranks)]
         self._ranks = sorted(ranks, key=lambda rank: rank.number)

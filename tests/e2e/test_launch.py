@@ -23,6 +23,8 @@ LAUNCH = [sys.executable, "-m", "mpi_spp", "launch"]
 CORES = cores_here()
 SHOW_PLACE = """
 import json, os, sys
+from mpi_spp.comm.components import choose_components
+choose_components()
 from mpi4py import MPI
 names = ("OMP_NUM_THREADS", "HWLOC_COMPONENTS", "OMPI_MCA_mpi_yield_when_idle")
 facts = {name: os.environ.get(name) for name in names}

@@ -107,9 +107,7 @@ def test_every_command_that_computes(command: str, model: Path, tmp_path: Path, 
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_bad_input(
-    arguments: list[Any], says: str, traced: tuple[Ended, Path], tmp_path: Path, alone: Console
-) -> None:
+def test_bad_input(arguments: list[Any], says: str, traced: tuple[Ended, Path], tmp_path: Path, alone: Console) -> None:
     (tmp_path / "other.json").write_text('{"traceEvents": []}')
     files = {"{other}": str(tmp_path / "other.json"), "{trace}": str(traced[1])}
     ended = alone.run("trace", *(files.get(argument, argument) for argument in arguments), cwd=tmp_path)
