@@ -106,7 +106,7 @@ def test_threads_are_oversubscribed(console: Console) -> None:
 def test_a_small_dev_shm() -> None:
     if subprocess.run([*SMALL_SHM, "true"], capture_output=True, timeout=10).returncode:
         pytest.skip("this machine does not let a process have a /dev/shm of its own")
-    ended = launch("-np", "4", "--", "doctor", "--json", before=SMALL_SHM)
+    ended = launch("-np", "3", "--", "doctor", "--json", before=SMALL_SHM)
     finding = of(ended, "shm")
     assert finding["level"] in ("warning", "failure")
     assert "4 MiB free in /dev/shm" in finding["what"] and "remount" in finding["do"]

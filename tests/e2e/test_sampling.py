@@ -6,7 +6,7 @@ from typing import Any
 import smollm2
 from console import Console
 
-NEW_TOKENS = 30
+NEW_TOKENS = 20
 
 
 def answer(ranks: Console, *arguments: str) -> dict[str, Any]:

@@ -137,7 +137,10 @@ def test_a_host_that_goes_down_ends_the_job(three_hosts: Network, long_model: Pa
 
 
 def test_a_host_that_is_cut_off_ends_the_job(three_hosts: Network, long_model: Path) -> None:
-    """Nobody is told that packets are lost: the ranks wait in vain, and then their launcher does."""
+    """Nobody is told that packets are lost: the ranks wait in vain, and then their launcher does.
+
+    Takes long: one wait follows the other, and with `--full` the launcher's is the product's own.
+    """
     process = begin_long(three_hosts, long_model, "--timeout", str(TIMEOUT), patience=PATIENCE)
     lost = three_hosts.hosts[1]
     three_hosts.cut_off(lost)
