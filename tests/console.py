@@ -1,11 +1,13 @@
 """Ranks that stay: they run one `mpi-spp` command after another, as ranks that were started for it would.
 
 A start of ranks takes seconds, most of them to load torch; a command on ranks that are there takes a fraction of one.
-What tests of a start, a death, a signal or an open stream look at needs ranks of its own: see mpirun.py.
+What tests of a start, a death, a signal or an open stream look at needs ranks of its own: see mpirun.py. With `--full`
+everything has them.
 """
 
 import contextlib
 import json
+import os
 import select
 import socket
 import sys
@@ -13,10 +15,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from mpirun import ROOT, TIMEOUT_SECONDS, Ended, end, mpirun, start
+from mpirun import ROOT, TIMEOUT_SECONDS, Ended, end, mpi_spp, mpirun, mpirun_different, run, start
 
+ALL_START = bool(os.environ.get("MPI_SPP_FULL_TESTS"))
 Line = Callable[[int, list[str]], list[str]]
 
 _PROGRAM = Path(__file__).with_name("console_rank.py")
@@ -56,6 +59,63 @@ class _Rank:
         self._connection.close()
 
 
+class Ranks(Protocol):
+    """So many ranks of `mpi-spp`, which stay or are started for each command."""
+
+    def run(
+        self, *words: str, cwd: Path = ROOT, variables: Mapping[str, str] | None = None, timeout: float = ...
+    ) -> Ended:
+        """`mpi-spp` with these words on all ranks, further variables of the environment, and a limit to its time."""
+
+    def run_different(
+        self,
+        words: Sequence[Sequence[str]],
+        cwd: Path = ROOT,
+        variables: Sequence[Mapping[str, str]] = (),
+        timeout: float = ...,
+    ) -> Ended:
+        """Other words, or other variables, for each rank: as on hosts that are not alike."""
+
+    def close(self) -> None:
+        """Leave nothing running and nothing on the disk."""
+
+
+class Starts:
+    """Ranks that are started for each command; one: no mpirun."""
+
+    def __init__(self, num_ranks: int) -> None:
+        self.num_ranks = num_ranks
+
+    def run(
+        self,
+        *words: str,
+        cwd: Path = ROOT,
+        variables: Mapping[str, str] | None = None,
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Ended:
+        """See Ranks."""
+        command = mpi_spp(*words)
+        argv = command if self.num_ranks == 1 else mpirun(self.num_ranks, command)
+        return run(argv, timeout, cwd=cwd, variables=variables)
+
+    def run_different(
+        self,
+        words: Sequence[Sequence[str]],
+        cwd: Path = ROOT,
+        variables: Sequence[Mapping[str, str]] = (),
+        timeout: float = TIMEOUT_SECONDS,
+    ) -> Ended:
+        """See Ranks."""
+        commands = [
+            ["env", *(f"{name}={value}" for name, value in own.items()), *mpi_spp(*command)]
+            for command, own in zip(words, variables or [{}] * len(words), strict=True)
+        ]
+        return run(mpirun_different(*commands), timeout, cwd=cwd)
+
+    def close(self) -> None:
+        """See Ranks."""
+
+
 class Console:
     """So many ranks, started when they are first needed and again when a command has ended them; one: no mpirun."""
 
@@ -75,7 +135,7 @@ class Console:
         variables: Mapping[str, str] | None = None,
         timeout: float = TIMEOUT_SECONDS,
     ) -> Ended:
-        """`mpi-spp` with these words on all ranks, further variables of the environment, and a limit to its time."""
+        """See Ranks."""
         return self.run_different([words] * self.num_ranks, cwd, [variables or {}] * self.num_ranks, timeout)
 
     def run_different(
@@ -85,7 +145,7 @@ class Console:
         variables: Sequence[Mapping[str, str]] = (),
         timeout: float = TIMEOUT_SECONDS,
     ) -> Ended:
-        """Other words, or other variables, for each rank: as on hosts that are not alike."""
+        """See Ranks."""
         self._require_job()
         self._number += 1
         files = {name: str(self._path(f"{self._number}.{name}")) for name in ("stdout", "stderr")}
@@ -109,7 +169,7 @@ class Console:
         self._job = None
 
     def close(self) -> None:
-        """End, and leave nothing on the disk."""
+        """See Ranks."""
         self.end()
         self._directory.cleanup()
 
@@ -154,3 +214,8 @@ class Console:
             for rank in ready:
                 waiting.remove(rank)
                 yield rank
+
+
+def lasting(num_ranks: int, line: Line = mpirun) -> Ranks:
+    """Ranks for many commands that only their output is asked of."""
+    return Starts(num_ranks) if ALL_START else Console(num_ranks, line=line)

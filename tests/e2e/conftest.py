@@ -3,20 +3,20 @@
 from collections.abc import Iterator
 
 import pytest
-from console import Console
+from console import Ranks, lasting
 
 
 @pytest.fixture(scope="session")
-def console() -> Iterator[Console]:
+def console() -> Iterator[Ranks]:
     """Three ranks."""
-    ranks = Console(3)
+    ranks = lasting(3)
     yield ranks
     ranks.close()
 
 
 @pytest.fixture(scope="session")
-def alone() -> Iterator[Console]:
+def alone() -> Iterator[Ranks]:
     """One process without an mpirun."""
-    process = Console(1)
+    process = lasting(1)
     yield process
     process.close()

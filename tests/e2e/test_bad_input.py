@@ -4,19 +4,17 @@ A few cases are starts of their own, in which the ranks really leave: with `--fu
 """
 
 import json
-import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import reciting_model
-from console import Console
-from mpirun import Ended, environments, mpi_spp, mpirun, mpirun_different, run
+from console import Ranks, Starts
+from mpirun import Ended, environments, mpi_spp, mpirun, run
 
 NUM_LAYERS, POSITIONS, NUM_RANKS = 5, 64, 3
-ALL_START = bool(os.environ.get("MPI_SPP_FULL_TESTS"))
 Damage = Callable[[Path], object]
 
 
@@ -151,25 +149,15 @@ def check_one_line(ended: Ended, says: str) -> None:
     assert ended.stdout == ""
 
 
-def ended_on(ranks: Console, *words: str, starts: bool = False) -> Ended:
-    return run(mpirun(NUM_RANKS, mpi_spp(*words))) if starts or ALL_START else ranks.run(*words)
-
-
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input(name: str, model: Path, console: Console) -> None:
+def test_bad_input(name: str, model: Path, console: Ranks) -> None:
     case = CASES[name]
     if case.damage is not None:
         case.damage(model)
     arguments = [argument.replace("{model}", str(model)) for argument in case.arguments]
     words = ["generate", "--model", case.model or str(model), *arguments]
-    check_one_line(ended_on(console, *words, starts=case.starts), case.says.replace("{model}", str(model)))
-
-
-def different(ranks: Console, words: Sequence[Sequence[str]], starts: bool) -> Ended:
-    """Other words for each rank."""
-    if starts or ALL_START:
-        return run(mpirun_different(*(mpi_spp(*own) for own in words)))
-    return ranks.run_different(words)
+    ended = (Starts(NUM_RANKS) if case.starts else console).run(*words)
+    check_one_line(ended, case.says.replace("{model}", str(model)))
 
 
 @pytest.mark.parametrize(
@@ -181,18 +169,19 @@ def different(ranks: Console, words: Sequence[Sequence[str]], starts: bool) -> E
     ids=["a shard", "the model"],
 )
 def test_what_only_one_rank_misses(
-    good_model: Path, model: Path, says: str, damage: Damage, starts: bool, console: Console
+    good_model: Path, model: Path, says: str, damage: Damage, starts: bool, console: Ranks
 ) -> None:
     """As on a cluster whose nodes have disks of their own."""
     damage(model)
     good, bad = (("generate", "--model", str(path), "--prompt", "hi") for path in (good_model, model))
-    check_one_line(different(console, [good, bad, good], starts), says.replace("{bad}", str(model)))
+    ended = (Starts(NUM_RANKS) if starts else console).run_different([good, bad, good])
+    check_one_line(ended, says.replace("{bad}", str(model)))
 
 
 @pytest.mark.parametrize("words, starts", [("--fast", True), ("frobnicate", False), ("generate", False)])
-def test_bad_commands(words: str, starts: bool, console: Console) -> None:
+def test_bad_commands(words: str, starts: bool, console: Ranks) -> None:
     """Also those that fail before any command begins."""
-    check_one_line(ended_on(console, words, starts=starts), "")
+    check_one_line((Starts(NUM_RANKS) if starts else console).run(words), "")
 
 
 def test_bad_input_with_mpich(model: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import reciting_model
 import reference_models
-from console import Console
+from console import Ranks, lasting
 from mpirun import Ended, end, finish, mpi_spp, mpirun, pid_of_rank, start
 from reciting_model import TEXT
 
@@ -49,16 +49,16 @@ MESHES = {
 
 
 @pytest.fixture(scope="module")
-def four() -> Iterator[Console]:
+def four() -> Iterator[Ranks]:
     """Four ranks, for meshes with two axes."""
-    ranks = Console(4)
+    ranks = lasting(4)
     yield ranks
     ranks.close()
 
 
 @pytest.mark.parametrize("mesh", MESHES)
 def test_any_mesh_gives_the_tokens_of_transformers(
-    mesh: str, tmp_path: Path, console: Console, alone: Console, four: Console
+    mesh: str, tmp_path: Path, console: Ranks, alone: Ranks, four: Ranks
 ) -> None:
     """Answers of different lengths, more of them than fit at once."""
     num_ranks, options = MESHES[mesh]
@@ -87,7 +87,7 @@ def test_any_mesh_gives_the_tokens_of_transformers(
     assert sum(summary["answers_by_replica"].values()) == len(asked) and len(summary["ranks"]) == num_ranks
 
 
-def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path, console: Console) -> None:
+def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path, console: Ranks) -> None:
     """Texts and chats of the others are answered; then the same command has nothing to do, and says the same."""
     chat = [{"role": "user", "content": "hi"}]
     lines = ["nope", {"prompt": "hi"}, {"prompt": ""}, "", {"messages": chat, "id": 7}, {"prompt_ids": [99_999]}]
@@ -112,7 +112,7 @@ def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path, console
 
 
 @pytest.mark.parametrize("lines", [[], [{"prompt": "hi"}], ["nope", "nope"]], ids=["none", "one", "all bad"])
-def test_fewer_lines_than_replicas(lines: list[Any], reciting: Path, tmp_path: Path, console: Console) -> None:
+def test_fewer_lines_than_replicas(lines: list[Any], reciting: Path, tmp_path: Path, console: Ranks) -> None:
     write_lines(tmp_path / "in.jsonl", lines)
     ended = console.run(*batch(reciting, tmp_path, "--mesh", "dp=3"))
     assert ended.status == int("nope" in lines), ended.stderr
@@ -127,7 +127,7 @@ def wait_for_lines(path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_run_that_was_killed_is_gone_on_with(victim: int, reciting: Path, tmp_path: Path, alone: Console) -> None:
+def test_a_run_that_was_killed_is_gone_on_with(victim: int, reciting: Path, tmp_path: Path, alone: Ranks) -> None:
     """After the kill of any rank, with a last line that is cut off, on other ranks: nothing is lost or done twice."""
     out, lengths = tmp_path / "out.jsonl", [5, 6, 1500, 7, 1500, 8, 9, 10]
     write_lines(tmp_path / "in.jsonl", [{"prompt": "hi", "max_new_tokens": length} for length in lengths])
@@ -156,7 +156,7 @@ def check_refused(ended: Ended, says: str) -> None:
     assert ended.stderr.startswith("mpi-spp: error: ") and says in ended.stderr
 
 
-def test_an_output_that_is_the_input(reciting: Path, tmp_path: Path, console: Console) -> None:
+def test_an_output_that_is_the_input(reciting: Path, tmp_path: Path, console: Ranks) -> None:
     lines = write_lines(tmp_path / "in.jsonl", [{"prompt": "hi"}])
     before = lines.read_bytes()
     check_refused(console.run(*batch(reciting, tmp_path, "--output", str(lines))), "--output: ")
@@ -164,6 +164,6 @@ def test_an_output_that_is_the_input(reciting: Path, tmp_path: Path, console: Co
 
 
 @pytest.mark.parametrize("command", [("generate", "--prompt", "hi"), ("bench", "decode")], ids=" ".join)
-def test_one_prompt_needs_one_replica(command: tuple[str, ...], reciting: Path, console: Console) -> None:
+def test_one_prompt_needs_one_replica(command: tuple[str, ...], reciting: Path, console: Ranks) -> None:
     ended = console.run(*command, "--model", str(reciting), "--mesh", "dp=3")
     check_refused(ended, "--mesh: dp=3 has 3 replicas, but one prompt needs one")

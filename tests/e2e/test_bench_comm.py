@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from console import Console
+from console import Ranks
 from mpirun import mpi_spp, run
 
 SMALL = ("--sizes", "1KiB,64KiB", "--seconds", "0.01", "--rounds", "2")
@@ -28,7 +28,7 @@ def test_json_on_standard_output_and_tables_beside_it() -> None:
 
 
 def test_tables_on_standard_output_and_a_result_that_can_be_compared(
-    tmp_path: Path, console: Console, alone: Console
+    tmp_path: Path, console: Ranks, alone: Ranks
 ) -> None:
     path = str(tmp_path / "comm.json")
     few = ("--operations", "ring", "--transports", "wrapper,raw", "--modes", "blocking", "--json", path)
@@ -39,13 +39,13 @@ def test_tables_on_standard_output_and_a_result_that_can_be_compared(
     assert ended.status == 0 and ended.stdout.count("same") == 4
 
 
-def test_one_rank_has_nothing_to_measure(alone: Console) -> None:
+def test_one_rank_has_nothing_to_measure(alone: Ranks) -> None:
     ended = alone.run("bench", "comm")
     assert (ended.status, ended.stdout, len(ended.error_lines)) == (2, "", 1), ended.stderr
     assert "bench comm: one rank has nobody to exchange messages with; start two or more" in ended.stderr
 
 
-def test_no_memory_for_any_message(console: Console) -> None:
+def test_no_memory_for_any_message(console: Ranks) -> None:
     ended = console.run("bench", "comm", "--sizes", "1MiB", "--max-memory", "1MiB")
     assert (ended.status, ended.stdout, len(ended.error_lines)) == (2, "", 1), ended.stderr
     assert "bench comm: nothing is left to measure" in ended.stderr and "--max-memory" in ended.stderr

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 
 import reciting_model
-from console import Console
+from console import Ranks
 
 TOKENS, LAYERS = 20, (2, 2, 1)
 
 
-def test_bytes_are_those_of_one_request(tmp_path: Path, console: Console) -> None:
+def test_bytes_are_those_of_one_request(tmp_path: Path, console: Ranks) -> None:
     model, out = reciting_model.build(tmp_path / "model", num_hidden_layers=sum(LAYERS)), tmp_path / "out.json"
     lengths = ["--prompt-tokens", str(TOKENS), "--repetitions", "2", "--chunk-size", "8", "--layer-split", "even"]
     compared = ["--sync-strategy", "pairwise", "--sync-strategy", "ring", "--threads", "1"]

@@ -101,27 +101,27 @@ def test_a_command_that_hangs_fails_in_time(ranks: Console) -> None:
     assert ranks.run("model", "leave").status == 3
 
 
-def test_a_run_leaves_nothing_behind_in_the_product(console: Console, tmp_path: Path) -> None:
+def test_a_run_leaves_nothing_behind_in_the_product(ranks: Console, tmp_path: Path) -> None:
     """Logs and traces are those of one run."""
     model = reciting_model.build(tmp_path / "model")
     words = ["generate", "--model", str(model), "--prompt", "hi"]
-    first = console.run(*words, "--log-dir", str(tmp_path / "first"), "--trace-messages")
+    first = ranks.run(*words, "--log-dir", str(tmp_path / "first"), "--trace-messages")
     log = (tmp_path / "first" / "rank1.log").read_text()
-    second = console.run(*words, "--log-dir", str(tmp_path / "second"))
-    third = console.run(*words)
+    second = ranks.run(*words, "--log-dir", str(tmp_path / "second"))
+    third = ranks.run(*words)
     assert first.stdout == second.stdout == third.stdout == reciting_model.TEXT + "\n"
     assert " r0 send -> r1, " in first.stderr and " r0 send -> r1, " not in second.stderr
     assert (tmp_path / "first" / "rank1.log").read_text() == log and "prefill_end at" in log
     assert (tmp_path / "second" / "rank1.log").read_text().count("prefill_end at") == 1
 
 
-def test_runs_do_not_grow(console: Console, tmp_path: Path) -> None:
+def test_runs_do_not_grow(ranks: Console, tmp_path: Path) -> None:
     """What a run had of memory, descriptors and windows of MPI is the next one's."""
     model = reciting_model.build(tmp_path / "model")
     words = ["generate", "--model", str(model), "--prompt", "hi", "--json", "-"]
 
     def peak() -> int:
-        return int(json.loads(console.run(*words).stdout)["ranks"][1]["peak_memory_bytes"])
+        return int(json.loads(ranks.run(*words).stdout)["ranks"][1]["peak_memory_bytes"])
 
     before, windows = max(peak() for _ in range(5)), len(os.listdir("/dev/shm"))
     assert max(peak() for _ in range(20)) < before + 10e6

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import reciting_model
-from console import Console
+from console import Ranks
 from mpirun import Ended, mpi_spp, mpirun, run
 
 from mpi_spp.doctor.finding import counted
@@ -33,7 +33,7 @@ def launch(*arguments: str, before: Sequence[str] = (), **settings: Any) -> Ende
     return run([*before, *mpi_spp("launch", *arguments)], TIMEOUT_SECONDS, **settings)
 
 
-def asked_with_caches(ranks: Console, *folders: Path) -> Ended:
+def asked_with_caches(ranks: Ranks, *folders: Path) -> Ended:
     """Each rank has its own cache folder, as on hosts that have disks of their own."""
     words = ["doctor", "--model", "reciting", "--json"]
     return ranks.run_different([words] * len(folders), variables=[{"MPI_SPP_CACHE": str(path)} for path in folders])
@@ -62,7 +62,7 @@ def test_a_job_to_which_nothing_is_wrong(cache: Path) -> None:
     assert of(ended, "memory")["level"] == "ok"
 
 
-def test_one_process_shows_a_table(alone: Console) -> None:
+def test_one_process_shows_a_table(alone: Ranks) -> None:
     ended = alone.run("doctor")
     assert ended.status == 0, ended.stdout
     for part in ("finding", "launcher", "/dev/shm", "0 failure"):
@@ -70,7 +70,7 @@ def test_one_process_shows_a_table(alone: Console) -> None:
     assert ended.stderr == ""
 
 
-def test_bad_options(alone: Console) -> None:
+def test_bad_options(alone: Ranks) -> None:
     ended = alone.run("doctor", "--threads", "0")
     assert (ended.status, ended.stdout, len(ended.error_lines)) == (2, "", 1)
 
@@ -96,7 +96,7 @@ def test_two_mpis_are_mixed(ours_launches: bool) -> None:
     assert ended.status == 1
 
 
-def test_threads_are_oversubscribed(console: Console) -> None:
+def test_threads_are_oversubscribed(console: Ranks) -> None:
     cores = len(cores_here())
     finding = of(console.run("doctor", "--threads", str(cores), "--json"), "oversubscribed")
     assert finding["level"] == "warning" and finding["ranks"] == [0, 1, 2]
@@ -112,14 +112,14 @@ def test_a_small_dev_shm() -> None:
     assert "4 MiB free in /dev/shm" in finding["what"] and "remount" in finding["do"]
 
 
-def test_a_model_is_missing_for_one_rank(cache: Path, tmp_path: Path, console: Console) -> None:
+def test_a_model_is_missing_for_one_rank(cache: Path, tmp_path: Path, console: Ranks) -> None:
     """As on hosts that have disks of their own."""
     finding = of(asked_with_caches(console, cache, tmp_path, cache), "model")
     assert (finding["level"], finding["ranks"]) == ("failure", [1])
     assert "--model: reciting is neither" in finding["what"] and finding["hosts"] and finding["do"]
 
 
-def test_a_model_differs_for_one_rank(cache: Path, tmp_path: Path, console: Console) -> None:
+def test_a_model_differs_for_one_rank(cache: Path, tmp_path: Path, console: Ranks) -> None:
     other = Path(shutil.copytree(cache, tmp_path / "cache"))
     path = other / "models" / "reciting" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])

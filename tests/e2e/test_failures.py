@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import reciting_model
-from console import Console
+from console import Ranks
 from mpirun import (
     ROOT,
     Ended,
@@ -162,7 +162,7 @@ def test_a_launcher_of_another_mpi(model: Path, launching: str, loading: str) ->
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]], ids=" ".join)
-def test_one_rank_helps(arguments: list[str], console: Console, alone: Console) -> None:
+def test_one_rank_helps(arguments: list[str], console: Ranks, alone: Ranks) -> None:
     one = alone.run(*arguments)
     together = console.run(*arguments)
     assert (together.status, together.stdout, together.error_lines) == (0, one.stdout, [])

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import reciting_model
-from console import Console
+from console import Ranks
 from mpirun import Ended
 from reciting_model import TEXT
 
@@ -42,7 +42,7 @@ def ask(model: Path, files: Path, *arguments: str) -> list[str]:
     return ["ask", "--model", str(model), *named, *arguments]
 
 
-def test_answers_stand_below_their_questions(reciting: Path, files: Path, console: Console) -> None:
+def test_answers_stand_below_their_questions(reciting: Path, files: Path, console: Ranks) -> None:
     """More questions than ranks: rank 0 has two."""
     ended = console.run(*ask(reciting, files, "--json", str(files / "out.json")))
     assert ended.status == 0, ended.stderr
@@ -60,7 +60,7 @@ def test_answers_stand_below_their_questions(reciting: Path, files: Path, consol
     assert result["fan_out_tokens_per_s"] > result["tokens_per_s"] > 0
 
 
-def test_more_ranks_than_questions(reciting: Path, files: Path, console: Console) -> None:
+def test_more_ranks_than_questions(reciting: Path, files: Path, console: Ranks) -> None:
     """The last rank has none."""
     (files / "few").write_text("\n".join(QUESTIONS[:TWO]), encoding="utf-8")
     words = ask(reciting, files, "--questions", str(files / "few"), "--json", "-")
@@ -68,7 +68,7 @@ def test_more_ranks_than_questions(reciting: Path, files: Path, console: Console
     assert [(one["rank"], one["text"]) for one in answers] == [(0, TEXT), (1, TEXT)]
 
 
-def test_several_draws_are_the_same_on_any_number_of_ranks(reciting: Path, console: Console, alone: Console) -> None:
+def test_several_draws_are_the_same_on_any_number_of_ranks(reciting: Path, console: Ranks, alone: Ranks) -> None:
     settings = ["--temperature", "9", "--seed", "5", "--max-new-tokens", str(NEW_TOKENS), "--num-return-sequences", "4"]
     command = ["generate", "--model", str(reciting), "--prompt", "hi", *settings, "--json", "-"]
     drawn = [told(ranks.run(*command))["answers"] for ranks in (alone, console)]
@@ -85,7 +85,7 @@ def test_several_draws_are_the_same_on_any_number_of_ranks(reciting: Path, conso
         (["--decode", "tensor"], "--decode: tensor splits the cache"),
     ],
 )
-def test_bad_input(arguments: list[str], says: str, reciting: Path, tmp_path: Path, console: Console) -> None:
+def test_bad_input(arguments: list[str], says: str, reciting: Path, tmp_path: Path, console: Ranks) -> None:
     """One line from one rank; tests/unit/test_questions.py has the other cases."""
     (tmp_path / "document").write_text("text")
     (tmp_path / "questions").write_text("Why?\n\n" + "x" * POSITIONS)

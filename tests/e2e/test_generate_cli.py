@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import reciting_model
-from console import Console
+from console import Ranks
 from mpirun import Ended, end, finish, mpi_spp, mpirun, read_some, run, start
 from reciting_model import TEXT
 
@@ -32,7 +32,7 @@ def answered(ended: Ended) -> Ended:
 
 @pytest.fixture(scope="module")
 def everything(
-    model: Path, tmp_path_factory: pytest.TempPathFactory, console: Console
+    model: Path, tmp_path_factory: pytest.TempPathFactory, console: Ranks
 ) -> tuple[Ended, dict[str, Any], Path]:
     """A run that is asked for all that it can tell: its end, its JSON, its directory."""
     directory = tmp_path_factory.mktemp("run")
@@ -129,7 +129,7 @@ def test_text_streams_as_it_is_made(model: Path) -> None:
     assert moments[len(moments) // 2] - moments[0] > 0.1
 
 
-def test_json_on_standard_output_is_alone_there(model: Path, console: Console) -> None:
+def test_json_on_standard_output_is_alone_there(model: Path, console: Ranks) -> None:
     """With the shortest prompt and answer."""
     command = generate(model, "--prompt", "x", "--no-chat", "--max-new-tokens", "1", "--json", "-")
     told = json.loads(answered(console.run(*command)).stdout)
@@ -137,7 +137,7 @@ def test_json_on_standard_output_is_alone_there(model: Path, console: Console) -
     assert (told["finish_reason"], told["decode_tokens_per_s"], told["timings"]["decode_s"]) == ("length", None, 0.0)
 
 
-def test_a_model_without_a_tokenizer_answers_in_ids(tmp_path: Path, console: Console) -> None:
+def test_a_model_without_a_tokenizer_answers_in_ids(tmp_path: Path, console: Ranks) -> None:
     model = reciting_model.build(tmp_path / "model", "abc")
     ids = reciting_model.make_tokenizer()("zabc<|im_end|>")["input_ids"]
     for path in model.glob("*token*"):
@@ -150,7 +150,7 @@ def test_a_model_without_a_tokenizer_answers_in_ids(tmp_path: Path, console: Con
     assert ended.stdout.split() == list(map(str, ids[1:]))
 
 
-def test_an_answer_ends_at_the_models_last_position(tmp_path: Path, console: Console) -> None:
+def test_an_answer_ends_at_the_models_last_position(tmp_path: Path, console: Ranks) -> None:
     model = reciting_model.build(tmp_path / "model", max_position_embeddings=64)
     arguments = ["--prompt", "x" * 60, "--no-chat", "--ignore-eos", "--json", "-", "--chunk-size", "7"]
     told = json.loads(answered(console.run(*generate(model, *arguments))).stdout)

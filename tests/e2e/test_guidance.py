@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import reciting_model
 import smollm2
-from console import Console
+from console import Ranks
 
 GUIDED = ("--guidance-scale", "1.5")
 
@@ -17,7 +17,7 @@ def reciting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reciting_model.build(tmp_path_factory.mktemp("models") / "reciting", max_position_embeddings=64)
 
 
-def test_the_report_tells_what_each_half_did(reciting: Path, tmp_path: Path, console: Console) -> None:
+def test_the_report_tells_what_each_half_did(reciting: Path, tmp_path: Path, console: Ranks) -> None:
     out = tmp_path / "out.json"
     options = ["--prompt", "hi", *GUIDED, "--negative-prompt", "low tide", "--chunk-size", "8", "--json", str(out)]
     ended = console.run("generate", "--model", str(reciting), *options)
@@ -37,7 +37,7 @@ def test_the_report_tells_what_each_half_did(reciting: Path, tmp_path: Path, con
     assert slices[0][1] == slices[1][0] and slices[1][1] == slices[2][0]
 
 
-def sampled(ranks: Console, *arguments: str) -> dict[str, Any]:
+def sampled(ranks: Ranks, *arguments: str) -> dict[str, Any]:
     settings = ["--dtype", "float32", "--threads", "1", "--max-new-tokens", "12", "--chunk-size", "8"]
     settings += ["--temperature", "0.8", "--seed", "1", "--json", "-"]
     prompt = ["--model", str(smollm2.directory()), "--prompt", "Write a short story about the sea."]
@@ -46,7 +46,7 @@ def sampled(ranks: Console, *arguments: str) -> dict[str, Any]:
     return json.loads(ended.stdout)
 
 
-def test_any_number_of_ranks_gives_the_same_text(console: Console, alone: Console) -> None:
+def test_any_number_of_ranks_gives_the_same_text(console: Ranks, alone: Ranks) -> None:
     """And a scale of 1 makes no second sequence."""
     guided = [*GUIDED, "--negative-prompt", "Write a poem about mountains."]
     answers = [sampled(ranks, *guided)["text"] for ranks in (alone, console)]
@@ -67,7 +67,7 @@ def test_any_number_of_ranks_gives_the_same_text(console: Console, alone: Consol
         ("--sync-strategy: none cannot bring", [*GUIDED, "--sync-strategy", "none"]),
     ],
 )
-def test_bad_input(says: str, arguments: list[str], reciting: Path, console: Console) -> None:
+def test_bad_input(says: str, arguments: list[str], reciting: Path, console: Ranks) -> None:
     """One line from one rank, though some of it concerns one half only."""
     ended = console.run("generate", "--model", str(reciting), "--prompt", "hi", *arguments)
     assert (ended.status, len(ended.error_lines), ended.stdout) == (2, 1, ""), ended.stderr

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import reciting_model
-from console import Console
+from console import Ranks
 
 from mpi_spp.report.perfetto import read_trace
 from mpi_spp.report.timeline import Timeline, starts_of_messages
@@ -77,7 +77,7 @@ class Interface(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def trace(tmp_path_factory: pytest.TempPathFactory, console: Console) -> Path:
+def trace(tmp_path_factory: pytest.TempPathFactory, console: Ranks) -> Path:
     """A prefill of three ranks, with its sync round the ring, and some tokens."""
     directory = tmp_path_factory.mktemp("trace")
     model = reciting_model.build(directory / "model", num_hidden_layers=NUM_LAYERS)

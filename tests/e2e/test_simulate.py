@@ -3,10 +3,10 @@
 import json
 from pathlib import Path
 
-from console import Console
+from console import Ranks
 
 
-def test_a_simulation_needs_a_config_and_nothing_else(tmp_path: Path, alone: Console) -> None:
+def test_a_simulation_needs_a_config_and_nothing_else(tmp_path: Path, alone: Ranks) -> None:
     from transformers import Qwen3Config
 
     Qwen3Config(num_hidden_layers=4, max_position_embeddings=4096, dtype="bfloat16").save_pretrained(tmp_path)
@@ -20,7 +20,7 @@ def test_a_simulation_needs_a_config_and_nothing_else(tmp_path: Path, alone: Con
     assert not ended.error_lines
 
 
-def test_bad_input_is_one_line(tmp_path: Path, alone: Console) -> None:
+def test_bad_input_is_one_line(tmp_path: Path, alone: Ranks) -> None:
     ended = alone.run("simulate", "--model", str(tmp_path), "--ranks", "2")
     assert ended.status == 2
     assert len(ended.error_lines) == 1 and "config.json" in ended.error_lines[0]

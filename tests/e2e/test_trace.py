@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import reciting_model
-from console import Console
+from console import Ranks
 from mpirun import Ended
 from reciting_model import TEXT
 
@@ -21,7 +21,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def traced(model: Path, tmp_path_factory: pytest.TempPathFactory, console: Console) -> tuple[Ended, Path]:
+def traced(model: Path, tmp_path_factory: pytest.TempPathFactory, console: Ranks) -> tuple[Ended, Path]:
     """A run of three ranks with a trace, and the file."""
     file = tmp_path_factory.mktemp("run") / "trace.json"
     words = ["generate", "--model", str(model), "--prompt", "hi", "--chunk-size", "8", "--trace", str(file)]
@@ -49,7 +49,7 @@ def test_the_file_is_named(traced: tuple[Ended, Path]) -> None:
     assert f"mpi-spp: {file}: " in ended.stderr and f"events of {NUM_RANKS} ranks" in ended.stderr
 
 
-def test_the_summary(traced: tuple[Ended, Path], alone: Console) -> None:
+def test_the_summary(traced: tuple[Ended, Path], alone: Ranks) -> None:
     ended = alone.run("trace", "summary", str(traced[1]), "--json", "-")
     told = json.loads(ended.stdout)
     assert (told["world_size"], len(told["ranks"]), ended.stderr) == (NUM_RANKS, NUM_RANKS, "")
@@ -62,7 +62,7 @@ def test_the_summary(traced: tuple[Ended, Path], alone: Console) -> None:
     assert ended.status == 0 and f"{NUM_RANKS} ranks" in ended.stdout and "critical path: " in ended.stdout
 
 
-def test_the_picture(traced: tuple[Ended, Path], tmp_path: Path, alone: Console) -> None:
+def test_the_picture(traced: tuple[Ended, Path], tmp_path: Path, alone: Ranks) -> None:
     pytest.importorskip("matplotlib")
     for picture in (tmp_path / "out.png", tmp_path / "out.html"):
         ended = alone.run("trace", "plot", str(traced[1]), str(picture), "--json", "-")
@@ -85,7 +85,7 @@ def arguments_of(command: str, directory: Path) -> tuple[str, ...]:
 
 
 @pytest.mark.parametrize("command", ["bench e2e", "bench prefill", "ask", "batch"])
-def test_every_command_that_computes(command: str, model: Path, tmp_path: Path, console: Console) -> None:
+def test_every_command_that_computes(command: str, model: Path, tmp_path: Path, console: Ranks) -> None:
     file = tmp_path / "trace.json"
     arguments = (*arguments_of(command, tmp_path), "--threads", "1", "--trace", str(file))
     ended = console.run(*command.split(), "--model", str(model), *arguments)
@@ -107,7 +107,7 @@ def test_every_command_that_computes(command: str, model: Path, tmp_path: Path, 
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_bad_input(arguments: list[Any], says: str, traced: tuple[Ended, Path], tmp_path: Path, alone: Console) -> None:
+def test_bad_input(arguments: list[Any], says: str, traced: tuple[Ended, Path], tmp_path: Path, alone: Ranks) -> None:
     (tmp_path / "other.json").write_text('{"traceEvents": []}')
     files = {"{other}": str(tmp_path / "other.json"), "{trace}": str(traced[1])}
     ended = alone.run("trace", *(files.get(argument, argument) for argument in arguments), cwd=tmp_path)

@@ -1,7 +1,6 @@
 """`mpi-spp launch` on three hosts as a user has them: other names, other networks, ssh between them."""
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 import reciting_model
 import smollm2
-from console import Console
+from console import ALL_START, Console
 from mpirun import ROOT, Ended, end, environments, finish, mpi_spp, read_some, run, start
 
 from benchmarks.hosts.machine import run as on_host
@@ -27,7 +26,7 @@ LONG = 50_000  # tokens: minutes of work
 RUN_SECONDS = 90.0  # three ranks on the cores of a machine that may be busy; 8 to 12 on two free ones
 TIMEOUT = 6  # seconds; while ranks start on a busy machine nothing moves for some
 SECONDS_TO_END = 15.0
-PATIENCE = None if os.environ.get("MPI_SPP_FULL_TESTS") else 4.0  # seconds, in the place of the product's 20
+PATIENCE = None if ALL_START else 4.0  # seconds, in the place of the product's 20
 SECONDS_OF_GUARD = 25.0  # at most: mpi_spp/launch/guard.py
 SYNCS = [
     (joint.decode, sync) for joint in joints(mesh_of(None, 3)) for sync in joint.syncs if joint.prefill == "pipeline"
