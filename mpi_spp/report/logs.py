@@ -5,7 +5,6 @@ from pathlib import Path
 
 from mpi_spp.errors import UserError
 
-
 _LOGGER = logging.getLogger("mpi_spp")
 
 

@@ -53,8 +53,8 @@ def launch(
 
 
 @pytest.fixture(scope="module")
-def ranks(lasting_hosts: Network) -> Iterator[Console]:
-    """One on each host, started as `launch` does it: they answer one after another."""
+def run_there(lasting_hosts: Network) -> Iterator[Callable[[list[str]], Ended]]:
+    """A command on ranks that stay, one on each host, which were started as `launch` does it; with `--full`, by it."""
 
     def line(num_ranks: int, command: list[str]) -> list[str]:
         request = request_here(tuple(command), num_ranks, read_hostfile(str(lasting_hosts.hostfile)), threads=1)
@@ -62,7 +62,10 @@ def ranks(lasting_hosts: Network) -> Iterator[Console]:
         return lasting_hosts.hosts[0].line("env", *(f"{name}={value}" for name, value in variables.items()), *argv)
 
     console = Console(3, line=line)
-    yield console
+    if ALL_START:
+        yield lambda words: run(launch(lasting_hosts, *words), timeout=RUN_SECONDS)
+    else:
+        yield lambda words: console.run(*words, timeout=RUN_SECONDS)
     console.close()
 
 
@@ -82,10 +85,11 @@ def answer(run_there: Callable[[list[str]], Ended], path: Path, *options: str) -
 
 
 @pytest.mark.parametrize(("decode", "sync"), SYNCS)
-def test_the_tokens_are_those_of_one_rank(ranks: Console, tmp_path: Path, decode: str, sync: str) -> None:
+def test_the_tokens_are_those_of_one_rank(
+    run_there: Callable[[list[str]], Ended], tmp_path: Path, decode: str, sync: str
+) -> None:
     fixed = ["--chunk-size", "128", "--layer-split", "even"]  # nothing to measure
-    strategies = ["--decode", decode, "--sync-strategy", sync]
-    told = answer(lambda words: ranks.run(*words, timeout=RUN_SECONDS), tmp_path, *strategies, *fixed)
+    told = answer(run_there, tmp_path, "--decode", decode, "--sync-strategy", sync, *fixed)
     assert all(sent > 0 for sent in (rank["kv_bytes_sent"] for rank in told["ranks"])) == (sync != "none")
 
 
