@@ -14,6 +14,7 @@ import click
 import torch
 from tqdm import tqdm
 
+from benchmarks import machine
 from mpi_spp.kernels.choice import backends
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.checkpoint import Checkpoint
@@ -55,6 +56,7 @@ CASES = {
 @click.option("--window", default=1024, show_default=True)
 def main(model: str, tokens: int, window: int) -> None:
     """Print perplexity and logit error of every kind of weights."""
+    machine.tell()
     directory = locate(model, download=False)
     windows = text_ids(directory, tokens).split(window)
     exact = None
