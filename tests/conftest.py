@@ -16,20 +16,32 @@ hypothesis.settings.register_profile("mpi-spp", deadline=None, derandomize=launc
 hypothesis.settings.load_profile("mpi-spp")
 
 
-def _record(outcome: str, nodeid: str) -> None:
+def _record(outcome: str, nodeid: str, seconds: float = 0.0) -> None:
     """Append one line. Rank 0 speaks for all, but a failure counts on whichever rank it happens."""
     if _FILE and (_RANK == 0 or outcome == "failed"):
         with Path(_FILE).open("a") as file:
-            file.write(f"{outcome}\t{nodeid}\n")
+            file.write(f"{outcome}\t{nodeid}\t{seconds:.2f}\n")
+
+
+def pytest_report_header() -> list[str]:
+    """What the session's runs are drawn by."""
+    seed = os.environ.get("MPI_SPP_TEST_SEED", "0")
+    return [f"seed of the runs: {seed}"] if launched_size() > 1 or "MPI_SPP_TEST_SEED" in os.environ else []
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:
     _record("running", nodeid)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test that says why it is slow may be."""
+    if "Takes long: " in (getattr(getattr(item, "function", None), "__doc__", None) or ""):
+        _record("excused", item.nodeid)
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.when == "call" or not report.passed:
-        _record(report.outcome, report.nodeid)
+    settled = report.when == "call" or not report.passed
+    _record(report.outcome if settled else "running", report.nodeid, report.duration)
 
 
 def pytest_collectreport(report: pytest.CollectReport) -> None:

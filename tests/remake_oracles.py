@@ -37,7 +37,9 @@ def models(kept: dict[str, Any]) -> dict[str, Any]:
     def trial(name: str, seed: int) -> tuple[dict[str, Any], float]:
         with tempfile.TemporaryDirectory() as directory:
             reference_models.save_random_model(Path(directory), RECIPES[name], seed)
-            answers = {length: greedy(Path(directory), prompt_of(name, length), NEW_TOKENS) for length in PROMPT_LENGTHS}
+            answers = {
+                length: greedy(Path(directory), prompt_of(name, length), NEW_TOKENS) for length in PROMPT_LENGTHS
+            }
         tokens = {str(length): tokens for length, (tokens, _) in answers.items()}
         return {"seed": seed, "tokens": tokens}, min(gap for _, gap in answers.values())
 

@@ -26,6 +26,8 @@ from mpi_spp.phase import Phase, held_by, plan_phase
 from mpi_spp.shares import split_layer
 from mpi_spp.strategies import Plan
 
+pytestmark = [pytest.mark.ranks(2, 3, 5), pytest.mark.smoke]
+
 LAYERS_PER_RANK, POSITIONS, HEADS, HEAD_DIM = 3, 38, 3, 4
 SHAPE = LayerShape(8, 70, 2 * HEADS, HEADS, HEAD_DIM)
 

@@ -1,6 +1,5 @@
 """A fact that is planted early in a long text is found after every prefill, as one rank finds it."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -26,9 +25,7 @@ FACT, QUESTION, ANSWER = (
 COPIES = {4000: 7, 7500: 12}  # of the story, for more tokens than that; the model sees 8,192
 NEW_TOKENS = 16
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("MPI_SPP_FULL_TESTS") != "1", reason="a part of the full tests: MPI_SPP_FULL_TESTS=1"
-)
+pytestmark = [pytest.mark.full, pytest.mark.ranks(3)]
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,8 @@ from mpi_spp.plan.setting import Setting
 from mpi_spp.plan.speeds import assumed
 from mpi_spp.report.timings import Clock
 
+pytestmark = pytest.mark.ranks(3)
+
 PROMPT_TOKENS, NEW_TOKENS = 37, 5
 CASES = [
     ("pipeline", "replicated", "pairwise", {}),
@@ -61,6 +63,7 @@ def test_bytes_are_those_of_the_engine(
     check_bytes(model, world, prefill=prefill, decode=decode, sync_strategy=sync, **options)
 
 
+@pytest.mark.ranks(4)
 @pytest.mark.parametrize("prefill, decode", INSIDE)
 def test_bytes_of_groups_inside_a_mesh(prefill: str, decode: str, model: Path, world: World) -> None:
     """Of two ranks each, or of all where these are few."""
