@@ -9,6 +9,7 @@ import pytest
 from mpi_spp.comm.environment import launched_rank, launched_size
 
 _FILE = os.environ.get("MPI_SPP_TEST_OUTCOMES")
+_FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 _RANK = launched_rank()
 
 # All ranks must try the same examples, or their collective calls would not match.
@@ -27,6 +28,13 @@ def pytest_report_header() -> list[str]:
     """What the session's runs are drawn by."""
     seed = os.environ.get("MPI_SPP_TEST_SEED", "0")
     return [f"seed of the runs: {seed}"] if launched_size() > 1 or "MPI_SPP_TEST_SEED" in os.environ else []
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is for the whole matrix, unless that is asked for."""
+    left_out = [item for item in items if item.get_closest_marker("full") and not _FULL]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
 
 
 def pytest_runtest_logstart(nodeid: str) -> None:

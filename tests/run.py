@@ -68,6 +68,7 @@ def main() -> int:
     options, pytest_arguments = parse_arguments()
     if options.remake_oracles:
         return subprocess.call([sys.executable, "tests/remake_oracles.py"], cwd=ROOT)
+    os.environ |= environment_of(options)
     adopt_orphans()
     results = [run(part, options.full, bool(pytest_arguments)) for part in chosen_parts(options, pytest_arguments)]
     print_slowest(results)
@@ -103,7 +104,6 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
             parser.error(f"--case: {options.case!r} is no case; give the whole text that a session has printed")
         options.parts, options.num_ranks = ["ranks"], (int(found[1]),)
         pytest_arguments.append("tests/ranks/test_cases.py")
-    os.environ |= environment_of(options)
     return options, pytest_arguments
 
 

@@ -67,7 +67,7 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is for other counts of ranks, for the full matrix, or not for this kind of session."""
+    """Leave out what is for other counts of ranks, or not for this kind of session."""
     left_out = [item for item in items if not _is_for(item, MPI.COMM_WORLD.size)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if item not in left_out]
@@ -79,7 +79,7 @@ def _is_for(item: pytest.Item, num_ranks: int) -> bool:
         return False
     if os.environ.get("MPI_SPP_FULL_TESTS") == "1":
         return ranks is None or num_ranks in FULL_RANKS
-    return item.get_closest_marker("full") is None and (ranks is None or num_ranks in ranks.args)
+    return ranks is None or num_ranks in ranks.args
 
 
 def _end_all_ranks_if_failed(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -1,4 +1,4 @@
-"""The runs of tests/cases.py that have this many ranks: the tokens of transformers, or those of one rank.
+"""The runs of tests/design.py that have this many ranks: the tokens of transformers, or those of one rank.
 
 `bin/test --seed N` draws the same runs again, `bin/test --case "..."` repeats one of them.
 """
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cases
+import design
 import engines
 import pytest
 import reference_models
@@ -64,7 +65,7 @@ def engine_of(case: Case, directory: Path, world: World) -> Engine:
 
 @pytest.mark.smoke
 @pytest.mark.numbers
-@pytest.mark.parametrize("case", cases.of_session(the_world().size), ids=str)
+@pytest.mark.parametrize("case", design.of_session(the_world().size), ids=str)
 def test_a_run(case: Case, models: Path, world: World) -> None:
     """Answers to all prompts at once end one after another."""
     engine = engine_of(case, models / case.model, world)

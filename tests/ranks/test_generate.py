@@ -9,6 +9,7 @@ import pytest
 import reference_models
 import torch
 from engines import one_rank_of
+from turns import every_other
 
 from mpi_spp import costs, registry
 from mpi_spp.comm.world import World, the_world
@@ -174,21 +175,23 @@ def assert_equal(cache: KVCache, expected: KVCache) -> None:
 
 
 KERNELS = (("float32", "plain"), ("bfloat16", "plain"), ("bfloat16", "native"))
+EXACT_PREFILLS = ("pipeline", "ulysses")  # those that add up nothing over ranks
+NATIVE_NAMES = ("qwen3_bfloat16_shards", "mistral_window", "qwen2_moe", "olmoe")
 NAMES = ("llama_tied", "mistral_window", "qwen3")
 
 
-@pytest.mark.parametrize("dtype, kernels", KERNELS)
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name, numbers", every_other(NAMES, KERNELS))
 def test_an_int8_cache_gives_the_tokens_of_one_rank(
-    name: str, dtype: str, kernels: str, models: Path, world: World
+    name: str, numbers: tuple[str, str], models: Path, world: World
 ) -> None:
     """With every sync; the granularities take turns, so that each meets every model and all kernels."""
+    dtype, kernels = numbers
     if kernels == "native":
         require_native_kernels()
     options = {"kv_cache_dtype": "int8", "dtype": dtype, "kernels": kernels}
     engine, single = (make_engine(models / name, one, chunk_size=7, **options) for one in (world, one_rank_of(world)))
     prompt_ids = reference_models.prompt_of(name, 100)
-    turn = NAMES.index(name) + KERNELS.index((dtype, kernels))
+    turn = NAMES.index(name) + KERNELS.index(numbers)
     for number, chunk_size in enumerate((7, 128)):
         expected = answer(single, prompt_ids, reference_models.NEW_TOKENS, chunk_size=chunk_size, **options)
         first, every = (turn + number) % len(GRANULARITIES), len(GRANULARITIES)
@@ -216,9 +219,7 @@ def require_native_kernels() -> None:
         pytest.skip("needs a CPU with AVX512_BF16 and a C compiler")
 
 
-@pytest.mark.parametrize("kv_cache_dtype", KV_CACHE_DTYPES)
-@pytest.mark.parametrize("name", ("qwen3_bfloat16_shards", "mistral_window", "qwen2_moe", "olmoe"))
-@pytest.mark.parametrize("prefill", ("pipeline", "ulysses"))  # those that add up nothing over ranks
+@pytest.mark.parametrize("prefill, name, kv_cache_dtype", every_other(EXACT_PREFILLS, NATIVE_NAMES, KV_CACHE_DTYPES))
 def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(
     prefill: str, name: str, kv_cache_dtype: str, models: Path, world: World
 ) -> None:
