@@ -8,16 +8,16 @@ from typing import Any
 
 import torch
 
+from mpi_spp import cpu
 from mpi_spp.config import RunConfig
 from mpi_spp.engine import Engine
-from mpi_spp.kernels.memory import cpu_name
 from mpi_spp.report.experts import expert_load
 from mpi_spp.report.progress import track
 from mpi_spp.report.samples import describe
 from mpi_spp.report.summary import timings_of
 from mpi_spp.report.timings import Clock
 
-_WHERE = ("rank", "host", "device", "kernels", "threads", "affinity")
+_WHERE = ("rank", "host", "device", "kernels", "kernels_reason", "compiler", "cpu", "threads", "affinity")
 _SENT = ("bytes_sent", "kv_bytes_sent")
 _MEMORY = ("peak_memory_bytes", "program_bytes", "weights_bytes", "cache_bytes")
 
@@ -60,7 +60,7 @@ def measure(engine: Engine, configs: dict[str, RunConfig], workload: Workload, k
 def machine(engine: Engine) -> dict[str, Any]:
     """What the figures were measured on."""
     return {
-        "cpu": cpu_name(),
+        **cpu.facts(),
         "torch": torch.__version__,
         "mpi": engine.world.library,
         "ranks": [

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from mpi_spp import cpu
 from mpi_spp.caches import Caches
 from mpi_spp.comm.life import works
 from mpi_spp.comm.world import World
@@ -201,6 +202,9 @@ class Engine:
             "device": str(self.stage.device),
             "threads": self.threads,
             "kernels": self._loader.kernels,
+            "kernels_reason": self._loader.chosen.why,
+            "compiler": self._loader.compiler,
+            **cpu.facts(),
             "affinity": self.world.cores,
             "prefill_layers": prefill["layers"],
             "decode_layers": decode["layers"],
@@ -217,6 +221,11 @@ class Engine:
             "experts": self._experts,
             "moments": self.clock.moments,
         }
+
+    @property
+    def warnings(self) -> list[str]:
+        """What makes this rank's part slower or larger than a user may expect."""
+        return [self._loader.chosen.warning] if self._loader.chosen.warning else []
 
     def schedule(self) -> dict[str, Any]:
         """What was decided for the last prefill, as plain values."""

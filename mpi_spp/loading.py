@@ -8,12 +8,14 @@ from typing import Any
 import torch
 
 from mpi_spp.comm.life import works
-from mpi_spp.comm.world import World
+from mpi_spp.comm.world import World, while_alive
 from mpi_spp.config import RunConfig
 from mpi_spp.costs import Measured, layer_costs, weights_name
-from mpi_spp.errors import UserError
-from mpi_spp.kernels.choice import backends, fastest
+from mpi_spp.kernels.backends import make
+from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.plain import Plain
+from mpi_spp.limits import memory_available
+from mpi_spp.model.arithmetic import Chosen, choose, products_of, room_on_host
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
@@ -32,6 +34,8 @@ from mpi_spp.report import progress
 from mpi_spp.report.timed import timed
 from mpi_spp.schedule import Cost
 from mpi_spp.shares import Share, split_layer
+from mpi_spp.teams import teams_of
+from mpi_spp.units import limits_by_host
 
 log = logging.getLogger(__name__)
 
@@ -112,20 +116,36 @@ class Loader:
 
     def _choose_kernels(self) -> Plain:
         """The back end that was asked for, or the fastest of this host. Collective."""
-        model, wanted, kept = self._model, self._config.kernels, cache_directory() / "kernels"
-        shape = (2 * model.widest, model.hidden_size)  # the widest of a layer's products
+        config, kept = self._config, cache_directory() / "kernels"
+        products = products_of(config, self._model, self.dtype, self.device)
+        room = room_on_host(self._model, self._copies_on_host(), self._free_bytes())
+        self.chosen: Chosen = self._world.once_a_host(
+            lambda: while_alive(lambda: choose(config.kernels, products, room, kept))
+        )
+        log.info("kernels: %s, %s%s", self.kernels, self.chosen.why, self.chosen.warning and f"; {self.chosen.warning}")
+        return make(self.kernels, kept)
 
-        def choose() -> str:
-            found = backends(self.dtype, self.device, kept)
-            if wanted not in ("auto", *found):
-                raise UserError(
-                    f"--kernels: {wanted} cannot run {self.dtype} on {self.device} of {self._world.host};"
-                    f" choose one of auto, {', '.join(found)}"
-                )
-            return fastest(shape, self.dtype, self.device, kept) if wanted == "auto" else wanted
+    def _copies_on_host(self) -> float:
+        """How often the ranks of this host hold the model's weights, at most."""
+        local, config = self._world.local_size, self._config
+        if config.decode in ("pipeline", "tensor") and config.prefill in ("pipeline", "tensor"):
+            return max(1.0, local / teams_of(config, self._world.size)[0].mesh.replica_size)
+        return local
 
-        self.kernels = self._world.once_a_host(choose)
-        return backends(self.dtype, self.device, kept)[self.kernels]
+    def _free_bytes(self) -> int:
+        """Memory for the ranks of this host, as far as the user allows. Collective."""
+        free, hosts = memory_available(), self._world.gather(self._world.host)
+        return min(free, limits_by_host(self._config.max_memory, hosts, "--max-memory").get(self._world.host, free))
+
+    @property
+    def kernels(self) -> str:
+        """The name of the back end."""
+        return self.chosen.name
+
+    @property
+    def compiler(self) -> str | None:
+        """What compiled the native kernels, where these are used."""
+        return self._backend.compiler if isinstance(self._backend, Native) else None
 
     def _quantized(self) -> QuantizedStore | None:
         """The quantised weights, if asked for; the ranks of a host share the work of making them. Collective."""

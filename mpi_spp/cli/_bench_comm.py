@@ -162,9 +162,9 @@ def _check(sizes: tuple[int, ...], json: str | None, plot: str | None, options: 
 
 def _memory_bytes(world: "World", max_memory: MemoryLimit) -> int:
     """What every rank may use: its share of what its host has free, or of --max-memory if that is less. Collective."""
-    from mpi_spp.report.memory import available_bytes
+    from mpi_spp.limits import memory_available
 
-    free = available_bytes()
+    free = memory_available()
     limits = limits_by_host(max_memory, world.gather(world.host), "--max-memory")
     return min(world.gather(min(free, limits.get(world.host, free)) // world.local_size))
 
@@ -198,7 +198,7 @@ def _machine(world: "World", device: str) -> dict[str, Any]:
     """What the figures were measured on. Collective."""
     import torch
 
-    from mpi_spp.kernels.memory import cpu_name
+    from mpi_spp import cpu
 
     shares_core = world.shares_core(world.default_threads())
     rank = {
@@ -208,7 +208,7 @@ def _machine(world: "World", device: str) -> dict[str, Any]:
         "affinity": world.cores,
         "shares_core": shares_core,
     }
-    return {"cpu": cpu_name(), "torch": torch.__version__, "mpi": world.library, "ranks": world.gather(rank)}
+    return {**cpu.facts(), "torch": torch.__version__, "mpi": world.library, "ranks": world.gather(rank)}
 
 
 def _tell(

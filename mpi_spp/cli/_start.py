@@ -48,9 +48,12 @@ def read_model(directory: Path) -> "ModelConfig":
 
 
 def show_choice(engine: "Engine") -> None:
-    """Say on standard error, from rank 0, what was chosen where "auto" was asked for."""
-    if engine.choice is not None and engine.world.rank == 0:
-        print(f"mpi-spp: chosen {engine.choice['reason']}", file=sys.stderr, flush=True)
+    """Say on standard error, from rank 0, what was chosen where "auto" was asked for, and what may be slow."""
+    if engine.world.rank > 0:
+        return
+    chosen = [] if engine.choice is None else [f"chosen {engine.choice['reason']}"]
+    for line in [*chosen, *(f"warning: {warning}" for warning in engine.warnings)]:
+        print(f"mpi-spp: {line}", file=sys.stderr, flush=True)
 
 
 def open_engine(config: RunConfig, world: "World", clock: "Clock", prompt_tokens: int = 1024) -> "Engine":

@@ -12,6 +12,7 @@ from mpi_spp.doctor.interfaces import Interface, Route, interfaces_here, routes_
 from mpi_spp.doctor.software import versions_here
 from mpi_spp.errors import UserError
 from mpi_spp.launch.cma import cma_is_refused
+from mpi_spp.limits import memory_available
 
 if TYPE_CHECKING:
     import torch
@@ -146,7 +147,7 @@ def facts_here(model: str | None) -> RankFacts:
     `model`: what `--model` names, to be looked for on this host.
     """
     # Both first: MPI and torch take their part of them.
-    (shm_free, shm_size), memory_available = machine.shm_sizes() or (None, None), machine.memory_available()
+    (shm_free, shm_size), free = machine.shm_sizes() or (None, None), memory_available()
     gpus, torch_problem = _gpus()
     return RankFacts(
         host=socket.gethostname(),
@@ -158,7 +159,7 @@ def facts_here(model: str | None) -> RankFacts:
         cma_refused=cma_is_refused(),
         shm_free=shm_free,
         shm_size=shm_size,
-        memory_available=memory_available,
+        memory_available=free,
         is_wsl=machine.is_wsl(),
         x_port_is_open=machine.x_port_is_open(),
         clock_source=machine.clock_source(),

@@ -9,7 +9,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpi_spp.doctor.machine import read
+from mpi_spp.limits import read
 
 _GET_ADDRESS, _GET_NETMASK = 0x8915, 0x891B  # SIOCGIFADDR, SIOCGIFNETMASK: see man 7 netdevice
 _UP = 0x1

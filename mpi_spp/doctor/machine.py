@@ -1,26 +1,14 @@
 """What Linux tells of a machine: cores, memory, clocks. What it does not tell is empty, never an error."""
 
-import contextlib
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from mpi_spp.launch.placement import kernel_fact
+from mpi_spp.limits import read
 
 _NODES = Path("/sys/devices/system/node")
-# By the controllers that /proc/self/cgroup names: where the groups are, the limit, the usage, and that of cached files.
-_CGROUP_FILES = {
-    "memory": ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
-    "": ("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
-}
 _X_PORT = 6006  # where hwloc looks for an X server, see docs/clusters.md
-
-
-def read(path: str | Path) -> str:
-    """A file's text without the space around it; empty when it cannot be read."""
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return Path(path).read_text().strip()
-    return ""
 
 
 def parse_cpus(text: str) -> list[int]:
@@ -52,39 +40,6 @@ def shm_sizes() -> tuple[int, int] | None:
     except OSError:
         return None
     return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
-
-
-def memory_available() -> int:
-    """Bytes that new processes can have without swapping, within what the batch system or container allows."""
-    free = parse_meminfo(read("/proc/meminfo")).get("MemAvailable", 0)
-    return min([free, *_cgroup_rooms(read("/proc/self/cgroup"))])
-
-
-def parse_meminfo(text: str) -> dict[str, int]:
-    """Bytes by name."""
-    rows = (line.split() for line in text.splitlines())
-    return {row[0].rstrip(":"): int(row[1]) * (1024 if row[-1] == "kB" else 1) for row in rows if len(row) > 1}
-
-
-def _cgroup_rooms(text: str) -> list[int]:
-    """Bytes that are left in each control group around this process that has a limit, in versions 1 and 2."""
-    found = []
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers in _CGROUP_FILES:
-            root, limit, usage, cache = _CGROUP_FILES[controllers]
-            inner = Path(root, path.strip("/"))
-            for group in (inner, *inner.parents):
-                told = [read(group / name) for name in (limit, usage, "memory.stat")]
-                if group.is_relative_to(root) and told[0].isdigit():
-                    found.append(room_in_group(told[0], told[1], told[2], cache))
-    return found
-
-
-def room_in_group(limit: str, usage: str, statistics: str, cache_name: str) -> int:
-    """Bytes left: files that are only kept in case they are read again give way."""
-    rows = dict(line.split() for line in statistics.splitlines())
-    return max(0, int(limit) - int(usage or 0) + int(rows.get(cache_name, 0)))
 
 
 def is_wsl() -> bool:

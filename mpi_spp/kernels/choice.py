@@ -1,15 +1,25 @@
-"""Which back end is fastest here: measured once for a machine, a dtype and a shape, and remembered in a file."""
+"""Which back ends work here, and which is the fastest: tried and measured once for a machine, and kept in files."""
 
+import functools
+import logging
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from mpi_spp import cpu
+from mpi_spp.errors import UserError
+from mpi_spp.kernels import trial
+from mpi_spp.kernels.backends import NATIVE, WIDENING, is_native, make, names_for
 from mpi_spp.kernels.linear import Linear
 from mpi_spp.kernels.memory import measured_on, recall, remember
-from mpi_spp.kernels.native.backend import Native
-from mpi_spp.kernels.native.library import load
-from mpi_spp.kernels.plain import Packed, Plain
+from mpi_spp.kernels.native.library import compiler_of, compilers, load
+from mpi_spp.kernels.plain import Plain, Weight
+from mpi_spp.kernels.quantized import QuantizedWeight, quantize
+
+log = logging.getLogger(__name__)
 
 _CPU = torch.device("cpu")
 _ROWS = (1, 8, 128)  # a decode step, a few drafted tokens, a prompt chunk
@@ -19,44 +29,118 @@ _IN_ONE_CALL = 0.8  # of its products' times: where products take equally long, 
 _MOST_COPIES = 100  # of the weights of a small model, whose layers a cache does hold
 
 
-def backends(dtype: torch.dtype, device: torch.device, directory: Path) -> dict[str, Plain]:
-    """The back ends that can run this dtype on this device, by name. `directory`: where compiled kernels are kept."""
-    found: dict[str, Plain] = {"plain": Plain()}
-    if device.type == "cpu" and dtype in (torch.float32, torch.bfloat16) and torch.backends.mkldnn.is_available():
-        found["packed"] = Packed()
-    if device.type == "cpu" and dtype == torch.bfloat16 and (library := load(directory)) is not None:
-        found["native"] = Native(library)
-    return found
+@dataclass(frozen=True)
+class Products:
+    """What a back end is wanted for: weights [out_features, in_features] of this shape, quantised or not."""
+
+    shape: tuple[int, int]
+    dtype: torch.dtype
+    device: torch.device
+    bits: int | None = None  # None: not quantised
+    group: int = 32
 
 
-def fastest(shape: tuple[int, int], dtype: torch.dtype, device: torch.device, directory: Path) -> str:
-    """The name of the back end whose products with weights [out_features, in_features] of this shape are fastest.
+def working(dtype: torch.dtype, device: torch.device, directory: Path, is_quantized: bool = False) -> list[str]:
+    """Return the names of all back ends that have worked here. `directory`: where kernels and what is known is kept."""
+    names = names_for(dtype, device, is_quantized)
+    if device.type != "cpu":
+        return names
+    results = trials(dtype, directory)
+    return [name for name in names if results[name] == trial.WORKS]
+
+
+@functools.cache
+def trials(dtype: torch.dtype, directory: Path) -> dict[str, str]:
+    """Return what came of each back end of this CPU, and log a line for each that does not work.
+
+    It takes seconds, once for a machine. A file that cannot be read or written costs another trial and nothing else.
+    """
+    names = list(dict.fromkeys(names_for(dtype, _CPU, False) + names_for(dtype, _CPU, True)))
+    memory, key = (
+        directory / "trials.json",
+        f"{measured_on(_CPU)}, {dtype}, compilers {' '.join(compilers()) or 'none'}",
+    )
+    known = recall(memory)
+    results = known.get(key)
+    if not isinstance(results, dict) or not all(isinstance(results.get(name), str) for name in names):
+        results = trial.results_of(names, dtype, directory)
+        remember(memory, recall(memory) | {key: results})
+    for name in names:
+        if results[name] != trial.WORKS:
+            log.info("no %s kernels for %s: %s", name, dtype, results[name])
+    return {name: results[name] for name in names}
+
+
+def backends(dtype: torch.dtype, device: torch.device, directory: Path, is_quantized: bool = False) -> dict[str, Plain]:
+    """Make all back ends that work here, by name."""
+    return {name: make(name, directory) for name in working(dtype, device, directory, is_quantized)}
+
+
+def describe(directory: Path) -> str:
+    """Return a line that tells what measurements and tests depend on: processor, its instructions, kernels, torch."""
+    names = working(torch.bfloat16, _CPU, directory)
+    best = next((name for name in names if is_native(name)), None)
+    kernels = f"{best} by {compiler_of(load(best.partition('-')[2], directory))}" if best else ", ".join(names)
+    level = cpu.believed()
+    told = f" (as {cpu.VARIABLE}={level} has it)" if level else ""
+    return f"{cpu.name()}: {cpu.short_instruction_sets()}{told}; kernels {kernels}; torch {torch.__version__}"
+
+
+def for_auto(names: Sequence[str]) -> list[str]:
+    """Return the names that "auto" chooses from: of native variants the best, what widens only where all else fails."""
+    variants = [name for name in names if is_native(name)]
+    best = [name for name in names if name not in variants[1:]]
+    return [name for name in best if name not in WIDENING] or best
+
+
+def named(wanted: str, products: Products, directory: Path) -> str:
+    """Return the back end that `--kernels` names; `native` is the best variant. Raises UserError if it fails."""
+    found = working(products.dtype, products.device, directory, products.bits is not None)
+    of_name = [name for name in found if wanted in (name, NATIVE if is_native(name) else name)]
+    if of_name:
+        return of_name[0]
+    tried = trials(products.dtype, directory) if products.device.type == "cpu" else {}
+    reasons = [result for name, result in tried.items() if name.startswith(wanted) and result != trial.WORKS]
+    why = f" ({reasons[0]})" if reasons else ""
+    what = f"{'quantised weights in ' * (products.bits is not None)}{products.dtype}"
+    raise UserError(
+        f"--kernels: {wanted} cannot run {what} on this {products.device.type.upper()}{why};"
+        f" choose one of auto, {', '.join(found)}"
+    )
+
+
+def fastest(products: Products, directory: Path, names: Sequence[str]) -> str:
+    """Return the name of the back end whose products are fastest, of these.
 
     It is the one whose largest loss against the best, over few and many rows, is smallest; one that computes a layer in
     one call may be a little slower. `directory` keeps the choices; files that cannot be read or written cost a new
     measurement and nothing else.
     """
-    candidates, memory = backends(dtype, device, directory), directory / "choices.json"
-    if len(candidates) == 1:
-        return next(iter(candidates))
-    key, known = _key(shape, dtype, torch.get_num_threads(), candidates), recall(memory)
-    if known.get(key) not in candidates:
-        factors = {name: _IN_ONE_CALL if backend.in_one_call else 1.0 for name, backend in candidates.items()}
-        times = {name: _times(backend, shape, dtype) for name, backend in candidates.items()}
-        known[key] = _least_regret({name: [factors[name] * one for one in times[name]] for name in times})
+    memory = directory / "choices.json"
+    if len(names) == 1:
+        return names[0]
+    key, known = _key(products, torch.get_num_threads(), names), recall(memory)
+    if known.get(key) not in names:
+        times = {}
+        for name in names:
+            backend = make(name, directory)
+            factor = _IN_ONE_CALL if backend.in_one_call else 1.0
+            times[name] = [factor * one for one in _times(backend, products)]
+        known[key] = _least_regret(times)
         remember(memory, known)
-    return known[key]
+    return str(known[key])
 
 
-def remembered(shape: tuple[int, int], dtype: torch.dtype, threads: int, directory: Path) -> str | None:
-    """What `fastest` has found on this machine's CPU with so many threads; None: nothing yet."""
-    candidates = backends(dtype, _CPU, directory)
-    found = recall(directory / "choices.json").get(_key(shape, dtype, threads, candidates))
-    return found if found in candidates else None
+def remembered(products: Products, threads: int, directory: Path, names: Sequence[str]) -> str | None:
+    """Return what `fastest` has found on this machine's CPU with so many threads; None: nothing yet."""
+    found = recall(directory / "choices.json").get(_key(products, threads, names))
+    return found if found in names else None
 
 
-def _key(shape: tuple[int, int], dtype: torch.dtype, threads: int, candidates: dict[str, Plain]) -> str:
-    return f"{measured_on(_CPU)}, {threads} threads, {dtype}, {shape[0]}x{shape[1]}, {' '.join(candidates)}"
+def _key(products: Products, threads: int, names: Sequence[str]) -> str:
+    quantized = "" if products.bits is None else f", {products.bits} bits by {products.group}"
+    shape = f"{products.shape[0]}x{products.shape[1]}"
+    return f"{measured_on(_CPU)}, {threads} threads, {products.dtype}{quantized}, {shape}, {' '.join(names)}"
 
 
 def _least_regret(times: dict[str, list[float]]) -> str:
@@ -64,17 +148,26 @@ def _least_regret(times: dict[str, list[float]]) -> str:
     return min(times, key=lambda name: max(own / least for own, least in zip(times[name], best, strict=True)))
 
 
-def _times(backend: Plain, shape: tuple[int, int], dtype: torch.dtype) -> list[float]:
+def _times(backend: Plain, products: Products) -> list[float]:
     """Seconds of one product, for each count of rows."""
-    weight = torch.randn(shape).to(dtype)
-    copies = min(_MOST_COPIES, max(1, _ROOM // weight.nbytes))
-    products = [backend.linear(weight.clone(), None) for _ in range(copies)]
+    made = [backend.linear(weight, None) for weight in _weights(products)]
     times = []
     for rows in _ROWS:
-        x = torch.randn(rows, shape[1]).to(dtype)
-        products[0](x)
-        times.append(time_each(products, x))
+        x = torch.randn(rows, products.shape[1]).to(products.dtype)
+        made[0](x)
+        times.append(time_each(made, x))
     return times
+
+
+def _weights(products: Products) -> list[Weight]:
+    """As many copies of a matrix as the CPU's caches do not hold."""
+    weight = torch.randn(products.shape)
+    if products.bits is not None:
+        codes = quantize(weight, products.bits, products.group)
+        copies = min(_MOST_COPIES, max(1, _ROOM // codes.data.nbytes))
+        return [QuantizedWeight(codes.data.clone(), *products.shape, codes.bits, codes.group) for _ in range(copies)]
+    weight = weight.to(products.dtype)
+    return [weight.clone() for _ in range(min(_MOST_COPIES, max(1, _ROOM // weight.nbytes)))]
 
 
 def time_each(products: list[Linear], x: torch.Tensor) -> float:

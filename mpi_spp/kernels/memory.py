@@ -2,30 +2,26 @@
 
 import json
 import os
-import platform
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mpi_spp import cpu
 from mpi_spp.kernels.native.library import sources_digest
 
 
-def cpu_name() -> str:
-    """The processor's own name, where the system tells it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
 def measured_on(device: torch.device) -> str:
-    """What figures depend on besides the model and the number of threads: the processor, torch and our own kernels."""
+    """What figures depend on besides the model and the number of threads: the processor, torch and our own kernels.
+
+    Virtual machines of one processor's name may have different instructions.
+    """
     if device.type == "cuda":
         return f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}"
-    return f"{cpu_name()}, torch {torch.__version__}, kernels {sources_digest()}"
+    return (
+        f"{cpu.name()} with {' '.join(cpu.instruction_sets())}, torch {torch.__version__}, kernels {sources_digest()}"
+    )
 
 
 def recall(memory: Path) -> dict[str, Any]:

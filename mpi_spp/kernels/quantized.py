@@ -5,7 +5,7 @@ that of native/linear.c: panels of two blocks of 16 outputs, in each block one g
 the codes, 16 scales and, with 4 bits, 16 minima in half precision.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -52,15 +52,31 @@ def quantize(weight: torch.Tensor, bits: int, group: int) -> QuantizedWeight:
 
 def dequantize(weight: QuantizedWeight) -> torch.Tensor:
     """The matrix that the codes stand for, float32 [out_features, in_features]."""
-    blocks = weight.data.flatten(0, 1)  # [blocks, groups, bytes]
-    if weight.bits == 8:
-        codes, scales = blocks.split((weight.group * BLOCK, 2 * BLOCK), dim=-1)
-        values = codes.contiguous().view(torch.int8).unflatten(-1, (-1, BLOCK)).float() * _halves(scales)
-    else:
-        codes, scales, minima = blocks.split((weight.group * 8, 2 * BLOCK, 2 * BLOCK), dim=-1)
-        values = _nibbles(codes).float() * _halves(scales) + _halves(minima)
-    matrix = values.permute(0, 3, 1, 2).flatten(0, 1).flatten(1)  # from [blocks, groups, group, 16]
+    matrix = widen(weight.data, weight.bits, weight.group).transpose(1, 2).flatten(0, 1)
     return matrix[: weight.out_features, : weight.in_features]
+
+
+def widen(data: torch.Tensor, bits: int, group: int, empty: Callable[..., torch.Tensor] | None = None) -> torch.Tensor:
+    """Return the numbers in some panels [panels, 2, groups, bytes] in the order of their codes.
+
+    Float32 [blocks, groups * group, 16]; `empty` makes the tensor for them from its shape.
+    """
+    blocks = data.flatten(0, 1)  # [blocks, groups, bytes]
+    shape = (blocks.shape[0], blocks.shape[1] * group, BLOCK)
+    numbers = torch.empty(shape, device=data.device) if empty is None else empty(*shape)
+    by_group = numbers.unflatten(1, (-1, group))
+    codes, scales, *minima = blocks.split((group * BLOCK * bits // 8, *[2 * BLOCK] * (1 if bits == 8 else 2)), dim=-1)
+    if bits == 8:
+        by_group.copy_(codes.view(torch.int8).unflatten(-1, (-1, BLOCK)))
+        by_group.mul_(_halves(scales))
+        return numbers
+    # Bytes [.., group / 8, 16 outputs, 2 of a pair, 2] of two codes each; the pairs of a byte are two apart.
+    by_byte = codes.unflatten(-1, (-1, BLOCK, 2, 2)).permute(0, 1, 2, 5, 4, 3)
+    by_pair = by_group.unflatten(2, (-1, 2, 2, 2))  # [.., group / 8, byte, half, of a pair, 16]
+    by_pair[..., 0, :, :] = by_byte & 15
+    by_pair[..., 1, :, :] = by_byte >> 4
+    by_group.mul_(_halves(scales)).add_(_halves(minima[0]))
+    return numbers
 
 
 def part_of(
@@ -117,7 +133,7 @@ class SlicedLinear:
 
 
 class QuantizedLinear(PlainLinear):
-    """Dequantises for every product: slow, and right on every device."""
+    """Dequantises the whole matrix for every product, as a GPU can."""
 
     def __init__(self, weight: QuantizedWeight, bias: torch.Tensor | None) -> None:
         self._quantized, self._bias = weight, bias
@@ -184,15 +200,6 @@ def _int4(parts: torch.Tensor) -> list[torch.Tensor]:
 
 def _int4_codes(parts: torch.Tensor, scales: torch.Tensor, minima: torch.Tensor) -> torch.Tensor:
     return ((parts - minima[..., None]) / _safe(scales)[..., None]).round().clamp(0, 15)
-
-
-def _nibbles(codes: torch.Tensor) -> torch.Tensor:
-    """Codes [blocks, groups, group, 16] from bytes [blocks, groups, group * 8]."""
-    words = (
-        codes.contiguous().view(torch.int16).unflatten(-1, (-1, BLOCK, 2)).transpose(-1, -2)
-    )  # [.., group / 8, 2, 16]
-    shifts = torch.tensor([0, 4, 8, 12], dtype=torch.int16, device=codes.device).view(4, 1, 1)
-    return torch.bitwise_right_shift(words.unsqueeze(3), shifts).bitwise_and(15).flatten(2, 4)
 
 
 def _safe(scales: torch.Tensor) -> torch.Tensor:

@@ -6,9 +6,11 @@ from functools import cache, lru_cache
 
 import torch
 
+from mpi_spp.kernels.backends import is_native
 from mpi_spp.kernels.linear import Linear
 from mpi_spp.kernels.plain import Plain, Weight
 from mpi_spp.kernels.quantized import BITS, BLOCK, PANEL, QuantizedWeight
+from mpi_spp.kernels.widened import Blockwise, Widened
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
@@ -26,7 +28,7 @@ class WeightSizes:
     def __init__(self, config: ModelConfig, dtype: torch.dtype, kernels: str, scheme: str | None, group: int) -> None:
         """`kernels`: the back end's name; `scheme` and `group`: of quantised weights, None where they are not."""
         self._config, self._dtype = config, dtype
-        self._backend = _NativeShapes() if kernels == "native" else Plain()
+        self._backend = _shapes_of(kernels)
         self._store = None if scheme is None else _QuantizedShapes(config, scheme, group)
         self._checkpoint = _Shapes(config, dtype)
         self._of_kind = cache(self._of_shares)
@@ -141,6 +143,13 @@ def _quantized(shape: tuple[int, int], bits: int, group: int) -> QuantizedWeight
     return QuantizedWeight(
         torch.empty((panels, 2, groups, block), dtype=torch.uint8, device=_META), *shape, bits, group
     )
+
+
+def _shapes_of(kernels: str) -> Plain:
+    """Return a back end that holds weights in the form in which this one does."""
+    if is_native(kernels):
+        return _NativeShapes()
+    return {"widened": Widened(Plain()), "blockwise": Blockwise()}.get(kernels, Plain())
 
 
 class _NativeShapes(Plain):

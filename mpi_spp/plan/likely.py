@@ -6,7 +6,7 @@ import torch
 
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.kernels.choice import backends, remembered
+from mpi_spp.model.arithmetic import likely, products_of
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.device import choose_dtype
@@ -26,12 +26,4 @@ def likely_dtype(config: RunConfig, directory: Path, model: ModelConfig) -> torc
 
 def likely_kernels(config: RunConfig, model: ModelConfig, dtype: torch.dtype, threads: int, directory: Path) -> str:
     """The back end that a run would take: what was measured as fastest, else the likeliest."""
-    found = list(backends(dtype, torch.device("cpu"), directory))
-    if config.kernels != "auto":
-        if config.kernels not in found:
-            raise UserError(
-                f"--kernels: {config.kernels} cannot run {dtype} here; choose one of auto, {', '.join(found)}"
-            )
-        return config.kernels
-    shape = (2 * model.widest, model.hidden_size)
-    return remembered(shape, dtype, threads, directory) or found[-1]
+    return likely(config.kernels, products_of(config, model, dtype, torch.device("cpu")), threads, directory)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mpi_spp.errors import UserError
+from mpi_spp.kernels.backends import is_native
 from mpi_spp.model.sizes import WeightSizes
 from mpi_spp.partition import split_evenly
 from mpi_spp.phase import Phase, needed
@@ -14,7 +15,8 @@ from mpi_spp.plan.sync import Moved
 from mpi_spp.strategies import Plan
 
 # What the back ends' libraries take once they have run: code, thread pools, packed forms for several counts of rows.
-_LIBRARY_BYTES = {"plain": 16 << 20, "native": 14 << 20, "packed": 36 << 20}
+_LIBRARY_BYTES = {"plain": 16 << 20, "packed": 36 << 20, "widened": 36 << 20, "blockwise": 20 << 20}
+_NATIVE_BYTES = 14 << 20
 _FAULT_BYTES = 64 << 10  # that Linux maps of a file at once
 _ROWS_OF_AN_MLP = 512  # at once, where positions are split
 _ROWS_OF_A_PART = 128  # whose scores are there at once, where positions are split
@@ -97,7 +99,11 @@ def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
     if layout.plan.dispatches and model.experts is not None:  # own rows leave, and as many come, both with outputs
         rows = own * others_met(model.experts, place.stage_size)
         inner += int(2 * rows * model.hidden_size * (itemsize + 4))
-    return hidden + inner + _visible_bytes(setting, tokens) + _LIBRARY_BYTES.get(setting.kernels, 16 << 20)
+    return hidden + inner + _visible_bytes(setting, tokens) + _library_bytes(setting.kernels)
+
+
+def _library_bytes(kernels: str) -> int:
+    return _NATIVE_BYTES if is_native(kernels) else _LIBRARY_BYTES[kernels]
 
 
 def _part_bytes(setting: Setting, phase: Phase, rank: int, rows: tuple[int, int]) -> int:
@@ -118,12 +124,15 @@ def _part_bytes(setting: Setting, phase: Phase, rank: int, rows: tuple[int, int]
 def _visible_bytes(setting: Setting, tokens: int) -> int:
     """Scores of a key/value head's queries; and a layer's cache in numbers, where it is kept in codes. Torch only."""
     model, itemsize = setting.model, setting.dtype.itemsize
-    if setting.kernels == "native":
+    if is_native(setting.kernels):
         return 0
+    if setting.kernels in ("widened", "blockwise"):
+        itemsize = 4  # all of it is computed in float32
     scores = 2 * tokens * model.query_groups * setting.prompt_tokens * itemsize
     numbers = 2 * model.num_key_value_heads * model.head_dim * setting.positions * (4 + itemsize)
     repacked = model.hidden_size * 2 * model.widest * itemsize  # for many rows, while a product runs
-    return scores + repacked + (numbers if setting.config.kv_cache_dtype == "int8" else 0)
+    is_read_as_it_is = setting.config.kv_cache_dtype != "int8" and itemsize == setting.dtype.itemsize
+    return scores + repacked + (0 if is_read_as_it_is else numbers)
 
 
 def _mapped_bytes(setting: Setting, layout: Layout, rank: int) -> int:

@@ -7,6 +7,7 @@ from functools import cached_property
 import torch
 
 from mpi_spp.config import RunConfig
+from mpi_spp.kernels.backends import is_native
 from mpi_spp.kernels.cache import COLUMNS
 from mpi_spp.kernels.native.cache import PanelShape
 from mpi_spp.kv.cache import KVCache
@@ -124,5 +125,5 @@ def position_bytes(setting: Setting) -> int:
 def cache_of(setting: Setting, phase: Phase, rank: int, positions: Ranges, capacity: int) -> KVCache:
     """The cache that a rank would keep in a phase, with these of the prompt; it has a shape and no memory."""
     region, room = phase.regions[rank], held_by(phase.places[rank], positions, setting.prompt_tokens).room(capacity)
-    layout = PanelShape() if setting.kernels == "native" else COLUMNS
+    layout = PanelShape() if is_native(setting.kernels) else COLUMNS
     return KVCache(region.layers, region.heads, room, setting.model.head_dim, cache_dtype(setting), _META, layout)

@@ -1,4 +1,4 @@
-"""The measured choice of a back end is remembered."""
+"""The measured choice of a back end is remembered; what did not work, or does not fit, is not chosen."""
 
 import json
 from pathlib import Path
@@ -6,46 +6,157 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpi_spp.kernels import choice
-from mpi_spp.kernels.plain import Packed
+from mpi_spp.errors import UserError
+from mpi_spp.kernels import choice, trial
+from mpi_spp.kernels.backends import names_for
+from mpi_spp.kernels.choice import Products, fastest, for_auto
+from mpi_spp.kernels.plain import Packed, Plain
+from mpi_spp.model import arithmetic
+from mpi_spp.model.arithmetic import Room
 
 CPU = torch.device("cpu")
+FLOAT32 = Products((200, 72), torch.float32, CPU)
+BFLOAT16 = Products((200, 72), torch.bfloat16, CPU)
+ENOUGH = Room(1 << 20, 1 << 30)
 
 
 def test_a_choice_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     measured = []
-    times = {"Plain": [2.0, 1.0], "Packed": [1.0, 1.1]}
+    times = {"Plain": [2.0, 1.0], "Packed": [1.0, 1.1]}  # one loses 100 %, the other 10 %
     monkeypatch.setattr(
-        choice, "_times", lambda backend, shape, dtype: measured.append(type(backend).__name__) or times[measured[-1]]
+        choice, "_times", lambda backend, products: measured.append(type(backend).__name__) or times[measured[-1]]
     )
     for _ in range(2):
-        assert (
-            choice.fastest((200, 72), torch.float32, CPU, tmp_path / "new") == "packed"
-        )  # loses 10 %, the other 100 %
+        assert fastest(FLOAT32, tmp_path / "new", ["plain", "packed"]) == "packed"
     assert measured == ["Plain", "Packed"]
     assert list(json.loads((tmp_path / "new" / "choices.json").read_text()).values()) == ["packed"]
 
 
-@pytest.mark.parametrize("product, chosen", [(1.2, "native"), (1.3, "packed")])
+@pytest.mark.parametrize("product, chosen", [(1.2, "native-amx"), (1.3, "packed")])
 def test_a_layer_in_one_call_is_worth_slower_products(
     product: float, chosen: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = {"packed": Packed(), "native": Packed()}
-    found["native"].in_one_call = True
-    times = {"packed": [1.0], "native": [product]}
-    monkeypatch.setattr(choice, "backends", lambda *what: found)
-    monkeypatch.setattr(
-        choice, "_times", lambda backend, shape, dtype: times["native" if backend.in_one_call else "packed"]
-    )
-    assert choice.fastest((200, 72), torch.float32, CPU, tmp_path) == chosen
+    made = {"packed": Packed(), "native-amx": Packed()}
+    made["native-amx"].in_one_call = True
+    monkeypatch.setattr(choice, "make", lambda name, directory: made[name])
+    monkeypatch.setattr(choice, "_times", lambda backend, products: [product if backend.in_one_call else 1.0])
+    assert fastest(BFLOAT16, tmp_path, list(made)) == chosen
 
 
 @pytest.mark.parametrize("content", ["", "3", '{"x": "gone"}'])
 def test_a_broken_memory_costs_a_measurement_only(tmp_path: Path, content: str) -> None:
     (tmp_path / "choices.json").write_text(content)
-    assert choice.fastest((32, 16), torch.float32, CPU, tmp_path) in choice.backends(torch.float32, CPU, tmp_path)
+    assert fastest(FLOAT32, tmp_path, ["plain", "packed"]) in ("plain", "packed")
 
 
 def test_where_there_is_one_backend_nothing_is_measured(tmp_path: Path) -> None:
-    assert choice.fastest((32, 16), torch.float16, CPU, tmp_path) == "plain"
+    assert fastest(FLOAT32, tmp_path, ["plain"]) == "plain"
     assert not (tmp_path / "choices.json").exists()
+
+
+def test_quantised_weights_are_measured_as_such(tmp_path: Path) -> None:
+    assert fastest(Products((64, 96), torch.float32, CPU, 4, 32), tmp_path, ["widened", "blockwise"]) == "widened"
+    (key,) = json.loads((tmp_path / "choices.json").read_text())
+    assert "4 bits by 32" in key
+
+
+def test_auto_takes_one_native_variant_and_widens_only_where_all_else_fails() -> None:
+    everything = ["plain", "packed", "widened", "blockwise", "native-amx", "native-avx512bf16"]
+    assert for_auto(everything) == ["plain", "packed", "native-amx"]
+    assert for_auto(["widened", "blockwise"]) == ["widened", "blockwise"]
+    assert for_auto(["widened", "blockwise", "native-avx512bf16"]) == ["native-avx512bf16"]
+
+
+def fake_trials(monkeypatch: pytest.MonkeyPatch, **failed: str) -> list[list[str]]:
+    """Trials of which these fail, and no process is started; returns what was tried."""
+    tried: list[list[str]] = []
+
+    def results_of(names: list[str], dtype: torch.dtype, directory: Path) -> dict[str, str]:
+        tried.append(names)
+        return {name: failed.get(name.partition("-")[0], trial.WORKS) for name in names}
+
+    monkeypatch.setattr(trial, "results_of", results_of)
+    choice.trials.cache_clear()
+    return tried
+
+
+@pytest.fixture(autouse=True)
+def no_trials_are_left() -> None:
+    yield
+    choice.trials.cache_clear()
+
+
+def test_a_trial_is_kept_in_a_file_and_made_anew_where_it_is_broken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = fake_trials(monkeypatch, packed="gone wrong")
+    for content, times in ((None, 1), (None, 1), ("{", 2), ('{"key": 3}', 3)):
+        if content is not None:
+            (tmp_path / "trials.json").write_text(content)
+        choice.trials.cache_clear()
+        assert choice.trials(torch.bfloat16, tmp_path)["packed"] == "gone wrong"
+        assert len(tried) == times
+
+
+@pytest.mark.parametrize("changed", ["features", "compilers", "sources"])
+def test_another_processor_compiler_or_kernel_is_tried_anew(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A home folder may be shared by machines of the same name."""
+    tried = fake_trials(monkeypatch)
+    choice.trials(torch.bfloat16, tmp_path)
+    choice.trials.cache_clear()
+    if changed == "features":
+        monkeypatch.setattr("mpi_spp.cpu.features", lambda: frozenset({"sse2", "avx2"}))
+    if changed == "compilers":
+        monkeypatch.setenv("CC", "another")
+    if changed == "sources":
+        monkeypatch.setattr("mpi_spp.kernels.memory.sources_digest", lambda: "other")
+    choice.trials(torch.bfloat16, tmp_path)
+    assert len(tried) == 2
+
+
+def test_what_does_not_work_is_no_candidate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    slow = {"plain": "7 times slower", "packed": "raises", "native": "no compiler"}
+    fake_trials(monkeypatch, **slow)
+    monkeypatch.setattr(choice, "_times", lambda backend, products: [1.0 if type(backend).__name__ == "Widened" else 2])
+    assert choice.working(torch.bfloat16, CPU, tmp_path) == ["widened", "blockwise"]
+    chosen = arithmetic.choose("auto", BFLOAT16, ENOUGH, tmp_path)
+    assert chosen.name == "widened" and "measured as faster than blockwise" in chosen.why
+    assert "held in float32: 1 MiB" in chosen.warning
+    for name in ("plain", "packed", *(["native"] if len(names_for(torch.bfloat16, CPU, False)) > 4 else [])):
+        with pytest.raises(
+            UserError, match=rf"--kernels: {name} cannot run torch.bfloat16 on this CPU \({slow[name]}\)"
+        ):
+            arithmetic.choose(name, BFLOAT16, ENOUGH, tmp_path)
+
+
+def test_widened_weights_that_do_not_fit_are_not_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_trials(monkeypatch, plain="slow", packed="slow", native="none")
+    chosen = arithmetic.choose("auto", BFLOAT16, Room(900 << 20, 1 << 30), tmp_path)
+    assert chosen.name == "blockwise"
+    assert "widened would need 900 MiB here, 1 GiB are free" in chosen.why
+    assert "slow" in chosen.warning
+    assert arithmetic.choose("widened", BFLOAT16, Room(900 << 20, 1 << 30), tmp_path).name == "widened"
+
+
+def test_a_native_variant_that_fails_is_told_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpi_spp.kernels.native.library.runnable", lambda: ["avx512bf16"])
+    fake_trials(monkeypatch, native="no C compiler (gcc or cc) on the PATH")
+    monkeypatch.setattr(choice, "_times", lambda backend, products: [1.0])
+    chosen = arithmetic.choose("auto", BFLOAT16, ENOUGH, tmp_path)
+    assert chosen.warning == "no native-avx512bf16 kernels (no C compiler (gcc or cc) on the PATH)"
+
+
+def test_likely_kernels_are_the_best_that_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_trials(monkeypatch, plain="slow", packed="slow", native="none")
+    assert arithmetic.likely("auto", BFLOAT16, 1, tmp_path) == "widened"
+    fake_trials(monkeypatch, native="none")
+    assert arithmetic.likely("auto", FLOAT32, 1, tmp_path) == "packed"
+
+
+def test_a_gpu_has_the_plain_one_only(tmp_path: Path) -> None:
+    gpu = Products((8, 8), torch.bfloat16, torch.device("cuda", 0), 4)
+    chosen = arithmetic.choose("auto", gpu, ENOUGH, tmp_path)
+    assert (chosen.name, chosen.warning) == ("plain", "")
+    assert isinstance(choice.backends(torch.bfloat16, gpu.device, tmp_path)["plain"], Plain)

@@ -8,9 +8,10 @@ import pytest
 
 from mpi_spp.doctor.facts import facts_here
 from mpi_spp.doctor.interfaces import Route, parse_routes, route_to
-from mpi_spp.doctor.machine import cores_of, cpus_online, listens_on, parse_cpus, parse_meminfo, room_in_group
+from mpi_spp.doctor.machine import cores_of, cpus_online, listens_on, parse_cpus
 from mpi_spp.doctor.software import NOT_THERE
 from mpi_spp.errors import UserError
+from mpi_spp.limits import parse_meminfo, room_in_group
 from mpi_spp.model.fingerprint import digests
 
 ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT

@@ -7,16 +7,17 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpi_spp.kernels.cache import quantize_heads
+from mpi_spp.kernels.backends import is_native
+from mpi_spp.kernels.cache import COLUMNS, quantize_heads
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.store import cache_directory
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
-LAYOUTS = {
-    name: backend.key_layout
+LAYOUTS = {"plain": COLUMNS} | {
+    "native": backend.key_layout
     for name, backend in backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels").items()
-    if name in ("plain", "native")
+    if is_native(name)
 }
 # Layouts of caches of the same dtype, between which a sync may move it.
 PAIRS = [(dtype, "plain", "plain") for dtype in (torch.float32, torch.float16)] + [

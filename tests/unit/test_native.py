@@ -1,12 +1,15 @@
 """What only the native kernels promise: rows that do not depend on one another, and a library that builds."""
 
+import re
 import shutil
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from mpi_spp import cpu
 from mpi_spp.kernels.attention import Heads, Rotation
 from mpi_spp.kernels.attention import attention as attend
 from mpi_spp.kernels.cache import LayerCache, quantize_heads
@@ -18,18 +21,14 @@ from mpi_spp.kernels.plain import Plain
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.store import cache_directory
 
-pytestmark = pytest.mark.skipif(
-    not library.cpu_features().issuperset(library.VARIANTS["vectors"]), reason="needs a CPU with AVX512_BF16"
-)
+pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX512_BF16")
 
 
 @pytest.fixture(scope="module", params=library.VARIANTS)
 def native(request: pytest.FixtureRequest) -> Native:
-    if missing := set(library.VARIANTS[request.param]) - library.cpu_features():
+    if missing := set(library.VARIANTS[request.param]) - cpu.features():
         pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
-    loaded = library.variant(request.param, cache_directory() / "kernels")
-    assert loaded is not None, "the CPU has all that is needed: is there a C compiler?"
-    return Native(loaded)
+    return Native(library.load(request.param, cache_directory() / "kernels"))
 
 
 @pytest.mark.parametrize("rows", [2, 12, 13, 240, 301])
@@ -226,32 +225,33 @@ def test_a_norm_of_one_row_is_that_of_many(native: Native) -> None:
     assert torch.equal(norm(x[3:4]), norm(x)[3:4])
 
 
-def test_the_library_is_made_once_and_whole(tmp_path: Path) -> None:
+@pytest.fixture
+def best() -> Iterator[str]:
+    """The best variant, to be loaded anew."""
     library.load.cache_clear()
-    assert library.load(tmp_path) is not None
+    yield library.runnable()[0]
+    library.load.cache_clear()
+
+
+def test_the_library_is_made_once_and_whole(best: str, tmp_path: Path) -> None:
+    library.load(best, tmp_path)
     made = [path.name for path in tmp_path.iterdir()]
     assert len(made) == 1 and made[0].endswith(".so"), made
     library.load.cache_clear()
     before = (tmp_path / made[0]).stat().st_mtime_ns
-    assert library.load(tmp_path) is not None
+    loaded = library.load(best, tmp_path)
     assert (tmp_path / made[0]).stat().st_mtime_ns == before
+    # Two teams of OpenMP threads on the same cores would wait for one another.
+    needed = subprocess.run(["ldd", loaded._name], capture_output=True, text=True, check=True).stdout
+    assert "omp" not in needed
+    assert re.fullmatch(r"(gcc|clang) \d+.*", library.compiler_of(loaded))
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", shutil.which("false")])
-def test_without_a_compiler_that_works_torch_is_used(
-    compiler: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_without_a_compiler_that_works_the_reason_is_told(
+    compiler: str, best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CC", compiler)
-    library.load.cache_clear()
-    assert library.load(tmp_path) is None
-    assert compiler in caplog.text
+    with pytest.raises(library.NoKernels, match=compiler):
+        library.load(best, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_kernels_do_not_bring_their_own_threads(tmp_path: Path) -> None:
-    """Two teams of OpenMP threads on the same cores would wait for one another."""
-    library.load.cache_clear()
-    loaded = library.load(tmp_path)
-    assert loaded is not None
-    needed = subprocess.run(["ldd", loaded._name], capture_output=True, text=True, check=True).stdout
-    assert "omp" not in needed

@@ -11,6 +11,7 @@ from mpi_spp.kernels.linear import Activation, Gated, Linear
 from mpi_spp.kernels.merge import Part
 from mpi_spp.kernels.native.cache import KeyPanels, pointers_to
 from mpi_spp.kernels.native.layer import EVERYTHING, NativeLayer
+from mpi_spp.kernels.native.library import compiler_of
 from mpi_spp.kernels.native.linear import NativeLinear, NativeSiluMul, panels_of
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.plain import Plain, Weight
@@ -25,6 +26,7 @@ class Native(Plain):
 
     def __init__(self, library: ctypes.CDLL) -> None:
         self._library = library
+        self.compiler = compiler_of(library)
         self.key_layout = KeyPanels(library)
 
     def norm(self, weight: torch.Tensor, eps: float) -> "NativeNorm":

@@ -1,9 +1,8 @@
-"""Compiles the native kernels, once for a set of sources, and loads them where the CPU can run them."""
+"""Compiles the native kernels, once for a set of sources and instructions, and loads them where the CPU has those."""
 
 import ctypes
 import functools
 import hashlib
-import logging
 import os
 import shutil
 import subprocess
@@ -14,14 +13,15 @@ from typing import Any
 
 import torch
 
-log = logging.getLogger(__name__)
+from mpi_spp import cpu
 
 # Options of the compiler by what the CPU must have, as Linux calls it.
 _VECTORS = {name: f"-m{name.replace('_', '')}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
 _VECTORS |= {"avx512_bf16": "-mavx512bf16", "fma": "-mfma", "f16c": "-mf16c"}
 _TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
-# The best first. The compiling CPU does not matter, so that hosts of a cluster may share a home directory.
-VARIANTS = {"tiles": _VECTORS | _TILES, "vectors": _VECTORS}
+# The best first, by the newest instruction set in each. The compiling CPU does not matter, and what is compiled is
+# loaded only where the CPU has all of it: hosts of a cluster may share a home directory.
+VARIANTS = {"amx": _VECTORS | _TILES, "avx512bf16": _VECTORS}
 _FLAGS = ("-O3", "-fPIC", "-fopenmp", "-std=gnu11")
 _COMPILERS = ("gcc", "cc")
 _SECONDS = 120
@@ -30,6 +30,7 @@ _HERE = Path(__file__).parent
 _pointer, _count = ctypes.c_void_p, ctypes.c_int64
 _SIGNATURES: dict[str, list[Any]] = {
     "allow_tiles": [],
+    "compiler": [],
     "linear": [_pointer] * 3 + [_count, ctypes.c_int],
     "pack_panels": [_pointer] * 2 + [_count] * 2 + [ctypes.c_int],
     "rms_norm": [_pointer] * 3 + [_count] * 2 + [ctypes.c_float],
@@ -44,45 +45,49 @@ _SIGNATURES: dict[str, list[Any]] = {
 }
 
 
+def runnable() -> list[str]:
+    """The variants that this CPU has the instructions for, the best first; a compiler may be missing."""
+    return [name for name, needed in VARIANTS.items() if cpu.features().issuperset(needed)]
+
+
 @functools.cache
-def load(directory: Path) -> ctypes.CDLL | None:
-    """The kernels, compiled into `directory` if they are not there yet; None where they cannot run, with a log line."""
-    return next((library for name in VARIANTS if (library := variant(name, directory)) is not None), None)
-
-
-def variant(name: str, directory: Path) -> ctypes.CDLL | None:
-    """One of VARIANTS; see load."""
-    needed = VARIANTS[name]
-    missing = [feature for feature in needed if feature not in cpu_features()]
+def load(name: str, directory: Path) -> ctypes.CDLL:
+    """A variant's kernels, compiled into `directory` if they are not there yet. Raises NoKernels where that fails."""
+    missing = set(VARIANTS[name]) - cpu.features()
     if missing:
-        log.info("no native kernels with %s: this CPU has no %s", name, ", ".join(missing))
-        return None
+        raise NoKernels(f"this CPU has no {', '.join(sorted(missing))}")
     try:
         ctypes.CDLL(_openmp_of_torch(), mode=ctypes.RTLD_GLOBAL)  # one team of threads for torch and for us
-        library = ctypes.CDLL(str(_compiled(directory, (*_FLAGS, *needed.values()))))
+        library = ctypes.CDLL(str(_compiled(directory, (*_FLAGS, *VARIANTS[name].values()))))
         for function, types in _SIGNATURES.items():
             getattr(library, function).argtypes = types
+        library.compiler.restype = ctypes.c_char_p
         if library.allow_tiles():
             raise OSError("this Linux does not give the tile registers")
     except (OSError, subprocess.SubprocessError, AttributeError) as error:
-        log.warning("no native kernels with %s: %s", name, error)
-        return None
+        raise NoKernels(str(error)) from None
     return library
 
 
-def cpu_features() -> set[str]:
-    """The names that Linux gives to this CPU's extensions; none elsewhere."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            return set(next((line for line in file if line.startswith("flags")), "").split())
-    except OSError:
-        return set()
+def compiler_of(library: ctypes.CDLL) -> str:
+    """The name and version of the compiler that made a library."""
+    return str(library.compiler().decode())
+
+
+class NoKernels(Exception):
+    """Why a variant cannot be had here."""
 
 
 @functools.cache
 def sources_digest() -> str:
     """Changes with the kernels."""
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(_HERE.glob("*.[ch]")))).hexdigest()[:16]
+
+
+def compilers() -> list[str]:
+    """The C compilers that are here, the one to take first."""
+    named = os.environ.get("CC")
+    return [named] if named else [name for name in _COMPILERS if shutil.which(name)]
 
 
 def _openmp_of_torch() -> str:
@@ -108,9 +113,9 @@ def _compiled(directory: Path, flags: Sequence[str]) -> Path:
 
 
 def _compile(sources: list[Path], flags: Sequence[str], scratch: Path) -> Path:
-    compiler = os.environ.get("CC") or next(filter(shutil.which, _COMPILERS), None)
+    compiler = next(iter(compilers()), None)
     if compiler is None:
-        raise OSError(f"no C compiler ({' or '.join(_COMPILERS)}) on the PATH")
+        raise OSError(f"no C compiler ({' or '.join(_COMPILERS)}) on the PATH; install one, or name it in CC")
     objects = [scratch / f"{source.stem}.o" for source in sources]
     library = scratch / "native.so"
     commands = [

@@ -40,6 +40,7 @@ typedef struct {
 
 /* Documented where they are defined. */
 int allow_tiles(void);
+const char *compiler(void);
 int linear(const Matrix *matrix, const bfloat16 *x, void *y, index_t rows, int store);
 void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps);
 void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *sines, const float *query_norm,

@@ -1,0 +1,118 @@
+"""This machine's processor: its name, its instructions, and a lesser one that the program may be made to believe in.
+
+Needs no torch: what `believe` sets must be there before torch is loaded.
+"""
+
+import ctypes
+import functools
+import os
+import platform
+from collections.abc import Mapping
+from typing import Any
+
+from mpi_spp.errors import UserError
+
+VARIABLE = "MPI_SPP_CPU"
+
+# Linux's names of the instruction sets that matter to matrix products, the oldest first.
+_OF_X86 = (
+    *("sse2", "sse4_2", "avx", "f16c", "fma", "avx2", "avx_vnni", "avx_ne_convert"),
+    *("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
+    *("amx_tile", "amx_bf16", "amx_int8"),
+)
+# ARM's processors are asked by the auxiliary vector (asm/hwcap.h): bits of AT_HWCAP and of AT_HWCAP2.
+_AT_HWCAP, _AT_HWCAP2 = 16, 26
+_OF_ARM = {"fp": 0, "asimd": 1, "fphp": 9, "asimdhp": 10, "asimddp": 20, "sve": 22, "asimdfhm": 23}
+_OF_ARM_TOO = {"sve2": 1, "i8mm": 13, "bf16": 14}
+_IN_OTHERS = {"sse2", "sse4_2", "avx", "f16c", "fma", "avx512vl", "avx512bw", "avx512dq", "amx_tile", "fp", "fphp"}
+
+# A lesser processor: the newest of its instruction sets, and what keeps torch's own libraries to the same.
+_LEVELS: dict[str, tuple[str, dict[str, str]]] = {
+    "sse2": ("sse4_2", {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}),
+    "avx2": ("avx2", {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}),
+    "avx512": ("avx512_vnni", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}),
+    "avx512bf16": ("avx512_bf16", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}),
+}
+
+
+def name() -> str:
+    """Return what the system calls the processor, or the board where it names that alone."""
+    for path, start in (("/proc/cpuinfo", "model name"), ("/proc/device-tree/model", "")):
+        try:
+            with open(path, encoding="utf-8", errors="replace") as file:
+                line = next(line for line in file if line.startswith(start))
+            return line.split(":", 1)[-1].strip(" \t\n\0")
+        except (OSError, StopIteration):
+            continue
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def features() -> frozenset[str]:
+    """Return Linux's names of the instruction sets that may be used here; empty where the system does not tell.
+
+    With MPI_SPP_CPU these are at most those of that lesser processor.
+    """
+    found = _flags() | _hwcaps()
+    level = believed()
+    if level is None or not found.intersection(_OF_X86):
+        return found
+    newest, _ = _LEVELS[level]
+    return found.intersection(_OF_X86[: _OF_X86.index(newest) + 1])
+
+
+def instruction_sets() -> list[str]:
+    """Return those of `features` that decide over the speed of products, the oldest first."""
+    return [one for one in (*_OF_X86, *_OF_ARM, *_OF_ARM_TOO) if one in features()]
+
+
+def short_instruction_sets() -> str:
+    """Return the same for a line of text: what another one includes is left out."""
+    sets = instruction_sets()
+    return " ".join(one for one in sets if one not in _IN_OTHERS) or " ".join(sets) or platform.machine()
+
+
+def believed() -> str | None:
+    """Return the lesser processor that MPI_SPP_CPU names; None: the real one. Raises UserError for another word."""
+    level = os.environ.get(VARIABLE) or None
+    if level is not None and level not in _LEVELS:
+        raise UserError(f"{VARIABLE}: {level!r} is unknown; choose one of {', '.join(_LEVELS)}, or unset it")
+    return level
+
+
+def believe(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Return the variables that make torch's libraries believe what MPI_SPP_CPU says, as far as they can be told."""
+    level = environment.get(VARIABLE)
+    return dict(_LEVELS[level][1]) if level in _LEVELS else {}
+
+
+def facts() -> dict[str, Any]:
+    """Return what a report tells of the processor, as plain values."""
+    return {"cpu": name(), "instruction_sets": instruction_sets(), "believed_cpu": believed()}
+
+
+def _flags() -> frozenset[str]:
+    """x86: the names that the kernel gives, of what it has enabled too."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+            return frozenset(next((line for line in file if line.startswith("flags")), "").split()[2:])
+    except OSError:
+        return frozenset()
+
+
+def _hwcaps() -> frozenset[str]:
+    """ARM: its cpuinfo has no flags in every kernel, the auxiliary vector has them in all."""
+    if platform.machine() != "aarch64":
+        return frozenset()
+    try:
+        ask = ctypes.CDLL(None).getauxval
+    except (AttributeError, OSError):
+        return frozenset()
+    ask.restype, ask.argtypes = ctypes.c_ulong, [ctypes.c_ulong]
+    return hwcap_names(ask(_AT_HWCAP), ask(_AT_HWCAP2))
+
+
+def hwcap_names(first: int, second: int) -> frozenset[str]:
+    """Return the names of ARM's bits in AT_HWCAP and AT_HWCAP2."""
+    found = [name for name, bit in _OF_ARM.items() if first >> bit & 1]
+    return frozenset(found + [name for name, bit in _OF_ARM_TOO.items() if second >> bit & 1])

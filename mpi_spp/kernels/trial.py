@@ -1,0 +1,161 @@
+"""Tries back ends in a process of its own: one that raises, is wrong, crashes or hangs must not take the run with it.
+
+The process is `python -m mpi_spp.kernels.trial DIRECTORY DTYPE NAME...`; it prints a line for each back end.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+import mpi_spp
+from mpi_spp.kernels.attention import Heads
+from mpi_spp.kernels.backends import make
+from mpi_spp.kernels.cache import LayerCache
+from mpi_spp.kernels.native.library import NoKernels
+from mpi_spp.kernels.plain import Plain
+from mpi_spp.kernels.quantized import BITS, dequantize, quantize
+
+WORKS = "works"
+_SECONDS = 150  # for one back end, a compiler and the imports on a busy machine included
+_ROWS = (1, 40)
+_PRECISION = {torch.float32: 2.0**-17, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}  # of a number near 1
+_SHAPE = (100, 72)  # outputs and inputs, no multiples of any register
+_HEADS = Heads(4, 2, 16, 0.25)
+_FAST_SHAPE, _FAST_ROWS, _REPETITIONS = (256, 256), 128, 15
+_MOST_TIMES_SLOWER = 2.0  # than float32: without the instructions it is 5 times and more
+
+
+def results_of(names: list[str], dtype: torch.dtype, directory: Path) -> dict[str, str]:
+    """Return WORKS, or why not in a few words, for each of the back ends. Takes seconds."""
+    results: dict[str, str] = {}
+    while left := [name for name in names if name not in results]:
+        told, reason = _run(left, dtype, directory)
+        results |= told or {left[0]: reason}
+        if told and len(results) < len(names):
+            results[next(name for name in left if name not in told)] = reason
+    return results
+
+
+def _run(names: list[str], dtype: torch.dtype, directory: Path) -> tuple[dict[str, str], str]:
+    """Return what a process told of some back ends, and why it told no more."""
+    directory.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", __spec__.name, str(directory), str(dtype).removeprefix("torch."), *names]
+    # From an empty place, and our own sources first: no file of the folder that the user stands in is imported.
+    sources = os.pathsep.join([str(Path(mpi_spp.__file__).parents[1]), *sys.path[1:]])
+    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": sources}
+    limits: dict[str, Any] = {"timeout": _SECONDS * len(names), "stdin": subprocess.DEVNULL}
+    limits |= {"cwd": directory, "env": environment}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, **limits)
+    except subprocess.TimeoutExpired as error:
+        output = error.stdout or b""
+        return _told(output.decode() if isinstance(output, bytes) else output), f"did not end within {_SECONDS} s"
+    if done.returncode < 0:
+        return _told(done.stdout), f"ended by {signal.Signals(-done.returncode).name}"
+    last = (done.stderr.strip().splitlines() or ["no word"])[-1]
+    return _told(done.stdout), f"ended with status {done.returncode}: {last}"
+
+
+def _told(output: str) -> dict[str, str]:
+    """Return what whole lines of the process say."""
+    lines = [line for line in output.splitlines(keepends=True) if line.startswith("{") and line.endswith("}\n")]
+    return {name: result for line in lines for name, result in json.loads(line).items()}
+
+
+def main(directory: str, dtype_name: str, *names: str) -> None:
+    """Try the back ends one after another, and print what came of each."""
+    torch.set_num_threads(1)
+    dtype = getattr(torch, dtype_name)
+    for name in names:
+        print(json.dumps({name: result_of(name, dtype, Path(directory))}), flush=True)
+
+
+def result_of(name: str, dtype: torch.dtype, directory: Path) -> str:
+    """Return WORKS, or what is wrong with a back end, if it does not end this process."""
+    try:
+        backend = make(name, directory)
+        wrong = _wrong(backend, dtype)
+        if wrong is not None:
+            return wrong
+        slower = _times_slower(backend, dtype)
+    except (NoKernels, RuntimeError, ValueError, NotImplementedError) as error:
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    if slower > _MOST_TIMES_SLOWER:
+        return f"{slower:.0f} times slower than float32 here: this CPU has no instructions for {dtype_name_of(dtype)}"
+    return WORKS
+
+
+def dtype_name_of(dtype: torch.dtype) -> str:
+    """Return `bfloat16` for torch.bfloat16."""
+    return str(dtype).removeprefix("torch.")
+
+
+@torch.inference_mode()
+def _wrong(backend: Plain, dtype: torch.dtype) -> str | None:
+    """Return what a back end computes wrongly, each operation of a layer against float64; None: nothing."""
+    for rows in _ROWS:
+        for what, (given, expected) in _operations(backend, dtype, rows).items():
+            error = (given.double() - expected).abs().max() / expected.abs().max()
+            if not error <= 4 * _PRECISION[dtype]:  # nor a NaN
+                return f"{what} of {rows} rows is wrong by {error:.2g} of its largest number"
+    return None
+
+
+def _operations(backend: Plain, dtype: torch.dtype, rows: int) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
+    """Return what a back end makes of some random numbers, and what that should be in float64."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = ((rows, _SHAPE[1]), _SHAPE, (_SHAPE[0],), (_SHAPE[1],))
+    x, weight, bias, norm = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    found = {"a product": (backend.linear(weight, bias)(x), expected)}
+    for bits in BITS.values():
+        codes = quantize(weight.float(), bits, 32)
+        expected = F.linear(x.double(), dequantize(codes).double())
+        found[f"a product with {bits} bits"] = (backend.linear(codes, None)(x), expected)
+    expected = F.rms_norm(x.double(), (_SHAPE[1],), norm.double(), 1e-5)
+    found["a norm"] = (backend.norm(norm, 1e-5)(x.float()), expected)
+    found["attention"] = (_attended(backend, dtype, rows), _attended(Plain(), torch.float64, rows))
+    return found
+
+
+def _attended(backend: Plain, dtype: torch.dtype, tokens: int) -> torch.Tensor:
+    """Return what the last tokens of a sequence of 50 make of it: the same numbers for every back end."""
+    generator, capacity, start = torch.Generator().manual_seed(2), 50, 50 - tokens
+    heads, width = _HEADS, (_HEADS.num_heads + 2 * _HEADS.num_groups) * _HEADS.size
+    qkv = torch.randn(capacity, width, generator=generator).bfloat16().to(dtype)
+    angles = torch.randn(capacity, heads.size // 2, generator=generator)
+    cos, sin = angles.cos().repeat(1, 2), torch.cat((-angles.sin(), angles.sin()), dim=1)
+    rotation = tuple(part.to(backend.rotation_dtype or dtype) for part in (cos, sin))
+    keys = torch.zeros(heads.num_groups, *backend.key_layout.shape(heads.size, capacity), dtype=dtype)
+    values = torch.zeros(heads.num_groups, capacity, heads.size, dtype=dtype)
+    cache = LayerCache(keys, values, layout=backend.key_layout)
+    attention = backend.attention(heads, None, None)
+    for rows in (range(start), range(start, capacity)):
+        part = slice(rows.start, rows.stop)
+        outputs = attention(qkv[part], (rotation[0][part], rotation[1][part]), cache, rows.start, None)
+    return outputs
+
+
+def _times_slower(backend: Plain, dtype: torch.dtype) -> float:
+    """Return how many times longer a product of many rows takes than torch's own in float32."""
+    weight, x = torch.randn(_FAST_SHAPE), torch.randn(_FAST_ROWS, _FAST_SHAPE[1])
+    products = ((Plain().linear(weight, None), x), (backend.linear(weight.to(dtype), None), x.to(dtype)))
+    least = [float("inf")] * len(products)
+    for _ in range(_REPETITIONS):  # in turns: the machine may be busy for a while
+        for place, (product, inputs) in enumerate(products):
+            start = time.perf_counter()
+            product(inputs)
+            least[place] = min(least[place], time.perf_counter() - start)
+    return least[1] / least[0]
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,93 @@
+"""Which back end computes a model's layers on this machine, and why."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mpi_spp.config import RunConfig
+from mpi_spp.kernels.backends import is_native
+from mpi_spp.kernels.choice import Products, fastest, for_auto, named, remembered, trials, working
+from mpi_spp.kernels.quantized import BITS
+from mpi_spp.kernels.trial import WORKS
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.units import show_bytes
+
+_SHARE_OF_MEMORY = 0.8  # that widened weights may take: caches, buffers and programs need some, too
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A back end's name, why it was chosen, and what a user should know of that; empty: nothing."""
+
+    name: str
+    why: str
+    warning: str = ""
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes on this host: what its ranks' weights would take in float32, and what there is for them."""
+
+    widened: int
+    free: int
+
+
+def products_of(config: RunConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Products:
+    """Return the widest products of a model's layers, which the choice is made for."""
+    bits = None if config.quantize is None else BITS[config.quantize]
+    return Products((2 * model.widest, model.hidden_size), dtype, device, bits, config.quantize_group_size)
+
+
+def room_on_host(model: ModelConfig, copies: float, free: int) -> Room:
+    """Return what so many copies of a model's weights would take; `free`: bytes."""
+    numbers = model.layer_parameters * model.num_hidden_layers + model.vocab_size * model.hidden_size
+    return Room(int(4 * numbers * copies), free)
+
+
+def choose(wanted: str, products: Products, room: Room, directory: Path) -> Chosen:
+    """Return the back end that `--kernels` asks for, or the fastest one that works and fits. May take seconds.
+
+    `directory`: where kernels, trials and measurements are kept. Raises UserError where the one asked for cannot run.
+    """
+    if wanted != "auto":
+        name = named(wanted, products, directory)
+        return Chosen(name, "asked for", _warning(name, products, room, directory))
+    names = working(products.dtype, products.device, directory, products.bits is not None)
+    fitting, excluded = _that_fit(for_auto(names), room)
+    name = fastest(products, directory, fitting)
+    others = [one for one in fitting if one != name]
+    why = f"measured as faster than {', '.join(others)}" if others else "the only one that works here"
+    return Chosen(name, why + excluded, _warning(name, products, room, directory))
+
+
+def likely(wanted: str, products: Products, threads: int, directory: Path) -> str:
+    """Return the back end that a run would take: what was measured as fastest, else the likeliest."""
+    if wanted != "auto":
+        return named(wanted, products, directory)
+    names = for_auto(working(products.dtype, products.device, directory, products.bits is not None))
+    order = ("blockwise", "plain", "widened", "packed")
+    guess = max(names, key=lambda name: len(order) if is_native(name) else order.index(name))
+    return remembered(products, threads, directory, names) or guess
+
+
+def _that_fit(names: list[str], room: Room) -> tuple[list[str], str]:
+    """Return the names without the one whose weights would be too large, and what to say of that."""
+    if "widened" not in names or room.widened <= _SHARE_OF_MEMORY * room.free:
+        return names, ""
+    told = f"widened would need {show_bytes(room.widened)} here, {show_bytes(room.free)} are free"
+    return [name for name in names if name != "widened"], f"; {told}"
+
+
+def _warning(name: str, products: Products, room: Room, directory: Path) -> str:
+    """Return what makes a run slower or larger than the user may expect."""
+    if products.device.type != "cpu":
+        return ""
+    tried, told = trials(products.dtype, directory), []
+    told += [f"no {one} kernels ({result})" for one, result in tried.items() if is_native(one) and result != WORKS]
+    what = str(products.dtype).removeprefix("torch.") if products.bits is None else f"{products.bits} bits"
+    if name == "widened":
+        told.append(f"weights of {what} are held in float32: {show_bytes(room.widened)} for the ranks of this host")
+    if name == "blockwise":
+        told.append(f"weights of {what} are widened for every product, which is slow but takes no memory")
+    return "; ".join(told)
