@@ -11,6 +11,7 @@ from reference_models import RECIPES
 from mpi_spp import registry
 from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.kernels.backends import WIDENING, is_native
 from mpi_spp.mesh import Mesh, parse_mesh
 from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.strategies import load_strategies
@@ -18,7 +19,9 @@ from mpi_spp.strategies import load_strategies
 RANKS = ("1", "2", "3", "4", "5", "7")
 NONE = "-"  # an axis that says nothing here
 WITH_EXPERTS = [name for name, one in RECIPES.items() if "moe" in one.model_type or one.model_type == "mixtral"]
-NUMBERS = ("float32/plain", "float32/packed", "bfloat16/plain", "bfloat16/packed", "bfloat16/native", "float16/plain")
+DTYPES = ("float32", "bfloat16", "float16")
+KERNELS = ("plain", "packed", *WIDENING, "native-amx", "native-avx512bf16")
+NUMBERS = tuple(f"{dtype}/{one}" for dtype in DTYPES for one in KERNELS if dtype == "bfloat16" or not is_native(one))
 FREE_AXES = {  # "many" and "few": as many chunks as pay on a slow machine, and on a fast one
     "model": tuple(RECIPES),
     "chunks": ("1", "7", "128", "many", "few"),
@@ -56,11 +59,12 @@ class Case:
 
     @property
     def axes(self) -> Assignment:
-        """The value of every axis, and what follows: the mesh's shape, whether numbers are exact, ranks several."""
+        """The value of every axis, and what follows from them; of the mesh its shape."""
         values = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "mesh"}
         values["shape"] = shape_of(parse_mesh(self.mesh))
         exact = self.numbers.startswith("float32") and self.kv_cache == "auto" and self.quantize == NONE
         values |= {"several": "yes"} if self.ranks != "1" else {}
+        values |= {"dtype": self.numbers.split("/")[0], "experts": has_experts(self.model)}
         return values | ({"exact": "yes"} if exact else {})
 
     @property
@@ -83,8 +87,8 @@ class Frame:
 
     def allows(self, axis: str, value: str) -> bool:
         """Whether a run in this frame can have the value."""
-        if axis == "model":
-            return self.mesh.ep == 1 or value in WITH_EXPERTS
+        if axis in ("model", "experts"):
+            return self.mesh.ep == 1 or value in ("yes", *WITH_EXPERTS)
         own = {"ranks": str(self.mesh.size), "shape": shape_of(self.mesh)}
         own |= {"prefill": self.prefill, "sync": self.sync, "decode": self.decode}
         several = {"granularity": self.granularities, "context_split": self.context_splits, "layers": self.layers}
@@ -111,10 +115,22 @@ def is_valid(case: Case) -> bool:
 
 def clash(values: Assignment) -> bool:
     """Whether these values exclude one another, on whatever ranks."""
-    if values.get("exact"):
-        others = (values.get("kv_cache", "auto") != "auto", values.get("quantize", NONE) != NONE)
-        return any(others) or not values.get("numbers", "float32").startswith("float32")
-    return False if values.get("chunks") != "1" else "100" in values.get("prompts", "")  # would take the most time
+    numbers, quantize = values.get("numbers"), values.get("quantize")
+    if numbers and quantize and not _computes(numbers, quantize != NONE):
+        return True
+    if "model" in values and values.get("experts", has_experts(values["model"])) != has_experts(values["model"]):
+        return True
+    return values.get("chunks") == "1" and "100" in values.get("prompts", "")  # would take the most time
+
+
+def _computes(numbers: str, is_quantized: bool) -> bool:
+    """Whether these kernels are for such weights."""
+    dtype, kernels = numbers.split("/")
+    return kernels not in ("plain", "packed") if is_quantized else (dtype != "float32" or kernels not in WIDENING)
+
+
+def has_experts(model: str) -> str:
+    return "yes" if model in WITH_EXPERTS else "no"
 
 
 def shape_of(mesh: Mesh) -> str:
@@ -169,6 +185,8 @@ def values_of(frame: Frame) -> Iterator[tuple[str, str]]:
     """Of all axes that a frame decides."""
     yield from (("ranks", str(frame.mesh.size)), ("shape", shape_of(frame.mesh)))
     yield from [("several", "yes")] if frame.mesh.size > 1 else []
+    yield from [("experts", "yes"), *([("experts", "no")] if frame.mesh.ep == 1 else [])]
+    yield from (("model", name) for name in RECIPES if frame.mesh.ep == 1 or name in WITH_EXPERTS)
     yield from (("prefill", frame.prefill), ("sync", frame.sync), ("decode", frame.decode))
     of_axes = (("granularity", frame.granularities), ("context_split", frame.context_splits), ("layers", frame.layers))
     yield from ((axis, value) for axis, values in of_axes for value in values)

@@ -15,9 +15,7 @@ _IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ  # its reports go to the proces
 
 # All ranks must try the same examples, or their collective calls would not match.
 _EXAMPLES = 100 if _FULL else 40  # others every day, where there is one rank
-hypothesis.settings.register_profile(
-    "mpi-spp", deadline=None, derandomize=launched_size() > 1, max_examples=_EXAMPLES
-)
+hypothesis.settings.register_profile("mpi-spp", deadline=None, derandomize=launched_size() > 1, max_examples=_EXAMPLES)
 hypothesis.settings.load_profile("mpi-spp")
 
 
@@ -29,9 +27,12 @@ def _record(outcome: str, nodeid: str, seconds: float = 0.0) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    """What the session's runs are drawn by."""
+    """What the session depends on: the machine, and by what its runs are drawn."""
+    from mpi_spp.kernels.choice import describe
+    from mpi_spp.model.store import cache_directory
+
     seed = os.environ.get("MPI_SPP_TEST_SEED", "0")
-    return [f"seed of the runs: {seed}"] if launched_size() > 1 or "MPI_SPP_TEST_SEED" in os.environ else []
+    return [describe(cache_directory() / "kernels"), f"--seed {seed}"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

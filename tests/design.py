@@ -1,26 +1,43 @@
 """The runs of the rank tests: few that cover much, each with its own number of ranks, drawn by a seed.
 
 All triples of prefill, sync and decode that are valid come, and all pairs of the values of all axes that can come
-together; those that say nothing of numbers' precision with exact numbers, too, where tokens must be the same. What is
-valid is asked of the registries and of `load_strategies`, so that a new strategy's file is covered unasked.
+together (of kernels only with what they know of, else of dtypes); those that say nothing of numbers' precision with
+exact numbers, too, where tokens must be the same. What is valid is asked of the
+registries and of `load_strategies`, so that a new strategy's file is covered unasked.
 """
 
 import itertools
 import os
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import fields
 from functools import cache
+from typing import Generic, TypeVar
 
-from cases import FREE_AXES, NONE, NUMBERS, PRECISION, WITH_EXPERTS, Assignment, Case, clash, frames, parse, values_of
-from reference_models import RECIPES
+from cases import (
+    DTYPES,
+    FREE_AXES,
+    NONE,
+    NUMBERS,
+    PRECISION,
+    Assignment,
+    Case,
+    clash,
+    frames,
+    parse,
+    values_of,
+)
 
 MANY_RANKS = "7"  # more than heads of keys and values; slow on few cores, so that only a small share has them
 FEW_RANKS = (2, 3)  # which take what asks for no number
 _OF_MANY_RANKS = ("shape", "prefill", "sync", "decode", "granularity", "context_split", "layers")
+# What kernels know nothing of, but the numbers that travel may be of any dtype.
+BY_DTYPE = ("model", "shape", "sync", "granularity", "context_split", "layers", "prompts")
+OTHERS = ("model", "chunks", "prompts")
 _TRIES = 4000  # what is still to be covered, that a run is made of
 
+T = TypeVar("T")
 Element = tuple[tuple[str, str], ...]  # values of axes that should come together in some run
 
 
@@ -47,13 +64,14 @@ def numbers_here() -> list[str]:
     """The dtypes and kernels that this machine has."""
     import torch
 
-    from mpi_spp.kernels.choice import backends
+    from mpi_spp.kernels.choice import working
     from mpi_spp.model.store import cache_directory
 
-    dtypes = dict.fromkeys(one.split("/")[0] for one in NUMBERS)
-    kept = cache_directory() / "kernels"
-    found = {dtype: backends(getattr(torch, dtype), torch.device("cpu"), kept) for dtype in dtypes}
-    return [f"{dtype}/{kernels}" for dtype in dtypes for kernels in found[dtype]]
+    kept, found = cache_directory() / "kernels", []
+    for dtype, is_quantized in itertools.product(DTYPES, (False, True)):
+        names = working(getattr(torch, dtype), torch.device("cpu"), kept, is_quantized)
+        found += [f"{dtype}/{name}" for name in names]
+    return list(dict.fromkeys(found))
 
 
 def draw(seed: int, numbers: Sequence[str] = NUMBERS) -> list[Case]:
@@ -61,23 +79,34 @@ def draw(seed: int, numbers: Sequence[str] = NUMBERS) -> list[Case]:
     return Design(random.Random(seed), numbers).cases()
 
 
-class Design:
-    """Takes runs until everything that should be covered is: each is made of much that is not yet.
+class Choices(Generic[T]):
+    """Things to choose from, by the values that they allow. A set of them is the bits of an integer."""
 
-    A set of frames is the bits of an integer: those in which all values of an assignment can come are found by `&`.
-    """
+    def __init__(self, things: Sequence[T], values_of: Callable[[T], Iterable[tuple[str, str]]]) -> None:
+        self._things, self.masks = things, defaultdict[tuple[str, str], int](int)
+        for number, thing in enumerate(things):
+            for one in values_of(thing):
+                self.masks[one] |= 1 << number
+        self._axes = {axis for axis, _ in self.masks}
+
+    def mask(self, values: Iterable[tuple[str, str]]) -> int:
+        """Those that allow all these values; axes that they know nothing of exclude none."""
+        found = (1 << len(self._things)) - 1
+        for one in values:
+            found &= self.masks.get(one, 0 if one[0] in self._axes else -1)
+        return found
+
+    def of(self, mask: int) -> list[T]:
+        """The things of a set."""
+        return [thing for number, thing in enumerate(self._things) if mask >> number & 1]
+
+
+class Design:
+    """Takes runs until everything that should be covered is: each is made of much that is not yet."""
 
     def __init__(self, drawing: random.Random, numbers: Sequence[str]) -> None:
-        self._drawing, self._free = drawing, FREE_AXES | {"numbers": tuple(numbers), "exact": ("yes",)}
-        self._frames, self._masks = frames(), defaultdict[tuple[str, str], int](int)
-        self._masks |= {(axis, value): -1 for axis, values in self._free.items() for value in values}
-        for number, frame in enumerate(self._frames):
-            for axis, value in values_of(frame):
-                self._masks[axis, value] |= 1 << number
-        spread = sum(1 << number for number, frame in enumerate(self._frames) if frame.mesh.ep > 1)
-        for name in RECIPES.keys() - set(WITH_EXPERTS):
-            self._masks["model", name] = ~spread
-        self._all = (1 << len(self._frames)) - 1
+        self._drawing = drawing
+        self._frames, self._precisions = Choices(frames(), values_of), Choices(precisions(numbers), precision_values)
 
     def cases(self) -> list[Case]:
         """As few as the drawing finds."""
@@ -93,47 +122,38 @@ class Design:
     def elements(self) -> set[Element]:
         """All that should be covered."""
         values = defaultdict[str, list[str]](list)
-        for axis, value in self._masks:
+        others = ((axis, value) for axis in OTHERS for value in FREE_AXES[axis])
+        for axis, value in dict.fromkeys([*self._frames.masks, *self._precisions.masks, *others]):
             values[axis].append(value)
         found = set[Element]()
         for axes in _element_axes():
             for chosen in itertools.product(*(values[axis] for axis in axes)):
                 element = tuple(zip(axes, chosen, strict=True))
-                if self._mask(element) and self._is_wanted(dict(element)) and not clash(dict(element)):
+                if _is_wanted(dict(element)) and self._is_possible(dict(element)):
                     found.add(element)
         return found
 
-    def _is_wanted(self, values: Assignment) -> bool:
-        silent = any(values.get(axis) == NONE for axis in ("granularity", "context_split", "layers"))
-        return not silent and (values.get("ranks") != MANY_RANKS or values.keys() <= {"ranks", *_OF_MANY_RANKS})
-
-    def _mask(self, values: Iterable[tuple[str, str]]) -> int:
-        mask = self._all
-        for one in values:
-            mask &= self._masks[one]
-        return mask
+    def _is_possible(self, values: Assignment) -> bool:
+        """Whether some run has these values."""
+        pairs = values.items()
+        return bool(self._frames.mask(pairs)) and bool(self._precisions.mask(pairs)) and not clash(values)
 
     def _assignment(self, left: Iterable[Element]) -> Assignment:
         """The first element that is left, and of those behind it all that go with it."""
-        values, mask = Assignment(), self._all
+        values = Assignment()
         for element in itertools.islice(left, _TRIES):
-            if any(values.get(axis, value) != value for axis, value in element):
-                continue
-            both = mask & self._mask(element)
-            if both and not clash(values | dict(element)):
-                values |= dict(element)
-                mask = both
+            if all(values.get(axis, value) == value for axis, value in element):
+                both = values | dict(element)
+                values = both if self._is_possible(both) else values
         return values
 
     def _complete(self, values: Assignment) -> Case:
         """A run with these values; of the others, those that are exact and quick where nothing asks for more."""
-        mask = self._mask(values.items())
-        for axis, choices in self._free.items():
-            able = [one for one in choices if mask & self._masks[axis, one] and not clash(values | {axis: one})]
-            if axis not in values and able:  # nothing is, where the numbers are not exact
-                values[axis] = able[0] if axis in PRECISION else self._drawing.choice(able)
-                mask &= self._masks[axis, values[axis]]
-        fitting = [one for number, one in enumerate(self._frames) if mask >> number & 1]
+        values = values | dict(self._precisions.of(self._precisions.mask(values.items()))[0])
+        for axis in OTHERS:
+            able = [one for one in FREE_AXES[axis] if self._is_possible(values | {axis: one})]
+            values.setdefault(axis, self._drawing.choice(able or [""]))
+        fitting = self._frames.of(self._frames.mask(values.items()))
         (frame,) = self._drawing.choices(fitting, [one.mesh.size in FEW_RANKS or 0.01 for one in fitting])
         of_frame = list(values_of(frame))
         self._drawing.shuffle(of_frame)
@@ -142,12 +162,37 @@ class Design:
         return Case(mesh=str(frame.mesh), **{one.name: values[one.name] for one in fields(Case) if one.name != "mesh"})
 
 
+def precisions(numbers: Sequence[str]) -> list[dict[str, str]]:
+    """All ways to compute, the plain and exact one first."""
+    choices = FREE_AXES | {"numbers": numbers}
+    found = (
+        dict(zip(PRECISION, one, strict=True)) for one in itertools.product(*(choices[axis] for axis in PRECISION))
+    )
+    return [one for one in found if not clash(one)]
+
+
+def precision_values(precision: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Of all axes that it decides."""
+    dtype = precision["numbers"].split("/")[0]
+    yield from precision.items()
+    yield "dtype", dtype
+    if dtype == "float32" and precision["kv_cache"] == "auto" and precision["quantize"] == NONE:
+        yield "exact", "yes"
+
+
+def _is_wanted(values: Assignment) -> bool:
+    silent = any(values.get(axis) == NONE for axis in ("granularity", "context_split", "layers"))
+    return not silent and (values.get("ranks") != MANY_RANKS or values.keys() <= {"ranks", *_OF_MANY_RANKS})
+
+
 @cache
 def _element_axes() -> list[tuple[str, ...]]:
     """Which axes should meet."""
     axes = ["ranks", "shape", "prefill", "sync", "decode", "granularity", "context_split", "layers", *FREE_AXES]
     exact = [("exact", *pair) for pair in itertools.combinations(axes, 2) if not set(pair) & set(PRECISION)]
-    return [*itertools.combinations(axes, 2), *exact, ("exact", "several", "prefill", "sync", "decode")]
+    pairs = [pair for pair in itertools.combinations(axes, 2) if pair[1] != "numbers" or pair[0] not in BY_DTYPE]
+    more = [("dtype", axis) for axis in BY_DTYPE] + [("experts", "numbers")]
+    return [*pairs, *exact, *more, ("exact", "several", "prefill", "sync", "decode")]
 
 
 def axes_of(element: Element) -> tuple[str, ...]:

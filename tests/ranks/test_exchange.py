@@ -13,6 +13,7 @@ from mpi_spp import registry
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.config import GRANULARITIES
+from mpi_spp.kernels.backends import is_native
 from mpi_spp.kernels.cache import KeyLayout
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kv.cache import KVCache
@@ -50,7 +51,8 @@ def plans_of(size: int, sync: str) -> Iterator[Plan]:
 def layout_of(rank: int) -> KeyLayout:
     """Neighbours have different back ends, where there are two."""
     found = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
-    return found["native" if rank % 2 and "native" in found else "plain"].key_layout
+    native = next(filter(is_native, found), "plain")
+    return found[native if rank % 2 else "plain"].key_layout
 
 
 def phase_of(strategy: ModuleType, size: int) -> Phase:

@@ -16,7 +16,8 @@ from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import GRANULARITIES, KV_CACHE_DTYPES, QUANTIZE, RunConfig
 from mpi_spp.engine import Engine
 from mpi_spp.errors import UserError
-from mpi_spp.kernels.choice import backends
+from mpi_spp.kernels.backends import is_native
+from mpi_spp.kernels.choice import working
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.mesh import Mesh
 from mpi_spp.model.config import read_config
@@ -215,7 +216,7 @@ def test_an_int8_cache_makes_the_sync_smaller(dtype: str, number_bytes: int, mod
 
 
 def require_native_kernels() -> None:
-    if "native" not in backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels"):
+    if not any(map(is_native, working(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels"))):
         pytest.skip("needs a CPU with AVX512_BF16 and a C compiler")
 
 

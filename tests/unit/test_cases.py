@@ -23,7 +23,7 @@ from mpi_spp.strategies import load_strategies
 SEEDS = (0, 20261128, 0xFFFFFFFF)
 SAMPLES = 2000
 OF_FRAME = {"granularity": GRANULARITIES, "context_split": CONTEXT_SPLITS, "layers": ("even", "first", "last", "auto")}
-DERIVED = ("exact", "several")
+DERIVED = ("exact", "several", "dtype", "experts")
 
 
 @pytest.fixture(scope="module", params=SEEDS)
@@ -53,13 +53,29 @@ def valid_at_random(drawing: random.Random, mesh: Mesh, triple: dict[str, str]) 
 def claimed(case: Case) -> set[Element]:
     """What of a valid run must be covered: pairs of values, of exact runs without the axes of precision also those."""
     axes = {axis: value for axis, value in case.axes.items() if value != NONE or axis == "quantize"}
-    found = set(itertools.combinations(sorted(pair for pair in axes.items() if pair[0] not in DERIVED), 2))
+    found = {pair for pair in pairs_of(axes) if not names(pair, "numbers") or not names(pair, *design.BY_DTYPE)}
+    found |= of_numbers(axes)
     if axes["ranks"] == design.MANY_RANKS:
-        found = {pair for pair in found if not {axis for axis, _ in pair} & {"ranks", *cases.FREE_AXES}}
+        found = {pair for pair in found if not names(pair, "ranks", "dtype", *cases.FREE_AXES)}
     if "exact" in axes:
-        free = {pair for pair in found if not {axis for axis, _ in pair} & set(cases.PRECISION)}
-        found |= {(*pair, ("exact", "yes")) for pair in free}
+        found |= {(*pair, ("exact", "yes")) for pair in found if not names(pair, "dtype", *cases.PRECISION)}
     return found
+
+
+def pairs_of(axes: dict[str, str]) -> set[Element]:
+    """All pairs of values, of axes in the order of their names."""
+    return set(itertools.combinations(sorted(pair for pair in axes.items() if pair[0] not in DERIVED), 2))
+
+
+def names(element: Element, *axes: str) -> bool:
+    """Whether it has a value of one of these axes."""
+    return any(axis in axes for axis, _ in element)
+
+
+def of_numbers(axes: dict[str, str]) -> set[Element]:
+    """Of what does not meet all kernels."""
+    pairs = [("dtype", axis) for axis in design.BY_DTYPE if axis in axes] + [("experts", "numbers")]
+    return {tuple((axis, axes[axis]) for axis in pair) for pair in pairs}
 
 
 def missing(drawn: list[Case], ranks: int) -> list[Element]:
@@ -73,9 +89,9 @@ def missing(drawn: list[Case], ranks: int) -> list[Element]:
 
 
 def claimed_by_all(case: Case) -> set[Element]:
-    """As `claimed`, with all that a run on many ranks covers."""
-    pairs = set(itertools.combinations(sorted(pair for pair in case.axes.items() if pair[0] not in DERIVED), 2))
-    return pairs | ({(*pair, ("exact", "yes")) for pair in pairs} if "exact" in case.axes else set())
+    """As `claimed`, with all that a run covers besides."""
+    found = pairs_of(case.axes) | of_numbers(case.axes)
+    return found | ({(*pair, ("exact", "yes")) for pair in found} if "exact" in case.axes else set())
 
 
 @pytest.mark.parametrize("ranks", [int(ranks) for ranks in cases.RANKS])
