@@ -4,6 +4,7 @@ Built once by rank 0 into the cache folder, under a name that changes with this 
 """
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -92,12 +93,10 @@ _COMMON = {
 
 def reference_directory() -> Path:
     """Where the models of this version of the recipes are or will be."""
-    import transformers
-
     from mpi_spp.model.store import cache_directory
 
     sources = Path(__file__).read_bytes() + oracles.path_of("models").read_bytes()
-    key = hashlib.sha256(sources + transformers.__version__.encode()).hexdigest()[:12]
+    key = hashlib.sha256(sources + importlib.metadata.version("transformers").encode()).hexdigest()[:12]
     return cache_directory() / "tests" / f"models-{key}"
 
 

@@ -65,7 +65,7 @@ def fanned_out(engine: Engine, requests: Sequence[Request]) -> list[list[int]]:
     return answers
 
 
-@pytest.mark.ranks(1, 2, 5)
+@pytest.mark.ranks(1, 2)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_question_is_answered_as_alone(name: str, models: Path, world: World) -> None:
     """With fewer questions than ranks too."""

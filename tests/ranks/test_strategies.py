@@ -105,7 +105,7 @@ def test_every_triple(name: str, mesh: str | None, models: Path, world: World) -
         assert answers(engine, prompts, reference_models.NEW_TOKENS) == expected, options
 
 
-@pytest.mark.ranks(2, 5)
+@pytest.mark.ranks(3)
 @pytest.mark.parametrize("pays", [False, True])
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe"])
 def test_either_way_to_the_experts(
@@ -140,7 +140,7 @@ def test_an_int8_cache_is_moved_by_every_triple(name: str, kv_cache_dtype: str, 
     assert given == [given[0]] * len(given)
 
 
-@pytest.mark.ranks(3, 5)
+@pytest.mark.ranks(3)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("num_hosts", [2, 3])
 def test_shared_memory_on_several_hosts(num_hosts: int, granularity: str, models: Path, world: World) -> None:
