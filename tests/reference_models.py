@@ -1,9 +1,10 @@
 """Small random models of every supported family and feature, with the tokens that transformers makes of prompts.
 
-Built once by rank 0 into the cache folder, under a name that changes with this file and with transformers.
+Built once by rank 0 into the cache folder, under a name that changes with this file, its seeds and transformers.
 """
 
 import hashlib
+import importlib.metadata
 import json
 import os
 import shutil
@@ -12,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import oracles
+
 PROMPT_LENGTHS = (1, 37, 100)
 NEW_TOKENS = 12
-SMALLEST_GAP = 1e-3  # between the two best logits of every step, so that rounding cannot decide
-_ROUTER_FACTOR = 50  # probabilities are smaller than logits, and there are many more of them
 
 
 @dataclass(frozen=True)
@@ -92,31 +93,36 @@ _COMMON = {
 
 def reference_directory() -> Path:
     """Where the models of this version of the recipes are or will be."""
-    import transformers
-
     from mpi_spp.model.store import cache_directory
 
-    key = hashlib.sha256(Path(__file__).read_bytes() + transformers.__version__.encode()).hexdigest()[:12]
+    sources = Path(__file__).read_bytes() + oracles.path_of("models").read_bytes()
+    key = hashlib.sha256(sources + importlib.metadata.version("transformers").encode()).hexdigest()[:12]
     return cache_directory() / "tests" / f"models-{key}"
 
 
 def build_reference_models() -> Path:
-    """Make the models and their references unless they are there; returns their directory."""
-    import transformers
-
+    """Make the models from their seeds unless they are there; returns their directory."""
     directory = reference_directory()
     if not directory.exists():
         directory.parent.mkdir(parents=True, exist_ok=True)
         trial = Path(tempfile.mkdtemp(dir=directory.parent))
-        transformers.utils.logging.disable_progress_bar()
-        transformers.utils.logging.set_verbosity_error()
-        for name, recipe in RECIPES.items():
-            _build(trial / name, recipe)
+        silence_transformers()
+        for name, kept in oracles.read("models").items():
+            save_random_model(trial / name, RECIPES[name], kept["seed"])
+            (trial / name / "reference.json").write_text(json.dumps(kept["tokens"]))
         try:
             os.rename(trial, directory)
         except OSError:  # another process was faster
             shutil.rmtree(trial)
     return directory
+
+
+def silence_transformers() -> None:
+    """No bars and no warnings among the tests' lines."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
 
 
 def prompt_of(name: str, length: int) -> list[int]:
@@ -130,21 +136,7 @@ def reference_tokens(directory: Path, name: str, length: int) -> list[int]:
     return json.loads((directory / name / "reference.json").read_text())[str(length)]
 
 
-def _build(directory: Path, recipe: Recipe) -> None:
-    """Take the first seed whose greedy tokens are decided clearly."""
-    for seed in range(50):
-        _save_random_model(directory, recipe, seed)
-        answers = {
-            length: greedy(directory, prompt_of(directory.name, length), NEW_TOKENS) for length in PROMPT_LENGTHS
-        }
-        if min(gap for _, gap in answers.values()) > SMALLEST_GAP:
-            tokens = {length: tokens for length, (tokens, _) in answers.items()}
-            (directory / "reference.json").write_text(json.dumps(tokens))
-            return
-    raise AssertionError(f"{directory.name}: no seed decides every token by more than {SMALLEST_GAP}")
-
-
-def _save_random_model(directory: Path, recipe: Recipe, seed: int) -> None:
+def save_random_model(directory: Path, recipe: Recipe, seed: int) -> None:
     """Norms and biases are random too: a forgotten one must show."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -158,58 +150,3 @@ def _save_random_model(directory: Path, recipe: Recipe, seed: int) -> None:
     model.to(getattr(torch, recipe.dtype)).save_pretrained(
         directory, max_shard_size=recipe.max_shard_size, save_original_format=not recipe.stacked
     )
-
-
-def save_quantized(source: Path, directory: Path, bits: int, group: int = 32) -> None:
-    """Write an untied model in float32 with what quantised weights stand for; routers and gates are not quantised."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from mpi_spp.kernels.quantized import dequantize, quantize
-
-    model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32)
-    for name, parameter in model.named_parameters():
-        if name.endswith(("_proj", "_proj.weight", "lm_head.weight")):
-            matrices = parameter.data if parameter.ndim == 3 else parameter.data[None]
-            kept = bits if name != "lm_head.weight" else 8
-            rounded = [dequantize(quantize(matrix, kept, group)) for matrix in matrices]
-            parameter.data = torch.stack(rounded).view_as(parameter)
-    model.save_pretrained(directory)
-
-
-def greedy(directory: Path, prompt_ids: list[int], new_tokens: int) -> tuple[list[int], float]:
-    """The tokens of transformers in float32, and the smallest gap between the two best logits of a step.
-
-    A router decides over whole experts: its gaps count, too, where they come near to rounding.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32, experts_implementation="eager")
-    routing = _watch_routers(model)
-    output = model.generate(
-        torch.tensor([prompt_ids]),
-        attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.int64),
-        max_new_tokens=new_tokens,
-        min_new_tokens=new_tokens,
-        do_sample=False,
-        output_logits=True,
-        return_dict_in_generate=True,
-    )
-    best = torch.cat(output.logits).float().topk(2).values
-    gap = min([(best[:, 0] - best[:, 1]).min().item(), *(_ROUTER_FACTOR * one for one in routing)])
-    return output.sequences[0, len(prompt_ids) :].tolist(), gap
-
-
-def _watch_routers(model: Any) -> list[float]:
-    """Will hold the smallest gap between the last expert that is taken and the next one, of every call of a router."""
-    gaps: list[float] = []
-
-    def look(router: Any, inputs: Any, outputs: Any) -> None:
-        taken = outputs[0].float().softmax(-1).topk(router.top_k + 1).values
-        gaps.append((taken[:, -2] - taken[:, -1]).min().item())
-
-    for module in model.modules():
-        if type(module).__name__.endswith("TopKRouter"):
-            module.register_forward_hook(look)
-    return gaps

@@ -5,12 +5,13 @@ Usual call: bin/test, which sets up the environment. A part that hangs is ended 
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,11 +23,15 @@ from mpi_spp.launch.launcher import find_launcher  # noqa: E402
 from mpi_spp.launch.line import mpirun_line, request_here  # noqa: E402
 
 PARTS = ("lint", "unit", "ranks", "e2e", "hosts")
-NUM_RANKS = (1, 2, 3, 4, 5)
-NUM_RANKS_ALSO = (3,)  # with a second MPI, whose part in what is tested is small
-# A few that hang still leave room in CI's 90 minutes.
-SECONDS = {"lint": 120, "unit": 600, "ranks": 1200, "e2e": 2000, "hosts": 700}
-FULL_FACTOR = 6
+NUM_RANKS = (1, 2, 3, 4, 5, 7)
+NUM_RANKS_ALSO = 3  # with a second MPI, or as on a lesser CPU, whose parts in what is tested are small
+MOST_CASES_ALSO = 15
+LESSER_CPU = "avx2"
+# All that hang together still leave room in CI's 90 minutes.
+SECONDS = {"lint": 120, "unit": 500, "ranks": 300, "e2e": 1500, "hosts": 500}
+FULL_FACTOR = 20
+SLOWEST = 20  # tests to name at the end
+LONG_SECONDS = 20.0  # for which a test's docstring gives a reason: "Takes long: ..."
 
 
 @dataclass(frozen=True)
@@ -46,13 +51,27 @@ class Result:
     name: str
     counts: tuple[int, int, int]  # passed, failed, skipped
     seconds: float
+    tests: tuple["Took", ...] = ()
+
+
+@dataclass(frozen=True)
+class Took:
+    """How long a test took, and whether its docstring says why."""
+
+    seconds: float
+    name: str
+    excused: bool
 
 
 def main() -> int:
     """Run the chosen parts and return the exit status."""
     options, pytest_arguments = parse_arguments()
+    if options.remake_oracles:
+        return subprocess.call([sys.executable, "tests/remake_oracles.py"], cwd=ROOT)
+    os.environ |= environment_of(options)
     adopt_orphans()
     results = [run(part, options.full, bool(pytest_arguments)) for part in chosen_parts(options, pytest_arguments)]
+    print_slowest(results)
     print_table(results)
     passed, failed, skipped = (sum(column) for column in zip(*(result.counts for result in results), strict=True))
     print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
@@ -64,15 +83,44 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     epilog = "--mpi openmpi, mpich or both: the MPI to install and test with. Other arguments go to pytest."
     parser = argparse.ArgumentParser(prog="bin/test", description=__doc__, epilog=epilog, allow_abbrev=False)
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)} (default: all)")
+    parser.set_defaults(num_ranks=NUM_RANKS)
     parser.add_argument("--full", action="store_true", help="the longer matrices too")
-    also = "run the rank tests on 3 ranks with the MPI of this Python too"
+    also = "run some of the rank tests on 3 ranks with the MPI of this Python too"
     parser.add_argument("--also-ranks-with", metavar="PYTHON", help=also)
+    parser.add_argument(
+        "--seed", type=int, help="by which the runs of the rank tests are drawn (default: the commit's)"
+    )
+    parser.add_argument("--case", metavar="TEXT", help="run this one alone, named as a session has printed it")
+    parser.add_argument("--cpu", metavar="NAME", help="as on a lesser CPU: avx2")
+    parser.add_argument("--remake-oracles", action="store_true", help="make tests/oracle anew with transformers")
     options, pytest_arguments = parser.parse_known_args()
     options.parts = options.parts.split(",")
     unknown = set(options.parts) - set(PARTS)
     if unknown:
         parser.error(f"--parts: {', '.join(sorted(unknown))} unknown; choose some of {', '.join(PARTS)}")
+    if options.case is not None:
+        found = re.search(r"\branks=(\d+)\b", options.case)
+        if found is None:
+            parser.error(f"--case: {options.case!r} is no case; give the whole text that a session has printed")
+        options.parts, options.num_ranks = ["ranks"], (int(found[1]),)
+        pytest_arguments.append("tests/ranks/test_cases.py")
     return options, pytest_arguments
+
+
+def environment_of(options: argparse.Namespace) -> dict[str, str]:
+    """What all parts are told."""
+    seed = seed_of_commit() if options.seed is None else options.seed
+    told = {"MPI_SPP_TEST_SEED": str(seed)} | ({"MPI_SPP_CPU": options.cpu} if options.cpu else {})
+    return told | ({"MPI_SPP_TEST_CASE": options.case} if options.case else {})
+
+
+def seed_of_commit() -> int:
+    """So that other runs are drawn from day to day; 0 without git."""
+    try:
+        found = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    except OSError:
+        return 0
+    return int(found.stdout[:8], 16) if found.returncode == 0 else 0
 
 
 def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> Iterator[Part]:
@@ -87,9 +135,8 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
             continue
         arguments = [*rest, *(own_paths or [f"tests/{kind}"])]
         if kind == "ranks":
-            yield from rank_parts(sys.executable, NUM_RANKS, arguments)
-            if options.also_ranks_with:
-                yield from rank_parts(options.also_ranks_with, NUM_RANKS_ALSO, arguments)
+            yield from rank_parts(sys.executable, options.num_ranks, arguments)
+            yield from also_rank_parts(options, arguments)
         else:
             yield Part(kind, kind, [sys.executable, "-m", "pytest", *arguments])
 
@@ -114,6 +161,18 @@ def rank_parts(python: str, numbers: Sequence[int], arguments: list[str]) -> Ite
         yield Part(f"ranks -np {num_ranks} {launcher.vendor}", "ranks", command, environment)
 
 
+def also_rank_parts(options: argparse.Namespace, arguments: list[str]) -> Iterator[Part]:
+    """Small shares of them with a second MPI, and as on a lesser CPU."""
+    told = {"MPI_SPP_TEST_MOST": str(MOST_CASES_ALSO)}
+    if options.also_ranks_with:
+        for part in rank_parts(options.also_ranks_with, [NUM_RANKS_ALSO], arguments):
+            yield replace(part, environment=part.environment | told | {"MPI_SPP_TEST_ONLY": "smoke"})
+    if not options.cpu and not options.case:
+        told |= {"MPI_SPP_TEST_ONLY": "numbers", "MPI_SPP_CPU": LESSER_CPU}
+        for part in rank_parts(sys.executable, [NUM_RANKS_ALSO], arguments):
+            yield replace(part, name=f"{part.name} {LESSER_CPU}", environment=part.environment | told)
+
+
 def run(part: Part, full: bool, is_selection: bool) -> Result:
     """Run one part within its time, and count."""
     print(f"\n==== {part.name}", flush=True)
@@ -127,8 +186,9 @@ def run(part: Part, full: bool, is_selection: bool) -> Result:
         environment |= {"MPI_SPP_FULL_TESTS": "1"} if full else {}
         environment |= {"MPI_SPP_TEST_SELECTION": "1"} if is_selection else {}
         succeeded = finish(part, environment, SECONDS[part.kind] * (FULL_FACTOR if full else 1))
-        counted = lint_count(succeeded) if part.kind == "lint" else count(outcomes.read_text(), succeeded, is_selection)
-    return Result(part.name, counted, time.monotonic() - start)
+        lines = outcomes.read_text()
+        counted = lint_count(succeeded) if part.kind == "lint" else count(lines, succeeded, is_selection)
+    return Result(part.name, counted, time.monotonic() - start, tuple(times(lines, part.name)))
 
 
 def finish(part: Part, environment: dict[str, str], seconds: float) -> bool:
@@ -153,14 +213,14 @@ def lint_count(succeeded: bool) -> tuple[int, int, int]:
 
 
 def count(outcomes: str, succeeded: bool, is_selection: bool) -> tuple[int, int, int]:
-    """Passed, failed and skipped tests, from lines of an outcome and a test's name; the worst outcome of a test counts.
+    """Passed, failed and skipped tests, from lines of outcome, test's name and seconds; a test's worst outcome counts.
 
     A process that dies counts as the failure of the test that was running, and one that runs no test is a failure.
     """
-    order = ("running", "passed", "skipped", "failed")
+    order = ("excused", "running", "passed", "skipped", "failed")
     worst: dict[str, str] = {}
     for line in outcomes.splitlines():
-        outcome, name = line.split("\t", 1)
+        outcome, name, _ = line.split("\t")
         worst[name] = max(outcome, worst.get(name, "running"), key=order.index)
     found = list(worst.values())
     passed, failed, skipped, running = (found.count(name) for name in ("passed", "failed", "skipped", "running"))
@@ -172,6 +232,28 @@ def count(outcomes: str, succeeded: bool, is_selection: bool) -> tuple[int, int,
         print("==== no test was run", flush=True)
         failed = 1
     return passed, failed, skipped
+
+
+def times(outcomes: str, part: str) -> Iterator[Took]:
+    """What each test took, with all that was set up for it."""
+    seconds, excused = dict[str, float](), set[str]()
+    for line in outcomes.splitlines():
+        outcome, name, spent = line.split("\t")
+        seconds[name] = seconds.get(name, 0.0) + float(spent)
+        excused |= {name} if outcome == "excused" else set()
+    yield from (Took(spent, f"{part}: {name}", name in excused) for name, spent in seconds.items())
+
+
+def print_slowest(results: list[Result]) -> None:
+    """The slowest tests of all parts, and those that should say why they are."""
+    slowest = sorted((one for row in results for one in row.tests), key=lambda one: -one.seconds)
+    if slowest:
+        print("\nslowest tests")
+    for one in slowest[:SLOWEST]:
+        print(f"{one.seconds:7.1f} s  {one.name}")
+    for one in slowest:
+        if one.seconds > LONG_SECONDS and not one.excused:
+            print(f'==== {one.name}: took {one.seconds:.0f} s, and its docstring does not say why: "Takes long: ..."')
 
 
 def print_table(results: list[Result]) -> None:

@@ -33,7 +33,7 @@ def tree(tmp_path: Path) -> Path:
 
 def conformance(tree: Path) -> Ended:
     """The tests that every strategy must pass, on three ranks."""
-    tests = ["tests/ranks/test_exchange.py", "tests/ranks/test_generate.py"]
+    tests = [f"tests/ranks/test_{name}.py" for name in ("exchange", "generate", "cases")]
     options = ["-q", "-p", "no:cacheprovider", "--color=no", "-k", "star"]
     return run(mpirun(3, [sys.executable, "-m", "mpi4py", "-m", "pytest", *options, *tests]), tree=tree, timeout=120)
 

@@ -4,6 +4,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import process_tree
 import pytest
@@ -78,10 +79,64 @@ def test_no_test_at_all(tmp_path: Path, is_selection: bool, failed: int) -> None
     assert runner.run(part_of(tmp_path, "", 2), False, is_selection).counts == (0, failed, 0)
 
 
+def lines_of(*outcomes: str) -> str:
+    """As the tests write them: outcome, name, seconds."""
+    return "".join("\t".join([*one.split(), "1.0"]) + "\n" for one in outcomes)
+
+
 def test_worst_outcome_counts_and_silence_is_a_failure() -> None:
-    lines = "running\ta\npassed\ta\nfailed\ta\nrunning\tb\nskipped\tb\nrunning\tc\npassed\tc\n"
+    lines = lines_of("running a", "passed a", "failed a", "running b", "skipped b", "running c", "passed c")
     assert runner.count(lines, succeeded=False, is_selection=False) == (1, 1, 1)
-    assert runner.count("running\ta\npassed\ta\n", succeeded=False, is_selection=False) == (1, 1, 0)
-    assert runner.count("running\ta\n", succeeded=True, is_selection=False) == (0, 1, 0)
-    assert runner.count("skipped\ta\n", succeeded=True, is_selection=False) == (0, 1, 1)
+    assert runner.count(lines_of("running a", "passed a"), succeeded=False, is_selection=False) == (1, 1, 0)
+    assert runner.count(lines_of("running a"), succeeded=True, is_selection=False) == (0, 1, 0)
+    assert runner.count(lines_of("excused a", "running a"), succeeded=True, is_selection=False) == (0, 1, 0)
+    assert runner.count(lines_of("skipped a"), succeeded=True, is_selection=False) == (0, 1, 1)
     assert runner.count("", succeeded=True, is_selection=True) == (0, 0, 0)
+
+
+MARKED = (
+    "@pytest.mark.ranks(2)\ndef test_of_two():\n    time.sleep(0.6)\n"
+    "@pytest.mark.ranks(3)\ndef test_of_three():\n    pass\n"
+    '@pytest.mark.full\ndef test_of_the_matrix():\n    """Takes long: it sleeps."""\n    time.sleep(0.6)\n'
+)
+
+
+@pytest.mark.parametrize("full, passed", [(False, 1), (True, 3)])
+def test_every_test_has_its_own_numbers_of_ranks_and_says_why_it_is_slow(
+    full: bool, passed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those for other numbers are left out, and not counted as skipped; the slowest are named."""
+    monkeypatch.setattr(runner, "LONG_SECONDS", 0.5)
+    result = runner.run(part_of(tmp_path, MARKED, 2), full, False)
+    assert result.counts == (passed, 0, 0)
+    capfd.readouterr()
+    runner.print_slowest([result])
+    lines = capfd.readouterr().out.splitlines()
+    (complaint,) = (line for line in lines if "does not say why" in line)
+    assert "test_of_two" in complaint
+    assert sum("0.6 s  ranks -np 2" in line for line in lines) == (2 if full else 1)
+
+
+def parsed(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> tuple[Any, list[str]]:
+    monkeypatch.setattr(sys, "argv", ["run.py", *arguments])
+    return runner.parse_arguments()
+
+
+def test_one_case_runs_on_its_own_number_of_ranks(monkeypatch: pytest.MonkeyPatch) -> None:
+    options, arguments = parsed(monkeypatch, "--case", "ranks=4 mesh=pp=4 model=qwen3")
+    parts = list(runner.chosen_parts(options, arguments))
+    assert [part.name.split()[:3] for part in parts] == [["ranks", "-np", "4"]]
+    assert parts[0].command[-1] == "tests/ranks/test_cases.py"
+    assert runner.environment_of(options)["MPI_SPP_TEST_CASE"] == "ranks=4 mesh=pp=4 model=qwen3"
+
+
+def test_a_seed_and_a_lesser_cpu_are_told_to_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    options, arguments = parsed(monkeypatch, "--seed", "7", "--cpu", "avx2")
+    assert runner.environment_of(options) == {"MPI_SPP_TEST_SEED": "7", "MPI_SPP_CPU": "avx2"}
+    names = [part.name for part in runner.chosen_parts(options, arguments) if part.kind == "ranks"]
+    assert len(names) == len(runner.NUM_RANKS) and not any("avx2" in name for name in names)
+
+
+def test_a_share_of_the_runs_is_made_as_on_a_lesser_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    (part,) = (one for one in runner.chosen_parts(*parsed(monkeypatch)) if "avx2" in one.name)
+    assert part.environment["MPI_SPP_CPU"] == "avx2" and part.environment["MPI_SPP_TEST_ONLY"] == "numbers"

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from mpi_spp.comm.world import World
 
 
+FULL_RANKS = range(1, 6)  # of all tests, when the whole matrix is asked for
+
+
 @pytest.fixture(scope="session")
 def comm() -> MPI.Intracomm:
     """All ranks of the job."""
@@ -61,6 +64,22 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_collectreport(report: pytest.CollectReport) -> None:
     _end_all_ranks_if_failed(report)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is for other counts of ranks, or not for this kind of session."""
+    left_out = [item for item in items if not _is_for(item, MPI.COMM_WORLD.size)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if item not in left_out]
+
+
+def _is_for(item: pytest.Item, num_ranks: int) -> bool:
+    only, ranks = os.environ.get("MPI_SPP_TEST_ONLY"), item.get_closest_marker("ranks")
+    if only and item.get_closest_marker(only) is None:
+        return False
+    if os.environ.get("MPI_SPP_FULL_TESTS") == "1":
+        return ranks is None or num_ranks in FULL_RANKS
+    return ranks is None or num_ranks in ranks.args
 
 
 def _end_all_ranks_if_failed(report: pytest.TestReport | pytest.CollectReport) -> None:

@@ -18,6 +18,8 @@ from mpi_spp.comm.bench.timing import Computation, overlap_of
 from mpi_spp.comm.bench.transport import Call, Transport
 from mpi_spp.comm.world import World
 
+pytestmark = pytest.mark.ranks(3)
+
 TINY = Settings(seconds=0.002, rounds=2, tests=2, dtype=torch.float32, device=torch.device("cpu"), memory_bytes=1 << 30)
 HOST_TRANSPORTS = ("wrapper", "raw", "pickled", "gloo")
 # What there is, besides every blocking operation. Persistent collectives depend on the MPI.

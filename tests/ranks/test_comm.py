@@ -11,6 +11,8 @@ from mpi_spp.comm.buffers import Direct
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 
+pytestmark = [pytest.mark.ranks(2, 3, 5), pytest.mark.smoke]
+
 DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.int64)
 
 

@@ -19,6 +19,8 @@ from mpi_spp.model.weights import load_stage
 from mpi_spp.partition import split_as, split_evenly
 from mpi_spp.shares import split_layer
 
+pytestmark = pytest.mark.ranks(2, 3)
+
 EXPERTS, TOP_K, WIDTH = 7, 3, 20
 
 

@@ -18,6 +18,8 @@ from mpi_spp.model.config import read_config
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 
+pytestmark = pytest.mark.ranks(3)
+
 MODELS = ("mistral_window", "qwen2_yarn_rope")  # of the families they differ most in how they see positions
 DOCUMENT_TOKENS = 37
 
@@ -63,6 +65,7 @@ def fanned_out(engine: Engine, requests: Sequence[Request]) -> list[list[int]]:
     return answers
 
 
+@pytest.mark.ranks(1, 2)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_question_is_answered_as_alone(name: str, models: Path, world: World) -> None:
     """With fewer questions than ranks too."""

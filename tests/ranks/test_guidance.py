@@ -1,6 +1,5 @@
 """Guidance on any number of ranks, in any way that each half of them may work: the tokens of transformers."""
 
-import copy
 import itertools
 import os
 from collections.abc import Iterator
@@ -12,6 +11,8 @@ import pytest
 import reference_models
 import smollm2
 import torch
+from engines import one_rank_of
+from guided_reference import CASES, NAMES, clear_case
 from mpi4py import MPI
 
 from mpi_spp import registry
@@ -37,10 +38,11 @@ from mpi_spp.teams import teams_of
 
 FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 SIZE = the_world().size
-NAMES = ("llama_tied", "qwen3", "mistral_window", "qwen2_some_windows")
-CASES = [(37, 100, 1.5), (100, None, 3.0), (1, 37, 0.5), (37, 1, -0.5)]  # lengths of prompt and negative prompt; scale
 MESHES = [None, "tp=2"] if SIZE == 4 else [None]
 CHUNK_SIZES = (7, 128)
+TURNS = {1: (0, 3), 2: (1, 3), 3: (2, 3), 4: (0, 2), 5: (1, 2)}  # by ranks: of so many, who takes which
+
+pytestmark = pytest.mark.ranks(3)
 
 
 def config_of(directory: Path, **options: Any) -> RunConfig:
@@ -76,21 +78,24 @@ def joined(mesh: str | None) -> Iterator[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def cases(models: Path, world: World) -> dict[str, list[tuple[list[int], list[int] | None, list[int]]]]:
+def cases() -> dict[str, list[tuple[list[int], list[int] | None, list[int]]]]:
     """By model: prompt, negative prompt and the tokens of transformers, in the order of CASES."""
-    return world.on_rank_0(
-        lambda: {name: [guided_reference.clear_case(models / name, *case) for case in CASES] for name in NAMES}
-    )
+    return {name: [clear_case(name, number) for number in range(len(CASES))] for name in NAMES}
 
 
+@pytest.mark.ranks(1, 2, 3, 4, 5)
 @pytest.mark.parametrize("mesh", MESHES)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_triple(name: str, mesh: str | None, cases: dict[str, Any], models: Path, world: World) -> None:
-    """Prompts, scales and chunk sizes take turns, from another one on for every model."""
+    """Prompts, scales and chunk sizes take turns, from another one on for every model.
+
+    A triple is tested with one of the models, once on up to three ranks, where that is valid, and once on more.
+    """
     engine, first = None, list(cases).index(name)
     triples = list(enumerate(joined(mesh), start=first))
-    if not FULL:  # the models take turns: each triple is tested with one of them
-        triples = triples[first :: len(cases)]
+    if not FULL:
+        turn, turns = TURNS[SIZE]
+        triples = triples[len(cases) * turn + first :: turns * len(cases)]
     for number, options in triples:
         which = number % len(CASES)
         chunks = CHUNK_SIZES[number // len(CASES) % len(CHUNK_SIZES)]
@@ -109,6 +114,7 @@ def test_one_half_may_have_no_layers_to_split(cases: dict[str, Any], models: Pat
     assert tokens == expected
 
 
+@pytest.mark.ranks(1, 2, 3)
 def test_who_has_which_sequence(cases: dict[str, Any], models: Path, world: World) -> None:
     """Halves of the ranks, the conditional one larger; and both end at the stop token."""
     prompt, negative, expected = cases["qwen3"][0]
@@ -127,6 +133,7 @@ def test_who_has_which_sequence(cases: dict[str, Any], models: Path, world: Worl
         assert one["prefill_s"] > 0
 
 
+@pytest.mark.ranks(2, 5)
 def test_no_scores_travel(cases: dict[str, Any], models: Path, world: World) -> None:
     """A token costs a hidden state each way and the candidates of one reduction."""
     engine = engine_of(config_of(models / "qwen3", chunk_size=128, decode="replicated"), world)
@@ -157,14 +164,6 @@ def test_draws_are_those_of_one_rank(
     assert len(set(tokens[0])) > 5
 
 
-def one_rank_of(world: World) -> World:
-    """This rank as a job of its own."""
-    single = copy.copy(world)
-    single.mpi_comm = single._local = MPI.COMM_SELF
-    single.rank, single.size, single.local_rank, single.local_size = 0, 1, 0, 1
-    return single
-
-
 BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
 
 
@@ -190,6 +189,7 @@ def test_rounded_scores_select_as_on_one_rank(backend: Plain, selection: Any, mo
     assert different == [], f"{len(different)} of 300 tokens differ"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("decode", ["replicated", "tensor", "pipeline"])
 def test_smollm2(decode: str, world: World) -> None:
     directory, reference = world.on_rank_0(smollm2.directory), world.on_rank_0(guided_reference.smollm2_reference)

@@ -8,6 +8,8 @@ from mpi_spp.comm.communicator import Communicator
 from mpi_spp.prefill._heads import HeadsOverRanks
 from mpi_spp.shares import Share, split_layer
 
+pytestmark = pytest.mark.ranks(2, 5)
+
 SIZE = 2  # numbers in a head
 
 

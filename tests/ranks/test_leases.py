@@ -14,6 +14,8 @@ from mpi_spp.engine import Engine
 from mpi_spp.model.config import read_config
 from mpi_spp.report.timings import Clock
 
+pytestmark = pytest.mark.ranks(3)
+
 
 class Owner:
     """Of something."""

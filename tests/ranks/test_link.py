@@ -2,9 +2,13 @@
 
 import itertools
 
+import pytest
+
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.link import measure_pair
 from mpi_spp.comm.world import World
+
+pytestmark = pytest.mark.ranks(3)
 
 
 def test_every_pair_is_measured(world: World, ranks: Communicator) -> None:

@@ -1,8 +1,12 @@
 """Messages beside the computation: in order, from any rank to any, without waiting."""
 
+import pytest
+
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.mailbox import Mailbox, share
 from mpi_spp.comm.world import World
+
+pytestmark = [pytest.mark.ranks(3), pytest.mark.smoke]
 
 LARGE = 200_000  # numbers: more than any library sends ahead
 

@@ -1,6 +1,5 @@
 """A fact that is planted early in a long text is found after every prefill, as one rank finds it."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,7 +10,8 @@ from mpi_spp import registry
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.engine import Engine
-from mpi_spp.kernels.choice import backends
+from mpi_spp.kernels.backends import is_native
+from mpi_spp.kernels.choice import working
 from mpi_spp.model.config import read_config
 from mpi_spp.model.store import cache_directory
 from mpi_spp.report.timings import Clock
@@ -26,9 +26,7 @@ FACT, QUESTION, ANSWER = (
 COPIES = {4000: 7, 7500: 12}  # of the story, for more tokens than that; the model sees 8,192
 NEW_TOKENS = 16
 
-pytestmark = pytest.mark.skipif(
-    os.environ.get("MPI_SPP_FULL_TESTS") != "1", reason="a part of the full tests: MPI_SPP_FULL_TESTS=1"
-)
+pytestmark = [pytest.mark.full, pytest.mark.ranks(3)]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +38,7 @@ def engine(world: World) -> Engine:
 
 def config_of(directory: Path, prefill: str) -> RunConfig:
     """In bfloat16 where its kernels give the same bits on any number of ranks."""
-    exact = "native" in backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
+    exact = any(map(is_native, working(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")))
     kernels = {"dtype": "bfloat16", "kernels": "native"} if exact else {"dtype": "float32"}
     return RunConfig(model=str(directory), device="cpu", threads=1, chunk_size=512, prefill=prefill, **kernels)
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import reference_models
+from turns import every_other
 
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
@@ -15,6 +16,8 @@ from mpi_spp.plan.forecast import forecast
 from mpi_spp.plan.setting import Setting
 from mpi_spp.plan.speeds import assumed
 from mpi_spp.report.timings import Clock
+
+pytestmark = pytest.mark.ranks(3)
 
 PROMPT_TOKENS, NEW_TOKENS = 37, 5
 CASES = [
@@ -61,6 +64,7 @@ def test_bytes_are_those_of_the_engine(
     check_bytes(model, world, prefill=prefill, decode=decode, sync_strategy=sync, **options)
 
 
+@pytest.mark.ranks(4)
 @pytest.mark.parametrize("prefill, decode", INSIDE)
 def test_bytes_of_groups_inside_a_mesh(prefill: str, decode: str, model: Path, world: World) -> None:
     """Of two ranks each, or of all where these are few."""
@@ -68,9 +72,14 @@ def test_bytes_of_groups_inside_a_mesh(prefill: str, decode: str, model: Path, w
     check_bytes(model, world, prefill=prefill, decode=decode, mesh=f"pp={world.size // tp},tp={tp}")
 
 
-@pytest.mark.parametrize("spread", [False, True])
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe_one_kv_head"])
-@pytest.mark.parametrize("options", [{}, {"dtype": "bfloat16", "quantize": "int8"}], ids=str)
+@pytest.mark.parametrize(
+    "spread, name, options",
+    every_other(
+        [False, True],
+        ["mixtral", "qwen2_moe", "qwen3_moe", "olmoe_one_kv_head"],
+        [{}, {"dtype": "bfloat16", "quantize": "int8"}],
+    ),
+)
 def test_bytes_with_experts_are_those_of_the_engine(
     options: dict[str, str], name: str, spread: bool, models: Path, world: World
 ) -> None:
@@ -78,8 +87,7 @@ def test_bytes_with_experts_are_those_of_the_engine(
     check_bytes(models / name, world, prefill="pipeline", decode="tensor", mesh=mesh, **options)
 
 
-@pytest.mark.parametrize("prefill", ["ulysses", "ring"])
-@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "olmoe"])
+@pytest.mark.parametrize("prefill, name", every_other(["ulysses", "ring"], ["mixtral", "qwen2_moe", "olmoe"]))
 def test_bytes_where_tokens_go_to_their_experts(name: str, prefill: str, models: Path, world: World) -> None:
     """As many as even use of the experts would need, about: which ones these prompts take is for them to say."""
     options = {"prefill": prefill, "decode": "tensor", "mesh": f"ep={world.size}"}

@@ -23,6 +23,8 @@ from mpi_spp.partition import split_evenly
 from mpi_spp.sampling.sampler import Sampler
 from mpi_spp.sampling.truncation import FIRST_COUNT
 
+pytestmark = pytest.mark.ranks(2, 3)
+
 SAMPLERS = {
     "temperature": (0.8, 0, 1.0),
     "hot": (3.0, 0, 1.0),

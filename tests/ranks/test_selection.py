@@ -23,6 +23,8 @@ from mpi_spp.model.weights import load_stage
 from mpi_spp.partition import split_evenly
 from mpi_spp.sampling.greedy import select
 
+pytestmark = pytest.mark.ranks(2, 3)
+
 
 @pytest.fixture(scope="module")
 def ranks() -> Communicator:

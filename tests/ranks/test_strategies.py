@@ -1,18 +1,16 @@
-"""Every prefill with every decode by every sync that joins them, on every mesh: the tokens of transformers.
+"""Every prefill with every decode by every sync that joins them, on every mesh, with every model: the whole matrix.
 
-The list comes from the registries: a new file is tested unasked.
+The list comes from the registries. What is drawn of it from day to day is in test_cases.py.
 """
 
 import copy
 import dataclasses
 import itertools
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import reference_models
-import smollm2
 
 from mpi_spp import registry
 from mpi_spp.comm import shared
@@ -28,7 +26,6 @@ from mpi_spp.request import Request
 from mpi_spp.strategies import load_strategies
 
 CHUNK_SIZES = (7, 128, 1)
-FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 WORLD_SIZE = the_world().size
 MESHES = [None, *(f"pp={WORLD_SIZE // tp},tp={tp}" for tp in range(2, WORLD_SIZE) if WORLD_SIZE % tp == 0)]
 WITH_EXPERTS = [
@@ -83,6 +80,8 @@ def engine_of(directory: Path, world: World, config: RunConfig) -> Engine:
     return Engine(config, model, directory, world, Clock())
 
 
+@pytest.mark.full
+@pytest.mark.ranks(3)
 @pytest.mark.parametrize(
     "name, mesh",
     [*itertools.product(reference_models.RECIPES, MESHES), *itertools.product(WITH_EXPERTS, EXPERT_MESHES)],
@@ -98,17 +97,15 @@ def test_every_triple(name: str, mesh: str | None, models: Path, world: World) -
     models_here = WITH_EXPERTS if mesh in EXPERT_MESHES else list(reference_models.RECIPES)
     first = models_here.index(name) + world.size
     triples = list(enumerate(joined(mesh_of(mesh, world.size)), start=first))
-    if not FULL:  # the models take turns, and begin elsewhere on every count of ranks
-        triples = triples[first % len(models_here) :: len(models_here)]
     for number, options in triples:
         config = settings_of(number, directory, mesh, **options)
         if engine is None:
             engine = engine_of(directory, world, config)
         engine.configure(config, Clock())
-        asked = len(prompts) if FULL or config.chunk_size > 1 else -1  # a hundred chunks of a token take the most time
-        assert answers(engine, prompts[:asked], reference_models.NEW_TOKENS) == expected[:asked], options
+        assert answers(engine, prompts, reference_models.NEW_TOKENS) == expected, options
 
 
+@pytest.mark.ranks(3)
 @pytest.mark.parametrize("pays", [False, True])
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe"])
 def test_either_way_to_the_experts(
@@ -126,14 +123,15 @@ def test_either_way_to_the_experts(
     assert sum(load["by_expert"]) == sum(load["by_rank"]) == pairs
 
 
+@pytest.mark.full
+@pytest.mark.ranks(3)
 @pytest.mark.parametrize("kv_cache_dtype", ["int8"])
 @pytest.mark.parametrize("name", ["qwen3", "mistral_window"])
 def test_an_int8_cache_is_moved_by_every_triple(name: str, kv_cache_dtype: str, models: Path, world: World) -> None:
-    """Those that meet here give the same tokens; models take every other one in turn."""
+    """Those that meet here give the same tokens."""
     directory, engine, given = models / name, None, []
     prompts = [reference_models.prompt_of(name, 37)]
-    triples = list(enumerate(joined(Mesh(pp=world.size))))
-    for number, options in triples if FULL else triples[name == "qwen3" :: 2]:
+    for number, options in enumerate(joined(Mesh(pp=world.size))):
         config = settings_of(number, directory, None, kv_cache_dtype=kv_cache_dtype, **options)
         if engine is None:
             engine = engine_of(directory, world, config)
@@ -142,6 +140,7 @@ def test_an_int8_cache_is_moved_by_every_triple(name: str, kv_cache_dtype: str, 
     assert given == [given[0]] * len(given)
 
 
+@pytest.mark.ranks(3)
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 @pytest.mark.parametrize("num_hosts", [2, 3])
 def test_shared_memory_on_several_hosts(num_hosts: int, granularity: str, models: Path, world: World) -> None:
@@ -158,6 +157,7 @@ def test_shared_memory_on_several_hosts(num_hosts: int, granularity: str, models
         assert answers(engine, [prompt_ids], reference_models.NEW_TOKENS) == [expected]
 
 
+@pytest.mark.ranks(3)
 def test_shared_memory_that_is_not_there_is_refused(
     models: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,14 +166,3 @@ def test_shared_memory_that_is_not_there_is_refused(
     monkeypatch.setattr(shared, "_free", lambda: 10)
     with pytest.raises(UserError, match=r"--sync-strategy: shared needs .* MB of shared memory"):
         engine.new_cache(100)
-
-
-@pytest.mark.parametrize("decode", registry.choices("decode"))
-@pytest.mark.parametrize("prefill", registry.choices("prefill"))
-def test_smollm2(prefill: str, decode: str, world: World) -> None:
-    """The sync is the one that joins them."""
-    if not FULL and (prefill, decode) not in {("pipeline", "tensor"), ("tensor", "pipeline")}:
-        pytest.skip("a part of the full matrix: MPI_SPP_FULL_TESTS=1")
-    directory, reference = world.on_rank_0(smollm2.directory), world.on_rank_0(smollm2.reference)
-    engine = engine_of(directory, world, settings_of(1, directory, None, prefill=prefill, decode=decode))
-    assert answers(engine, [reference["prompt_ids"]], smollm2.NEW_TOKENS) == [reference["token_ids"]]

@@ -26,6 +26,8 @@ from mpi_spp.report.timings import Clock
 from mpi_spp.report.trace_summary import summarize_trace
 from mpi_spp.tracing import tracing
 
+pytestmark = pytest.mark.ranks(3)
+
 MODEL, PROMPT_TOKENS, CHUNK_SIZE = "qwen2", 40, 7
 RUNS = {
     "ring": {"sync_strategy": "ring", "sync_granularity": "layer"},

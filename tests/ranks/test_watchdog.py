@@ -17,7 +17,10 @@ from mpi_spp.comm.watchdog import Watchdog
 from mpi_spp.comm.world import World, leave, the_world
 from mpi_spp.sync import ring
 
-pytestmark = pytest.mark.skipif(the_world().size == 1, reason="who is alone waits for nobody")
+pytestmark = [
+    pytest.mark.ranks(2, 4),
+    pytest.mark.skipif(the_world().size == 1, reason="who is alone waits for nobody"),
+]
 
 TIMEOUT = 0.2
 LATEST_SECONDS = 30.0

@@ -10,6 +10,8 @@ from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import World
 from mpi_spp.errors import UserError
 
+pytestmark = pytest.mark.ranks(1, 3)
+
 
 def agreed_error(world: World, failing: set[int]) -> UserError:
     """What this rank learns when these ranks have an error of their own."""

@@ -1,0 +1,46 @@
+"""Engines of the reference models, and what they answer on all ranks of a job."""
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+
+from mpi4py import MPI
+
+from mpi_spp.comm.leases import Leases
+from mpi_spp.comm.world import World
+from mpi_spp.config import RunConfig
+from mpi_spp.engine import Engine
+from mpi_spp.model.config import read_config
+from mpi_spp.report.timings import Clock
+from mpi_spp.request import Request
+
+
+def config_of(directory: Path, **options: object) -> RunConfig:
+    """Exact, and without a measurement: that of kernels takes seconds for each model, that of ranks a third of one."""
+    settings = {"dtype": "float32", "kernels": "plain", "threads": 1, "device": "cpu", "layer_split": "even"} | options
+    return RunConfig(model=str(directory), **settings)
+
+
+def engine_of(config: RunConfig, world: World) -> Engine:
+    """Of a model that all ranks can read."""
+    directory = Path(config.model)
+    return Engine(config, world.on_rank_0(lambda: read_config(directory)), directory, world, Clock())
+
+
+def answers(engine: Engine, prompts: Sequence[list[int]], new_tokens: int) -> list[list[int]]:
+    """Of all prompts at once, the same on all ranks; each answer is shorter by a token than the one before."""
+    requests = [Request(prompt, frozenset(), new_tokens - number) for number, prompt in enumerate(prompts)]
+    tokens: list[list[int]] = [[] for _ in prompts]
+    for number, token in engine.generate_batch(requests):
+        tokens[number].append(token)
+    assert engine.world.gather(tokens) == [tokens] * engine.world.size
+    return tokens
+
+
+def one_rank_of(world: World) -> World:
+    """This rank as a job of its own, in which no other needs to take part."""
+    single = copy.copy(world)
+    single.mpi_comm = single._local = MPI.COMM_SELF
+    single.rank, single.size, single.local_rank, single.local_size = 0, 1, 0, 1
+    single.leases = Leases(single.gather)
+    return single
