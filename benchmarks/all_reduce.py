@@ -14,6 +14,7 @@ import click
 import torch
 from mpi4py import MPI
 
+from benchmarks import machine
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 
@@ -25,6 +26,7 @@ _BATCH = 100  # calls that are timed together
 @click.option("--rounds", default=2000, show_default=True, help="Calls of each kind.")
 def main(rounds: int) -> None:
     """Print microseconds a call, a layer and a token."""
+    machine.tell()
     world = the_world()
     comm = Communicator(world.mpi_comm.Dup(), shares_core=world.some_share_cores(world.default_threads()))
     raw = world.mpi_comm.Dup()

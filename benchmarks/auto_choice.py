@@ -14,6 +14,8 @@ from typing import Any
 
 import click
 
+from benchmarks import machine
+
 MODELS = ("smollm2-135m-instruct", "qwen3-491m")
 _AUTO = "auto auto"
 
@@ -36,6 +38,7 @@ def main(
     path: str | None,
 ) -> None:
     """Print seconds of a request with each pair of strategies, and the loss of auto."""
+    machine.tell()
     from mpi_spp.benchmark import Workload
     from mpi_spp.comm.world import the_world
 

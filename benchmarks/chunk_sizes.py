@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from benchmarks import machine
 from benchmarks.launches import result_of
 
 FIXED = ("32", "64", "128", "256", "512")
@@ -22,6 +23,7 @@ FIXED = ("32", "64", "128", "256", "512")
 @click.option("--repetitions", default=5, show_default=True)
 def main(model: str, ranks: tuple[int, ...], prompt_tokens: tuple[int, ...], repetitions: int) -> None:
     """Print the ratios for every count of ranks, of one thread each, and every length of the prompt."""
+    machine.tell()
     for num_ranks in ranks:
         for length in prompt_tokens:
             lengths = ["--prompt-tokens", str(length), "--repetitions", str(repetitions)]

@@ -19,7 +19,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import random_model
+from benchmarks import machine, random_model
 from benchmarks.peers import environment, ours
 from benchmarks.peers.lines import Entry, summary_of, survivors
 from benchmarks.peers.protocol import Job
@@ -53,7 +53,7 @@ def main(
     **lengths: int,
 ) -> None:
     """Print each peer's median speeds, and mpi-spp's speed over the peer's."""
-    results = []
+    results, told = [], machine.tell()
     for model in models or _MODELS:
         entries = [*ours.entries(arrangements), *_entries_of(peers or _PEERS)]
         entries = [entry for entry in entries if not kinds or entry.weights in kinds]
@@ -63,7 +63,7 @@ def main(
         Console(width=150).print(_table(f"{model}, {lengths}, {rounds} rounds", rows))
         results.append({"model": model, "rows": rows, "variants": [asdict(entry) for entry in entries]})
     if json:
-        measured = {"benchmark": "peers", "workload": lengths | {"rounds": rounds}, "results": results}
+        measured = {"benchmark": "peers", "machine": told, "workload": lengths | {"rounds": rounds}, "results": results}
         measured["measured_at"] = time.strftime("%Y-%m-%d %H:%M:%S")
         Path(json).write_text(jsons.dumps(measured, indent=1) + "\n", encoding="utf-8")
 

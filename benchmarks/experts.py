@@ -11,7 +11,7 @@ import statistics
 
 import click
 
-from benchmarks import random_model
+from benchmarks import machine, random_model
 from benchmarks.launches import prefill_case, speed_of
 
 
@@ -27,6 +27,7 @@ def main(
     model: str, prompt_tokens: int, chunk_size: int, rounds: int, ranks: int, mesh: str | None, prefill: str
 ) -> None:
     """Print the speed-up of the prefill by spreading experts."""
+    machine.tell()
     options = ["--model", str(random_model.get(model)), "--prompt-tokens", str(prompt_tokens)]
     options += ["--chunk-size", str(chunk_size)]
     mesh, ratios = mesh or f"ep={ranks}", []

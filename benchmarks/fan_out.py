@@ -13,6 +13,7 @@ from typing import Any
 
 import click
 
+from benchmarks import machine
 from benchmarks.launches import result_of
 
 _LICENSE = Path(__file__).parents[1] / "LICENSE"
@@ -36,6 +37,7 @@ _QUESTIONS = (
 @click.option("--ranks", default=2, show_default=True)
 def main(model: str, document_characters: int, new_tokens: int, rounds: int, ranks: int) -> None:
     """Print the ratio of each round, and their median."""
+    machine.tell()
     ratios = []
     with tempfile.TemporaryDirectory() as directory:
         document, questions = Path(directory) / "document.txt", Path(directory) / "questions.txt"

@@ -15,6 +15,7 @@ from typing import Any
 
 import click
 
+from benchmarks import machine
 from benchmarks.launches import result_of
 
 _LICENSE = Path(__file__).parents[1] / "LICENSE"
@@ -45,6 +46,7 @@ def main(
     json: str | None,
 ) -> None:
     """Print the ratios of each round, and their medians."""
+    machine.tell()
     text, results = _LICENSE.read_text(encoding="utf-8"), []
     with tempfile.TemporaryDirectory() as directory:
         prompt = Path(directory) / "prompt.txt"

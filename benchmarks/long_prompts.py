@@ -25,7 +25,7 @@ from typing import Any
 
 import click
 
-from benchmarks import random_model
+from benchmarks import machine, random_model
 from benchmarks.launches import result_of
 from mpi_spp import registry
 from mpi_spp.mesh import Mesh, Place, parse_mesh
@@ -74,6 +74,7 @@ class Measured:
 @click.group()
 def main() -> None:
     """Compare prefills of long prompts."""
+    machine.tell()
 
 
 @main.command()

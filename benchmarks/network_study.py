@@ -22,6 +22,7 @@ from typing import Any
 
 import click
 
+from benchmarks import machine
 from benchmarks.hosts.network import Network, network
 from mpi_spp.errors import UserError
 from mpi_spp.report.plots import require_plots
@@ -81,6 +82,7 @@ def main(
     **lengths: Any,
 ) -> None:
     """Print a table for every count of hosts; each has one rank of one thread."""
+    machine.tell()
     try:
         if plot is not None:
             require_plots(plot, "--plot")

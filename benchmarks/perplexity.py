@@ -14,7 +14,9 @@ import click
 import torch
 from tqdm import tqdm
 
-from mpi_spp.kernels.choice import backends
+from benchmarks import machine
+from mpi_spp.kernels.backends import is_native, make
+from mpi_spp.kernels.choice import for_auto, working
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
@@ -55,6 +57,7 @@ CASES = {
 @click.option("--window", default=1024, show_default=True)
 def main(model: str, tokens: int, window: int) -> None:
     """Print perplexity and logit error of every kind of weights."""
+    machine.tell()
     directory = locate(model, download=False)
     windows = text_ids(directory, tokens).split(window)
     exact = None
@@ -82,13 +85,14 @@ def text_ids(directory: Path, count: int) -> torch.Tensor:
 def load(directory: Path, case: Case) -> Stage:
     """All layers on one rank."""
     config, checkpoint = read_config(directory), Checkpoint(directory)
-    found = backends(case.dtype, CPU, cache_directory() / "kernels")
+    kept = cache_directory() / "kernels"
+    names = for_auto(working(case.dtype, CPU, kept, case.scheme is not None))
+    backend = make(next(filter(is_native, names), names[0]), kept)
     store = None
     if case.scheme is not None:
         store = QuantizedStore(cache_directory() / "quantized", directory, case.scheme, case.group)
         quantize_model(checkpoint, config, store, slice(None), tqdm)
     layers, vocabulary = whole_layers(range(config.num_hidden_layers)), range(config.vocab_size)
-    backend = found.get("native", found["plain"])
     return load_stage(checkpoint, config, layers, vocabulary, case.dtype, CPU, backend, store)
 
 

@@ -10,6 +10,7 @@ import statistics
 
 import click
 
+from benchmarks import machine
 from benchmarks.launches import prefill_case, speed_of
 
 
@@ -21,6 +22,7 @@ from benchmarks.launches import prefill_case, speed_of
 @click.option("--ranks", default=2, show_default=True)
 def main(model: str, prompt_tokens: int, chunk_size: int, rounds: int, ranks: int) -> None:
     """Print the speed-up of the prefill on several ranks of one thread each."""
+    machine.tell()
     options = ["--model", model, "--prompt-tokens", str(prompt_tokens), "--chunk-size", str(chunk_size)]
     alone, together = [], []
     for number in range(rounds):

@@ -19,6 +19,7 @@ from typing import Any
 
 import click
 
+from benchmarks import machine
 from benchmarks.launches import result_of
 
 _SMALL, _LARGE = "smollm2-135m-instruct", "qwen3-491m"
@@ -68,6 +69,7 @@ GROUPS = (
 @click.option("--json", "path", type=click.Path(), help="Write the rows to this file.")
 def main(only: str, fresh: bool, path: str | None) -> None:
     """Print predicted and measured seconds of each phase, and the error to the median of the rounds."""
+    machine.tell()
     from mpi_spp.model.store import cache_directory
 
     if fresh:

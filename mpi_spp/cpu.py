@@ -7,7 +7,7 @@ import ctypes
 import functools
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mpi_spp.errors import UserError
@@ -66,10 +66,9 @@ def instruction_sets() -> list[str]:
     return [one for one in (*_OF_X86, *_OF_ARM, *_OF_ARM_TOO) if one in features()]
 
 
-def short_instruction_sets() -> str:
-    """Return the same for a line of text: what another one includes is left out."""
-    sets = instruction_sets()
-    return " ".join(one for one in sets if one not in _IN_OTHERS) or " ".join(sets) or platform.machine()
+def shortened(sets: Sequence[str]) -> str:
+    """Return instruction sets for a line of text: what another one includes is left out."""
+    return " ".join(one for one in sets if one not in _IN_OTHERS) or " ".join(sets) or "no known instruction set"
 
 
 def believed() -> str | None:

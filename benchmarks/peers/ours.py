@@ -18,6 +18,7 @@ from mpi_spp import registry
 from mpi_spp.config import QUANTIZE
 
 NAME = "mpi-spp"
+_DTYPES = ("bfloat16", "float32")
 HELP = "Ranks x threads of mpi-spp, and strategies if not the defaults: 2x1:pipeline,tensor. May be repeated."
 
 
@@ -25,7 +26,7 @@ def entries(arrangements: Sequence[str]) -> list[Entry]:
     """An entry for every arrangement, with every kind of weights."""
     return [
         Entry(NAME, weights, arrangement, _settings(arrangement) | {"weights": weights})
-        for weights in ("bfloat16", *QUANTIZE)
+        for weights in (*_DTYPES, *QUANTIZE)
         for arrangement in arrangements
     ]
 
@@ -61,8 +62,10 @@ def _command(job: Job, path: Path) -> list[str]:
         "--repetitions": job.repetitions,
     }
     launch = [sys.executable, "-m", "mpi_spp", "launch", "-np", ranks, "--threads", threads, "--"]
-    bench = ["bench", "decode", "--model", job.model, "--dtype", "bfloat16", "--json", str(path)]
+    weights = job.variant["weights"]
+    dtype = weights if weights in _DTYPES else _DTYPES[0]
+    bench = ["bench", "decode", "--model", job.model, "--dtype", dtype, "--json", str(path)]
     bench += ["--prefill", job.variant["prefill"], "--decode", job.variant["decode"]]
-    if job.variant["weights"] in QUANTIZE:
-        bench += ["--quantize", job.variant["weights"]]
+    if weights in QUANTIZE:
+        bench += ["--quantize", weights]
     return [*launch, *bench, *(str(word) for option in lengths.items() for word in option)]

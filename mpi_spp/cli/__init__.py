@@ -12,7 +12,7 @@ from typing import NoReturn
 
 import click
 
-from mpi_spp import __version__
+from mpi_spp import __version__, cpu
 from mpi_spp.cli._debug import limit, wait_for_debugger_if_asked
 from mpi_spp.comm.environment import launched_rank, launched_size
 from mpi_spp.config import default_of
@@ -66,6 +66,7 @@ def _run() -> NoReturn:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends): help and version texts come from one rank
     _show_what_can_be_shown()
     try:
+        cpu.believed()  # refuses a word that is none
         wait_for_debugger_if_asked()
         commands(standalone_mode=False)
     except click.exceptions.Exit as leave:

@@ -28,8 +28,9 @@ def find_model(config: RunConfig, world: "World") -> Path:
     """Open the logs and find the model's directory; one rank of each host fetches it from the hub. Collective."""
     from mpi_spp.comm.world import while_alive
     from mpi_spp.model.locate import locate
-    from mpi_spp.report.logs import log_to_directory
+    from mpi_spp.report.logs import end_logs, log_to_directory
 
+    end_logs()
     if config.log_dir is not None:
         world.together(lambda: log_to_directory(str(config.log_dir), world.rank))
     log.info("rank %d of %d on %s: %s", world.rank, world.size, world.host, config)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from mpi_spp import cpu
 from mpi_spp.cli._options import json_option, model_options, schedule_options
 from mpi_spp.cli._output import check_writable, write_json
 from mpi_spp.cli._setting import Known, length_options, link_options, read_known, take
@@ -135,6 +136,7 @@ def _told(known: Known, per_host: int, given: dict[str, Any]) -> dict[str, Any]:
         "model": known.config.model,
         "dtype": str(known.dtype).removeprefix("torch."),
         "kernels": known.kernels,
+        **cpu.facts(),
         "threads": known.threads,
         "ranks_per_host": per_host,
         "prompt_tokens": given["prompt_tokens"],

@@ -14,9 +14,9 @@ def examine(job: JobFacts) -> list[Finding]:
     """All findings; those of one level are in the order of the checks."""
     found = [finding for module in _CHECKS for finding in module.check(job)]
     if not any(rank.torch_problem for rank in job.ranks):
-        from mpi_spp.doctor import room  # plans with torch
+        from mpi_spp.doctor import processor, room  # with torch
 
-        found += room.check(job)
+        found += [*processor.check(job), *room.check(job)]
     return sorted(_merged(found), key=lambda finding: finding.level, reverse=True)
 
 

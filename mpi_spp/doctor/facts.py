@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mpi_spp import cpu
 from mpi_spp.doctor import machine
 from mpi_spp.doctor.interfaces import Interface, Route, interfaces_here, routes_here
 from mpi_spp.doctor.software import versions_here
 from mpi_spp.errors import UserError
 from mpi_spp.launch.cma import cma_is_refused
+from mpi_spp.launch.placement import local_numbers
 from mpi_spp.limits import memory_available
 
 if TYPE_CHECKING:
@@ -30,6 +32,18 @@ class Gpu:
     name: str
     memory: int
     free: int
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Of one host. `kernels`: the back ends that work for bfloat16; `failed`: native ones by why they do not."""
+
+    name: str
+    instruction_sets: tuple[str, ...]
+    believed: str | None
+    kernels: tuple[str, ...]
+    compiler: str | None
+    failed: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -66,6 +80,7 @@ class RankFacts:
     gpus: tuple[Gpu, ...] = ()
     cuda_aware: bool | None = None  # None: MPI was not asked
     torch_problem: str | None = None
+    processor: Processor | None = None  # asked by one rank of each host
     model: ModelFiles | None = None
 
 
@@ -168,8 +183,25 @@ def facts_here(model: str | None) -> RankFacts:
         has_gpu_driver=Path("/dev/nvidiactl").exists() or Path("/dev/nvhost-gpu").exists(),
         gpus=gpus,
         torch_problem=torch_problem,
+        processor=None if torch_problem or (local_numbers(os.environ) or (0, 1))[0] else _processor(),
         model=None if model is None else _model_files(model),
     )
+
+
+def _processor() -> Processor:
+    """What computes here. The first time on a machine it takes seconds: the back ends are tried."""
+    import torch
+
+    from mpi_spp.kernels.backends import is_native
+    from mpi_spp.kernels.choice import compiler_here, trials, working
+    from mpi_spp.kernels.trial import WORKS
+    from mpi_spp.model.store import cache_directory
+
+    kept, dtype = cache_directory() / "kernels", torch.bfloat16
+    names = working(dtype, torch.device("cpu"), kept)
+    failed = {name: why for name, why in trials(dtype, kept).items() if is_native(name) and why != WORKS}
+    sets = tuple(cpu.instruction_sets())
+    return Processor(cpu.name(), sets, cpu.believed(), tuple(names), compiler_here(names, kept), failed)
 
 
 def _gpus() -> tuple[tuple[Gpu, ...], str | None]:

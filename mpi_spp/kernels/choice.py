@@ -79,11 +79,17 @@ def backends(dtype: torch.dtype, device: torch.device, directory: Path, is_quant
 def describe(directory: Path) -> str:
     """Return a line that tells what measurements and tests depend on: processor, its instructions, kernels, torch."""
     names = working(torch.bfloat16, _CPU, directory)
+    compiler, level = compiler_here(names, directory), cpu.believed()
+    kernels = ", ".join(for_auto(names)) + (f" by {compiler}" if compiler else "")
+    taken = f", taken for {level}" if level else ""
+    told = f"{cpu.name()} ({cpu.shortened(cpu.instruction_sets())}{taken})"
+    return f"{told}; kernels {kernels}; torch {torch.__version__}"
+
+
+def compiler_here(names: Sequence[str], directory: Path) -> str | None:
+    """Return what compiled the best native variant of these back ends that work; None: there is none."""
     best = next((name for name in names if is_native(name)), None)
-    kernels = f"{best} by {compiler_of(load(best.partition('-')[2], directory))}" if best else ", ".join(names)
-    level = cpu.believed()
-    told = f" (as {cpu.VARIABLE}={level} has it)" if level else ""
-    return f"{cpu.name()}: {cpu.short_instruction_sets()}{told}; kernels {kernels}; torch {torch.__version__}"
+    return None if best is None else compiler_of(load(best.partition("-")[2], directory))
 
 
 def for_auto(names: Sequence[str]) -> list[str]:

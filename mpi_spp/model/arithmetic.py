@@ -89,5 +89,5 @@ def _warning(name: str, products: Products, room: Room, directory: Path) -> str:
     if name == "widened":
         told.append(f"weights of {what} are held in float32: {show_bytes(room.widened)} for the ranks of this host")
     if name == "blockwise":
-        told.append(f"weights of {what} are widened for every product, which is slow but takes no memory")
+        told.append(f"weights of {what} keep their bits and are widened block by block for every product")
     return "; ".join(told)

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
+from mpi_spp import cpu
 from mpi_spp.plan.memory import RankMemory, host_bytes, memory_of_ranks, overfull
 from mpi_spp.plan.setting import Layout, Setting, lay_out
 from mpi_spp.plan.sync import Moved, moved_by
@@ -87,6 +88,7 @@ def as_data(what: Forecast) -> dict[str, Any]:
         "mesh": str(setting.mesh),
         "dtype": str(setting.dtype).removeprefix("torch."),
         "kernels": setting.kernels,
+        **cpu.facts(),
         "prompt_tokens": setting.prompt_tokens,
         "new_tokens": setting.new_tokens,
         "chunks": [len(chunk) for chunk in what.layout.chunks],

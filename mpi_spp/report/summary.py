@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mpi_spp.cpu import shortened
 from mpi_spp.report.experts import expert_load, load_line
 from mpi_spp.report.guidance import pair_table
 
@@ -63,10 +64,23 @@ def print_ranks(summary: dict[str, Any], console: Console) -> None:
     """One row a rank, and what repeats a sampled answer."""
     load = expert_load(summary["ranks"])
     console.print(_ranks(summary["ranks"], load))
+    for line in _processors(summary["ranks"]):
+        console.print(line, highlight=False)
     if load is not None:
         console.print(load_line(load), highlight=False)
     if summary["configuration"].get("temperature"):
         console.print(_how_drawn(summary["configuration"]), highlight=False)
+
+
+def _processors(ranks: list[dict[str, Any]]) -> list[str]:
+    """Each kind of processor and kernels, with the hosts that have it; why these kernels."""
+    hosts: dict[str, list[str]] = {}
+    for rank in ranks:
+        believed = f", taken for {rank['believed_cpu']}" if rank["believed_cpu"] else ""
+        kernels = rank["kernels"] + (f" by {rank['compiler']}" if rank["compiler"] else "")
+        told = f"{rank['cpu']} ({shortened(rank['instruction_sets'])}{believed})"
+        hosts.setdefault(f"{told}; kernels {kernels}: {rank['kernels_reason']}", []).append(rank["host"])
+    return [f"{', '.join(dict.fromkeys(names))}: {line}" for line, names in hosts.items()]
 
 
 def _how_drawn(configuration: dict[str, Any]) -> str:

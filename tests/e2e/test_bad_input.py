@@ -1,4 +1,7 @@
-"""Bad input on real ranks: one line from one rank, status 2, and all ranks end."""
+"""Bad input on real ranks: one line from one rank, status 2, and all ranks end.
+
+A few cases are starts of their own, in which the ranks really leave: with `--full` all are.
+"""
 
 import json
 import shutil
@@ -8,9 +11,10 @@ from pathlib import Path
 
 import pytest
 import reciting_model
-from mpirun import Ended, mpi_spp, mpirun, mpirun_different, run
+from console import Ranks, Starts
+from mpirun import Ended, environments, mpi_spp, mpirun, run
 
-NUM_LAYERS, POSITIONS = 5, 64
+NUM_LAYERS, POSITIONS, NUM_RANKS = 5, 64, 3
 Damage = Callable[[Path], object]
 
 
@@ -22,7 +26,7 @@ class Case:
     arguments: tuple[str, ...] = ("--prompt", "hi")
     damage: Damage | None = None
     model: str | None = None  # in place of the directory
-    num_ranks: int = 2
+    starts: bool = False  # ranks of its own
 
 
 def change_config(**changes: object) -> Damage:
@@ -70,10 +74,10 @@ CASES = {
     "no such hub model": Case("someone/model is no directory and cannot be had", model="someone/model"),
     "a file as the model": Case("is a file", damage=lambda model: (shutil.rmtree(model), model.write_text("x"))),
     "an empty directory": Case("config.json: no such file", damage=lambda model: (shutil.rmtree(model), model.mkdir())),
-    "config without a field": Case("'hidden_size' is missing", damage=change_config(hidden_size=None)),
+    "config without a field": Case("'hidden_size' is missing", damage=change_config(hidden_size=None), starts=True),
     "config that is no JSON": Case("cannot be read as JSON", damage=write("config.json", b"{")),
     "unsupported family": Case("model_type 'gpt2' is not supported", damage=change_config(model_type="gpt2")),
-    "truncated weights": Case("is corrupt or truncated", damage=rewrite_weights(lambda old: old[:-100])),
+    "truncated weights": Case("is corrupt or truncated", damage=rewrite_weights(lambda old: old[:-100]), starts=True),
     "corrupt header": Case(
         "is corrupt or truncated", damage=rewrite_weights(lambda old: old[:8] + b"#" * 80 + old[88:])
     ),
@@ -97,9 +101,11 @@ CASES = {
     "chunk size that is no number": Case("'--chunk-size': 'big'", ("--prompt", "hi", "--chunk-size", "big")),
     "a layer split that is none": Case("'--layer-split': 'odd' is neither", ("--prompt", "hi", "--layer-split", "odd")),
     "a rank without a layer": Case("--layer-split: 3,0,2 leaves", ("--prompt", "hi", "--layer-split", "3,0,2")),
-    "layers for other ranks": Case("5 is for 1 stages, but there are 2", ("--prompt", "hi", "--layer-split", "5")),
+    "layers for other ranks": Case(
+        f"5 is for 1 stages, but there are {NUM_RANKS}", ("--prompt", "hi", "--layer-split", "5")
+    ),
     "layers for another model": Case(
-        "--layer-split: 3,3 is 6 layers, but {model} has 5", ("--prompt", "hi", "--layer-split", "3,3")
+        "--layer-split: 3,3,1 is 7 layers, but {model} has 5", ("--prompt", "hi", "--layer-split", "3,3,1")
     ),
     "a temperature below 0": Case("--temperature: -1.0 is no", ("--prompt", "hi", "--temperature", "-1")),
     "a temperature that is no number": Case("'--temperature': 'hot'", ("--prompt", "hi", "--temperature", "hot")),
@@ -110,7 +116,7 @@ CASES = {
     "a seed without a temperature": Case("--seed: no meaning without sampling", ("--prompt", "hi", "--seed", "1")),
     "unknown strategy": Case("'--sync-strategy': 'gossip'", ("--prompt", "hi", "--sync-strategy", "gossip")),
     "unknown option": Case("No such option '--fast'", ("--prompt", "hi", "--fast")),
-    "a GPU that is not there": Case("--gpu-ids: GPU 99 is not there", ("--prompt", "hi", "--gpu-ids", "99,98")),
+    "a GPU that is not there": Case("--gpu-ids: GPU 99 is not there", ("--prompt", "hi", "--gpu-ids", "99,98,97")),
     "GPU ids that are no numbers": Case("'a,b' is no comma-separated list", ("--prompt", "hi", "--gpu-ids", "a,b")),
     "a log directory below a file": Case("--log-dir:", ("--prompt", "hi", "--log-dir", "{model}/config.json/logs")),
     "a trace in no directory": Case(
@@ -119,7 +125,7 @@ CASES = {
         model="no/model",
     ),
     "a JSON file in no directory": Case("--json:", ("--prompt", "hi", "--json", "no/such/out.json")),
-    "more ranks than layers": Case("2 stages, but {model} has 1 layers", damage=change_config(num_hidden_layers=1)),
+    "more ranks than layers": Case("3 stages, but {model} has 1 layers", damage=change_config(num_hidden_layers=1)),
 }
 
 
@@ -144,33 +150,44 @@ def check_one_line(ended: Ended, says: str) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_bad_input(name: str, model: Path) -> None:
+def test_bad_input(name: str, model: Path, console: Ranks) -> None:
     case = CASES[name]
     if case.damage is not None:
         case.damage(model)
     arguments = [argument.replace("{model}", str(model)) for argument in case.arguments]
-    command = mpi_spp("generate", "--model", case.model or str(model), *arguments)
-    check_one_line(run(mpirun(case.num_ranks, command)), case.says.replace("{model}", str(model)))
+    words = ["generate", "--model", case.model or str(model), *arguments]
+    ended = (Starts(NUM_RANKS) if case.starts else console).run(*words)
+    check_one_line(ended, case.says.replace("{model}", str(model)))
 
 
 @pytest.mark.parametrize(
-    "says, damage",
+    "says, damage, starts",
     [
-        ("on rank 1: {bad}/model-00002-of-00002.safetensors: no such file", lose_a_shard),
-        ("on rank 1: --model: {bad} is neither a directory", shutil.rmtree),
+        ("on rank 1: {bad}/model-00002-of-00002.safetensors: no such file", lose_a_shard, True),
+        ("on rank 1: --model: {bad} is neither a directory", shutil.rmtree, False),
     ],
     ids=["a shard", "the model"],
 )
-def test_what_only_one_rank_misses(good_model: Path, model: Path, says: str, damage: Damage) -> None:
+def test_what_only_one_rank_misses(
+    good_model: Path, model: Path, says: str, damage: Damage, starts: bool, console: Ranks
+) -> None:
     """As on a cluster whose nodes have disks of their own."""
     damage(model)
-    good, bad = (mpi_spp("generate", "--model", str(path), "--prompt", "hi") for path in (good_model, model))
-    check_one_line(run(mpirun_different(good, bad, good)), says.replace("{bad}", str(model)))
+    good, bad = (("generate", "--model", str(path), "--prompt", "hi") for path in (good_model, model))
+    ended = (Starts(NUM_RANKS) if starts else console).run_different([good, bad, good])
+    check_one_line(ended, says.replace("{bad}", str(model)))
 
 
-@pytest.mark.parametrize("arguments", [["--fast"], ["frobnicate"], ["generate"]])
-def test_bad_commands(arguments: list[str]) -> None:
+@pytest.mark.parametrize("words, starts", [("--fast", True), ("frobnicate", False), ("generate", False)])
+def test_bad_commands(words: str, starts: bool, console: Ranks) -> None:
     """Also those that fail before any command begins."""
-    ended = run(mpirun(2, mpi_spp(*arguments)))
-    assert (ended.status, len(ended.error_lines)) == (2, 1), ended.stderr
-    assert ended.stderr.startswith("mpi-spp: error: ")
+    check_one_line((Starts(NUM_RANKS) if starts else console).run(words), "")
+
+
+def test_bad_input_with_mpich(model: Path) -> None:
+    if "mpich" not in environments():
+        pytest.skip("needs an environment with MPICH; bin/test --mpi both makes it")
+    launcher, python = environments()["mpich"]
+    write("config.json", b"{")(model)
+    command = mpi_spp("generate", "--model", str(model), "--prompt", "hi", python=python)
+    check_one_line(run(mpirun(NUM_RANKS, command, launcher)), "cannot be read as JSON")

@@ -4,13 +4,15 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reciting_model
 import reference_models
-from mpirun import Ended, end, finish, mpi_spp, mpirun, pid_of_rank, run, start
+from console import Ranks, lasting
+from mpirun import Ended, end, finish, mpi_spp, mpirun, pid_of_rank, start
 from reciting_model import TEXT
 
 NAME = "llama_tied"
@@ -31,7 +33,7 @@ def write_lines(path: Path, lines: list[Any]) -> Path:
 
 def batch(model: Path, directory: Path, *arguments: str) -> list[str]:
     files = ["--input", str(directory / "in.jsonl"), "--output", str(directory / "out.jsonl")]
-    return mpi_spp("batch", "--model", str(model), *files, *FIXED, *arguments)
+    return ["batch", "--model", str(model), *files, *FIXED, *arguments]
 
 
 def answers(directory: Path) -> list[dict[str, Any]]:
@@ -46,8 +48,18 @@ MESHES = {
 }
 
 
+@pytest.fixture(scope="module")
+def four() -> Iterator[Ranks]:
+    """Four ranks, for meshes with two axes."""
+    ranks = lasting(4)
+    yield ranks
+    ranks.close()
+
+
 @pytest.mark.parametrize("mesh", MESHES)
-def test_any_mesh_gives_the_tokens_of_transformers(mesh: str, tmp_path: Path) -> None:
+def test_any_mesh_gives_the_tokens_of_transformers(
+    mesh: str, tmp_path: Path, console: Ranks, alone: Ranks, four: Ranks
+) -> None:
     """Answers of different lengths, more of them than fit at once."""
     num_ranks, options = MESHES[mesh]
     models = reference_models.build_reference_models()
@@ -58,7 +70,7 @@ def test_any_mesh_gives_the_tokens_of_transformers(mesh: str, tmp_path: Path) ->
     ]
     write_lines(tmp_path / "in.jsonl", lines)
     command = batch(models / NAME, tmp_path, "--max-num-seqs", "2", "--json", str(tmp_path / "sum.json"), *options)
-    ended = run(mpirun(num_ranks, command))
+    ended = {1: alone, 3: console, 4: four}[num_ranks].run(*command)
     assert ended.status == 0, ended.stderr
     for number, ((length, most), answer) in enumerate(zip(asked, answers(tmp_path), strict=True), start=1):
         expected = reference_models.reference_tokens(models, NAME, length)[:most]
@@ -75,13 +87,13 @@ def test_any_mesh_gives_the_tokens_of_transformers(mesh: str, tmp_path: Path) ->
     assert sum(summary["answers_by_replica"].values()) == len(asked) and len(summary["ranks"]) == num_ranks
 
 
-def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path) -> None:
+def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path, console: Ranks) -> None:
     """Texts and chats of the others are answered; then the same command has nothing to do, and says the same."""
     chat = [{"role": "user", "content": "hi"}]
     lines = ["nope", {"prompt": "hi"}, {"prompt": ""}, "", {"messages": chat, "id": 7}, {"prompt_ids": [99_999]}]
     write_lines(tmp_path / "in.jsonl", [*lines, {"prompt": "x" * 30_000}])
-    command = mpirun(2, batch(reciting, tmp_path, "--mesh", "dp=2"))
-    first = run(command)
+    words = batch(reciting, tmp_path, "--mesh", "dp=3")
+    first = console.run(*words)
     assert first.status == 1
     bad = {1: "is not JSON", 3: "prompt: is empty", 6: "token ids from 0 to", 7: "has 20000 positions"}
     told = [line for line in first.error_lines if line.startswith(str(tmp_path / "in.jsonl"))]
@@ -94,15 +106,15 @@ def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path) -> None
     for answer in (found[1], found[3]):
         assert (answer["text"], answer["prompt_tokens"], answer["finish_reason"]) == (TEXT, CHAT_TOKENS, "stop")
     before = (tmp_path / "out.jsonl").read_bytes()
-    again = run(command)
+    again = console.run(*words)
     assert (again.status, (tmp_path / "out.jsonl").read_bytes()) == (1, before)
     assert "0 answered, 0 skipped, 6 were there already" in again.stderr
 
 
 @pytest.mark.parametrize("lines", [[], [{"prompt": "hi"}], ["nope", "nope"]], ids=["none", "one", "all bad"])
-def test_fewer_lines_than_replicas(lines: list[Any], reciting: Path, tmp_path: Path) -> None:
+def test_fewer_lines_than_replicas(lines: list[Any], reciting: Path, tmp_path: Path, console: Ranks) -> None:
     write_lines(tmp_path / "in.jsonl", lines)
-    ended = run(mpirun(3, batch(reciting, tmp_path, "--mesh", "dp=3")))
+    ended = console.run(*batch(reciting, tmp_path, "--mesh", "dp=3"))
     assert ended.status == int("nope" in lines), ended.stderr
     assert len(answers(tmp_path)) == len(lines)
 
@@ -115,11 +127,12 @@ def wait_for_lines(path: Path, count: int) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_run_that_was_killed_is_gone_on_with(victim: int, reciting: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_is_gone_on_with(victim: int, reciting: Path, tmp_path: Path, alone: Ranks) -> None:
     """After the kill of any rank, with a last line that is cut off, on other ranks: nothing is lost or done twice."""
     out, lengths = tmp_path / "out.jsonl", [5, 6, 1500, 7, 1500, 8, 9, 10]
     write_lines(tmp_path / "in.jsonl", [{"prompt": "hi", "max_new_tokens": length} for length in lengths])
-    process = start(mpirun(2, batch(reciting, tmp_path, "--mesh", "dp=2", "--max-num-seqs", "1", "--ignore-eos")))
+    words = batch(reciting, tmp_path, "--mesh", "dp=2", "--max-num-seqs", "1", "--ignore-eos")
+    process = start(mpirun(2, mpi_spp(*words)))
     try:
         wait_for_lines(out, 2)
         os.kill(pid_of_rank(out, victim), signal.SIGKILL)
@@ -131,7 +144,7 @@ def test_a_run_that_was_killed_is_gone_on_with(victim: int, reciting: Path, tmp_
     assert 2 <= num_kept < len(lengths)
     with out.open("ab") as file:
         file.write(b'{"line": 9')
-    ended = run(batch(reciting, tmp_path, "--ignore-eos"))
+    ended = alone.run(*batch(reciting, tmp_path, "--ignore-eos"))
     assert ended.status == 0, ended.stderr
     assert out.read_bytes().startswith(whole[: whole.rfind(b"\n") + 1])
     assert [len(answer["token_ids"]) for answer in answers(tmp_path)] == lengths
@@ -143,14 +156,14 @@ def check_refused(ended: Ended, says: str) -> None:
     assert ended.stderr.startswith("mpi-spp: error: ") and says in ended.stderr
 
 
-def test_an_output_that_is_the_input(reciting: Path, tmp_path: Path) -> None:
+def test_an_output_that_is_the_input(reciting: Path, tmp_path: Path, console: Ranks) -> None:
     lines = write_lines(tmp_path / "in.jsonl", [{"prompt": "hi"}])
     before = lines.read_bytes()
-    check_refused(run(mpirun(2, batch(reciting, tmp_path, "--output", str(lines)))), "--output: ")
+    check_refused(console.run(*batch(reciting, tmp_path, "--output", str(lines))), "--output: ")
     assert lines.read_bytes() == before
 
 
 @pytest.mark.parametrize("command", [("generate", "--prompt", "hi"), ("bench", "decode")], ids=" ".join)
-def test_one_prompt_needs_one_replica(command: tuple[str, ...], reciting: Path) -> None:
-    ended = run(mpirun(2, mpi_spp(*command, "--model", str(reciting), "--mesh", "dp=2")))
-    check_refused(ended, "--mesh: dp=2 has 2 replicas, but one prompt needs one")
+def test_one_prompt_needs_one_replica(command: tuple[str, ...], reciting: Path, console: Ranks) -> None:
+    ended = console.run(*command, "--model", str(reciting), "--mesh", "dp=3")
+    check_refused(ended, "--mesh: dp=3 has 3 replicas, but one prompt needs one")

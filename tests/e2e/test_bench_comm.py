@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from console import Ranks
 from mpirun import mpi_spp, run
 
 SMALL = ("--sizes", "1KiB,64KiB", "--seconds", "0.01", "--rounds", "2")
@@ -26,23 +27,25 @@ def test_json_on_standard_output_and_tables_beside_it() -> None:
     assert "left out: nccl: needs a GPU" in ended.stderr
 
 
-def test_tables_on_standard_output_and_a_result_that_can_be_compared(tmp_path: Path) -> None:
+def test_tables_on_standard_output_and_a_result_that_can_be_compared(
+    tmp_path: Path, console: Ranks, alone: Ranks
+) -> None:
     path = str(tmp_path / "comm.json")
     few = ("--operations", "ring", "--transports", "wrapper,raw", "--modes", "blocking", "--json", path)
-    ended = run(mpi_spp("launch", "-np", "3", "--", "bench", "comm", *few, *SMALL))
+    ended = console.run("bench", "comm", *few, *SMALL)
     assert ended.status == 0, ended.stderr
     assert "ring, blocking, 3 ranks" in ended.stdout and "alpha us" in ended.stdout
-    ended = run(mpi_spp("bench", "compare", path, path))
+    ended = alone.run("bench", "compare", path, path)
     assert ended.status == 0 and ended.stdout.count("same") == 4
 
 
-def test_one_rank_has_nothing_to_measure() -> None:
-    ended = run(mpi_spp("bench", "comm"))
+def test_one_rank_has_nothing_to_measure(alone: Ranks) -> None:
+    ended = alone.run("bench", "comm")
     assert (ended.status, ended.stdout, len(ended.error_lines)) == (2, "", 1), ended.stderr
     assert "bench comm: one rank has nobody to exchange messages with; start two or more" in ended.stderr
 
 
-def test_no_memory_for_any_message() -> None:
-    ended = run(mpi_spp("launch", "-np", "2", "--", "bench", "comm", "--sizes", "1MiB", "--max-memory", "1MiB"))
+def test_no_memory_for_any_message(console: Ranks) -> None:
+    ended = console.run("bench", "comm", "--sizes", "1MiB", "--max-memory", "1MiB")
     assert (ended.status, ended.stdout, len(ended.error_lines)) == (2, "", 1), ended.stderr
     assert "bench comm: nothing is left to measure" in ended.stderr and "--max-memory" in ended.stderr

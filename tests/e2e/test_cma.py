@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 60
 LARGE_MESSAGES = """
 import numpy
+from mpi_spp.comm.components import choose_components
+choose_components()
 from mpi4py import MPI
 comm = MPI.COMM_WORLD
 sent, received = numpy.full(1 << 20, comm.rank), numpy.empty(1 << 20, int)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import reciting_model
-from mpirun import Ended, mpi_spp, mpirun, mpirun_different, run
+from console import Ranks
+from mpirun import Ended, mpi_spp, mpirun, run
 
 from mpi_spp.doctor.finding import counted
 from mpi_spp.launch.launcher import find_launcher
@@ -30,6 +31,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def launch(*arguments: str, before: Sequence[str] = (), **settings: Any) -> Ended:
     return run([*before, *mpi_spp("launch", *arguments)], TIMEOUT_SECONDS, **settings)
+
+
+def asked_with_caches(ranks: Ranks, *folders: Path) -> Ended:
+    """Each rank has its own cache folder, as on hosts that have disks of their own."""
+    words = ["doctor", "--model", "reciting", "--json"]
+    return ranks.run_different([words] * len(folders), variables=[{"MPI_SPP_CACHE": str(path)} for path in folders])
 
 
 def findings(ended: Ended) -> list[dict[str, Any]]:
@@ -55,16 +62,16 @@ def test_a_job_to_which_nothing_is_wrong(cache: Path) -> None:
     assert of(ended, "memory")["level"] == "ok"
 
 
-def test_one_process_shows_a_table() -> None:
-    ended = run(mpi_spp("doctor"))
+def test_one_process_shows_a_table(alone: Ranks) -> None:
+    ended = alone.run("doctor")
     assert ended.status == 0, ended.stdout
     for part in ("finding", "launcher", "/dev/shm", "0 failure"):
         assert part in ended.stdout, part
     assert ended.stderr == ""
 
 
-def test_bad_options() -> None:
-    ended = run(mpi_spp("doctor", "--threads", "0"))
+def test_bad_options(alone: Ranks) -> None:
+    ended = alone.run("doctor", "--threads", "0")
     assert (ended.status, ended.stdout, len(ended.error_lines)) == (2, "", 1)
 
 
@@ -89,9 +96,9 @@ def test_two_mpis_are_mixed(ours_launches: bool) -> None:
     assert ended.status == 1
 
 
-def test_threads_are_oversubscribed() -> None:
+def test_threads_are_oversubscribed(console: Ranks) -> None:
     cores = len(cores_here())
-    finding = of(launch("-np", "3", "--threads", str(cores), "--", "doctor", "--json"), "oversubscribed")
+    finding = of(console.run("doctor", "--threads", str(cores), "--json"), "oversubscribed")
     assert finding["level"] == "warning" and finding["ranks"] == [0, 1, 2]
     assert f"3 ranks with {3 * cores} threads together share {counted(cores, 'core')}" in finding["what"]
 
@@ -99,27 +106,23 @@ def test_threads_are_oversubscribed() -> None:
 def test_a_small_dev_shm() -> None:
     if subprocess.run([*SMALL_SHM, "true"], capture_output=True, timeout=10).returncode:
         pytest.skip("this machine does not let a process have a /dev/shm of its own")
-    ended = launch("-np", "4", "--", "doctor", "--json", before=SMALL_SHM)
+    ended = launch("-np", "3", "--", "doctor", "--json", before=SMALL_SHM)
     finding = of(ended, "shm")
     assert finding["level"] in ("warning", "failure")
     assert "4 MiB free in /dev/shm" in finding["what"] and "remount" in finding["do"]
 
 
-def test_a_model_is_missing_for_one_rank(cache: Path, tmp_path: Path) -> None:
+def test_a_model_is_missing_for_one_rank(cache: Path, tmp_path: Path, console: Ranks) -> None:
     """As on hosts that have disks of their own."""
-    doctor = mpi_spp("doctor", "--model", "reciting", "--json")
-    here, elsewhere = (["env", f"MPI_SPP_CACHE={path}", *doctor] for path in (cache, tmp_path))
-    finding = of(run(mpirun_different(here, elsewhere), TIMEOUT_SECONDS), "model")
+    finding = of(asked_with_caches(console, cache, tmp_path, cache), "model")
     assert (finding["level"], finding["ranks"]) == ("failure", [1])
     assert "--model: reciting is neither" in finding["what"] and finding["hosts"] and finding["do"]
 
 
-def test_a_model_differs_for_one_rank(cache: Path, tmp_path: Path) -> None:
+def test_a_model_differs_for_one_rank(cache: Path, tmp_path: Path, console: Ranks) -> None:
     other = Path(shutil.copytree(cache, tmp_path / "cache"))
     path = other / "models" / "reciting" / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-4])
-    doctor = mpi_spp("doctor", "--model", "reciting", "--json")
-    good, bad = (["env", f"MPI_SPP_CACHE={folder}", *doctor] for folder in (cache, other))
-    ended = run(mpirun_different(good, bad), TIMEOUT_SECONDS)
+    ended = asked_with_caches(console, cache, other, cache)
     assert of(ended, "model-files")["ranks"] == [1]
     assert "is corrupt or truncated" in of(ended, "model")["what"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import reciting_model
+from console import Ranks
 from mpirun import (
     ROOT,
     Ended,
@@ -161,8 +162,8 @@ def test_a_launcher_of_another_mpi(model: Path, launching: str, loading: str) ->
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["generate", "--help"], ["--version"]], ids=" ".join)
-def test_one_rank_helps(arguments: list[str]) -> None:
-    alone = run(mpi_spp(*arguments))
-    together = run(mpirun(3, mpi_spp(*arguments)))
-    assert (together.status, together.stdout, together.error_lines) == (0, alone.stdout, [])
-    assert alone.stdout
+def test_one_rank_helps(arguments: list[str], console: Ranks, alone: Ranks) -> None:
+    one = alone.run(*arguments)
+    together = console.run(*arguments)
+    assert (together.status, together.stdout, together.error_lines) == (0, one.stdout, [])
+    assert one.stdout

@@ -6,12 +6,14 @@ from typing import Any
 
 import pytest
 import reciting_model
-from mpirun import Ended, mpi_spp, mpirun, run
+from console import Ranks
+from mpirun import Ended
 from reciting_model import TEXT
 
 POSITIONS = 300
 DOCUMENT = "The sea is blue.\n\nThe lamp burns.\n"
 QUESTIONS = ["Where?", "Who är it?", "Where?", "Where? And when?"]
+TWO = 2  # fewer than ranks
 NEW_TOKENS = 8
 
 
@@ -37,12 +39,12 @@ def told(ended: Ended) -> dict[str, Any]:
 
 def ask(model: Path, files: Path, *arguments: str) -> list[str]:
     named = ["--document", str(files / "document"), "--questions", str(files / "questions")]
-    return mpi_spp("ask", "--model", str(model), *named, *arguments)
+    return ["ask", "--model", str(model), *named, *arguments]
 
 
-def test_answers_stand_below_their_questions(reciting: Path, files: Path) -> None:
-    """More ranks than questions: rank 4 has none."""
-    ended = run(mpirun(5, ask(reciting, files, "--json", str(files / "out.json"))))
+def test_answers_stand_below_their_questions(reciting: Path, files: Path, console: Ranks) -> None:
+    """More questions than ranks: rank 0 has two."""
+    ended = console.run(*ask(reciting, files, "--json", str(files / "out.json")))
     assert ended.status == 0, ended.stderr
     shown = [f"--- {number} of 4: {question}\n{TEXT}\n" for number, question in enumerate(QUESTIONS, 1)]
     assert ended.stdout == "".join(shown)
@@ -51,17 +53,25 @@ def test_answers_stand_below_their_questions(reciting: Path, files: Path) -> Non
     assert result["shared_tokens"] == len(f"<user\n{DOCUMENT.rstrip()}\n\nWh".encode())  # a token for each byte
     answers = result["answers"]
     assert [(one["question"], one["line"]) for one in answers] == list(zip(QUESTIONS, (2, 4, 6, 8), strict=True))
-    assert [one["rank"] for one in answers] == [0, 1, 2, 3]
+    assert [one["rank"] for one in answers] == [0, 0, 1, 2]
     assert {(one["text"], one["finish_reason"]) for one in answers} == {(TEXT, "stop")}
     assert result["new_tokens"] == sum(len(one["token_ids"]) for one in answers)
     assert all(result["timings"][name] > 0 for name in ("load_s", "prefill_s", "fan_out_s", "total_s"))
     assert result["fan_out_tokens_per_s"] > result["tokens_per_s"] > 0
 
 
-def test_several_draws_are_the_same_on_any_number_of_ranks(reciting: Path) -> None:
+def test_more_ranks_than_questions(reciting: Path, files: Path, console: Ranks) -> None:
+    """The last rank has none."""
+    (files / "few").write_text("\n".join(QUESTIONS[:TWO]), encoding="utf-8")
+    words = ask(reciting, files, "--questions", str(files / "few"), "--json", "-")
+    answers = told(console.run(*words))["answers"]
+    assert [(one["rank"], one["text"]) for one in answers] == [(0, TEXT), (1, TEXT)]
+
+
+def test_several_draws_are_the_same_on_any_number_of_ranks(reciting: Path, console: Ranks, alone: Ranks) -> None:
     settings = ["--temperature", "9", "--seed", "5", "--max-new-tokens", str(NEW_TOKENS), "--num-return-sequences", "4"]
-    command = mpi_spp("generate", "--model", str(reciting), "--prompt", "hi", *settings, "--json", "-")
-    drawn = [told(run(ranks))["answers"] for ranks in (command, mpirun(3, command))]
+    command = ["generate", "--model", str(reciting), "--prompt", "hi", *settings, "--json", "-"]
+    drawn = [told(ranks.run(*command))["answers"] for ranks in (alone, console)]
     tokens = [[one["token_ids"] for one in answers] for answers in drawn]
     assert tokens[0] == tokens[1]
     assert len({tuple(one) for one in tokens[0]}) == 4
@@ -75,10 +85,10 @@ def test_several_draws_are_the_same_on_any_number_of_ranks(reciting: Path) -> No
         (["--decode", "tensor"], "--decode: tensor splits the cache"),
     ],
 )
-def test_bad_input(arguments: list[str], says: str, reciting: Path, tmp_path: Path) -> None:
+def test_bad_input(arguments: list[str], says: str, reciting: Path, tmp_path: Path, console: Ranks) -> None:
     """One line from one rank; tests/unit/test_questions.py has the other cases."""
     (tmp_path / "document").write_text("text")
     (tmp_path / "questions").write_text("Why?\n\n" + "x" * POSITIONS)
-    ended = run(mpirun(2, ask(reciting, tmp_path, *arguments)))
+    ended = console.run(*ask(reciting, tmp_path, *arguments))
     assert (ended.status, len(ended.error_lines), ended.stdout) == (2, 1, ""), ended.stderr
     assert ended.error_lines[0].startswith("mpi-spp: error: ") and says in ended.error_lines[0]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import reciting_model
+from console import Ranks
 from mpirun import Ended, end, finish, mpi_spp, mpirun, read_some, run, start
 from reciting_model import TEXT
 
@@ -21,7 +22,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def generate(model: Path, *arguments: str) -> list[str]:
-    return mpi_spp("generate", "--model", str(model), *arguments)
+    return ["generate", "--model", str(model), *arguments]
 
 
 def answered(ended: Ended) -> Ended:
@@ -30,13 +31,15 @@ def answered(ended: Ended) -> Ended:
 
 
 @pytest.fixture(scope="module")
-def everything(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, dict[str, Any], Path]:
+def everything(
+    model: Path, tmp_path_factory: pytest.TempPathFactory, console: Ranks
+) -> tuple[Ended, dict[str, Any], Path]:
     """A run that is asked for all that it can tell: its end, its JSON, its directory."""
     directory = tmp_path_factory.mktemp("run")
     (directory / "question.txt").write_text("hi", encoding="utf-8")
     arguments = ["--prompt-file", "question.txt", "--json", "out.json", "--log-dir", "logs", "--chunk-size", "8"]
-    command = generate(model, *arguments, "--sync-strategy", "ring", "--sync-granularity", "layer")
-    ended = answered(run(mpirun(3, command), cwd=directory))
+    words = generate(model, *arguments, "--sync-strategy", "ring", "--sync-granularity", "layer")
+    ended = answered(console.run(*words, cwd=directory))
     return ended, json.loads((directory / "out.json").read_text()), directory
 
 
@@ -110,7 +113,8 @@ def test_every_rank_writes_a_log(everything: tuple[Ended, dict[str, Any], Path])
 def test_text_streams_as_it_is_made(model: Path) -> None:
     """Whole characters, long before the end; after the stop token too when it is ignored."""
     pieces, moments = [], []
-    process = start(mpirun(3, generate(model, "--prompt", "hi", "--ignore-eos", "--max-new-tokens", "1000")))
+    words = generate(model, "--prompt", "hi", "--ignore-eos", "--max-new-tokens", "1000")
+    process = start(mpirun(3, mpi_spp(*words)))
     try:
         while piece := read_some(process):
             pieces.append(piece)
@@ -125,31 +129,31 @@ def test_text_streams_as_it_is_made(model: Path) -> None:
     assert moments[len(moments) // 2] - moments[0] > 0.1
 
 
-def test_json_on_standard_output_is_alone_there(model: Path) -> None:
+def test_json_on_standard_output_is_alone_there(model: Path, console: Ranks) -> None:
     """With the shortest prompt and answer."""
     command = generate(model, "--prompt", "x", "--no-chat", "--max-new-tokens", "1", "--json", "-")
-    told = json.loads(answered(run(mpirun(3, command))).stdout)
+    told = json.loads(answered(console.run(*command)).stdout)
     assert (told["prompt_tokens"], len(told["token_ids"]), told["text"]) == (1, 1, TEXT[0])
     assert (told["finish_reason"], told["decode_tokens_per_s"], told["timings"]["decode_s"]) == ("length", None, 0.0)
 
 
-def test_a_model_without_a_tokenizer_answers_in_ids(tmp_path: Path) -> None:
+def test_a_model_without_a_tokenizer_answers_in_ids(tmp_path: Path, console: Ranks) -> None:
     model = reciting_model.build(tmp_path / "model", "abc")
     ids = reciting_model.make_tokenizer()("zabc<|im_end|>")["input_ids"]
     for path in model.glob("*token*"):
         path.unlink()
     (tmp_path / "ids.json").write_text(json.dumps(ids[:1]))
     command = generate(model, "--prompt-ids", str(tmp_path / "ids.json"), "--json", str(tmp_path / "out.json"))
-    ended = answered(run(mpirun(2, command)))
+    ended = answered(console.run(*command))
     told = json.loads((tmp_path / "out.json").read_text())
     assert (told["token_ids"], told["text"], told["finish_reason"]) == (ids[1:], None, "stop")
     assert ended.stdout.split() == list(map(str, ids[1:]))
 
 
-def test_an_answer_ends_at_the_models_last_position(tmp_path: Path) -> None:
+def test_an_answer_ends_at_the_models_last_position(tmp_path: Path, console: Ranks) -> None:
     model = reciting_model.build(tmp_path / "model", max_position_embeddings=64)
     arguments = ["--prompt", "x" * 60, "--no-chat", "--ignore-eos", "--json", "-", "--chunk-size", "7"]
-    told = json.loads(answered(run(mpirun(5, generate(model, *arguments)))).stdout)
+    told = json.loads(answered(console.run(*generate(model, *arguments))).stdout)
     assert (told["prompt_tokens"], len(told["token_ids"]), told["finish_reason"]) == (60, 4, "length")
     assert told["text"] == TEXT[:4]
 
@@ -157,6 +161,6 @@ def test_an_answer_ends_at_the_models_last_position(tmp_path: Path) -> None:
 def test_one_process_needs_no_mpirun(model: Path) -> None:
     """And a terminal that cannot show a character shows another one."""
     arguments = ["--prompt", "hi", "--system", "Be brief.", "--chat", "--threads", "1"]
-    ended = answered(run(generate(model, *arguments), variables={"PYTHONIOENCODING": "ascii"}))
+    ended = answered(run(mpi_spp(*generate(model, *arguments)), variables={"PYTHONIOENCODING": "ascii"}))
     assert ended.stdout == TEXT.encode("ascii", "replace").decode() + "\n"
     assert f"{CHAT_TOKENS + len('<system Be brief.< ')} prompt tokens" in ended.stderr

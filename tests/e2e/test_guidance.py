@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import reciting_model
 import smollm2
-from mpirun import mpi_spp, mpirun, run
+from console import Ranks
 
 GUIDED = ("--guidance-scale", "1.5")
 
@@ -17,10 +17,10 @@ def reciting(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reciting_model.build(tmp_path_factory.mktemp("models") / "reciting", max_position_embeddings=64)
 
 
-def test_the_report_tells_what_each_half_did(reciting: Path, tmp_path: Path) -> None:
+def test_the_report_tells_what_each_half_did(reciting: Path, tmp_path: Path, console: Ranks) -> None:
     out = tmp_path / "out.json"
     options = ["--prompt", "hi", *GUIDED, "--negative-prompt", "low tide", "--chunk-size", "8", "--json", str(out)]
-    ended = run(mpirun(3, mpi_spp("generate", "--model", str(reciting), *options)))
+    ended = console.run("generate", "--model", str(reciting), *options)
     assert ended.status == 0, ended.stderr
     assert ended.stdout == reciting_model.TEXT + "\n"
     assert "guidance scale 1.5" in ended.stderr and "unconditional" in ended.stderr
@@ -37,21 +37,21 @@ def test_the_report_tells_what_each_half_did(reciting: Path, tmp_path: Path) -> 
     assert slices[0][1] == slices[1][0] and slices[1][1] == slices[2][0]
 
 
-def sampled(num_ranks: int, *arguments: str) -> dict[str, Any]:
-    settings = ["--dtype", "float32", "--threads", "1", "--max-new-tokens", "16", "--chunk-size", "8"]
+def sampled(ranks: Ranks, *arguments: str) -> dict[str, Any]:
+    settings = ["--dtype", "float32", "--threads", "1", "--max-new-tokens", "12", "--chunk-size", "8"]
     settings += ["--temperature", "0.8", "--seed", "1", "--json", "-"]
     prompt = ["--model", str(smollm2.directory()), "--prompt", "Write a short story about the sea."]
-    ended = run(mpirun(num_ranks, mpi_spp("generate", *prompt, *settings, *arguments)))
+    ended = ranks.run("generate", *prompt, *settings, *arguments)
     assert ended.status == 0, ended.stderr
     return json.loads(ended.stdout)
 
 
-def test_any_number_of_ranks_gives_the_same_text() -> None:
+def test_any_number_of_ranks_gives_the_same_text(console: Ranks, alone: Ranks) -> None:
     """And a scale of 1 makes no second sequence."""
     guided = [*GUIDED, "--negative-prompt", "Write a poem about mountains."]
-    answers = [sampled(num_ranks, *guided)["text"] for num_ranks in (1, 3)]
+    answers = [sampled(ranks, *guided)["text"] for ranks in (alone, console)]
     assert answers[0] == answers[1]
-    off = sampled(2, "--guidance-scale", "1")
+    off = sampled(console, "--guidance-scale", "1")
     assert off["guidance"] is None
     assert off["text"] != answers[0]
 
@@ -67,8 +67,8 @@ def test_any_number_of_ranks_gives_the_same_text() -> None:
         ("--sync-strategy: none cannot bring", [*GUIDED, "--sync-strategy", "none"]),
     ],
 )
-def test_bad_input(says: str, arguments: list[str], reciting: Path) -> None:
+def test_bad_input(says: str, arguments: list[str], reciting: Path, console: Ranks) -> None:
     """One line from one rank, though some of it concerns one half only."""
-    ended = run(mpirun(3, mpi_spp("generate", "--model", str(reciting), "--prompt", "hi", *arguments)))
+    ended = console.run("generate", "--model", str(reciting), "--prompt", "hi", *arguments)
     assert (ended.status, len(ended.error_lines), ended.stdout) == (2, 1, ""), ended.stderr
     assert ended.error_lines[0].startswith("mpi-spp: error: ") and says in ended.error_lines[0]

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import smollm2
+import reciting_model
 
 from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.launcher import find_launcher
@@ -23,6 +23,8 @@ LAUNCH = [sys.executable, "-m", "mpi_spp", "launch"]
 CORES = cores_here()
 SHOW_PLACE = """
 import json, os, sys
+from mpi_spp.comm.components import choose_components
+choose_components()
 from mpi4py import MPI
 names = ("OMP_NUM_THREADS", "HWLOC_COMPONENTS", "OMPI_MCA_mpi_yield_when_idle")
 facts = {name: os.environ.get(name) for name in names}
@@ -195,8 +197,8 @@ def test_shared_options_reach_the_inner_command() -> None:
 
 def test_limits_of_a_hostfile_reach_the_ranks(tmp_path: Path) -> None:
     """Which refuse what needs more."""
-    hostfile = tmp_path / "hosts"
+    hostfile, model = tmp_path / "hosts", reciting_model.build(tmp_path / "model")
     hostfile.write_text("localhost slots=2 max-memory=1MB\n")
-    words = ["--hostfile", str(hostfile), "--", "generate", "--model", smollm2.NAME, "--prompt", "x"]
+    words = ["--hostfile", str(hostfile), "--", "generate", "--model", str(model), "--prompt", "x"]
     refused = launch(*words)
     assert refused.returncode == 2 and refused.stderr.count("mpi-spp: error: --max-memory: ") == 1

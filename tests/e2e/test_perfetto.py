@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import reciting_model
-from mpirun import mpi_spp, mpirun, run
+from console import Ranks
 
 from mpi_spp.report.perfetto import read_trace
 from mpi_spp.report.timeline import Timeline, starts_of_messages
@@ -77,13 +77,13 @@ class Interface(http.server.SimpleHTTPRequestHandler):
 
 
 @pytest.fixture(scope="module")
-def trace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trace(tmp_path_factory: pytest.TempPathFactory, console: Ranks) -> Path:
     """A prefill of three ranks, with its sync round the ring, and some tokens."""
     directory = tmp_path_factory.mktemp("trace")
     model = reciting_model.build(directory / "model", num_hidden_layers=NUM_LAYERS)
     file = directory / "trace.json"
-    command = mpi_spp("generate", "--model", str(model), "--prompt", "hi", "--chunk-size", "4", "--trace", str(file))
-    ended = run(mpirun(NUM_RANKS, [*command, "--sync-strategy", "ring", "--max-new-tokens", "4"]))
+    words = ["generate", "--model", str(model), "--prompt", "hi", "--chunk-size", "4", "--trace", str(file)]
+    ended = console.run(*words, "--sync-strategy", "ring", "--max-new-tokens", "4")
     assert ended.status == 0, ended.stderr
     return file
 

@@ -136,18 +136,46 @@ def ended_by_a_stop(command: list[str], marker: Path, num_ranks: int, ready: Cal
     return found
 
 
-@pytest.mark.parametrize("phase", ["prefill", "decode"])
-def test_generate(phase: str, model: Path, tmp_path: Path) -> None:
-    """Of two ranks that wait one speaks, and names the one that both have lost."""
-    (tmp_path / "ids.json").write_text(json.dumps([5] * LONG))
-    log = tmp_path / "rank1.log"
-    prompt = ["--prompt-ids", str(tmp_path / "ids.json"), "--chunk-size", "16", "--max-new-tokens", "9"]
+def stopped_generate(phase: str, model: Path, directory: Path) -> Ended:
+    """Three ranks, of which rank 1 stops in this phase."""
+    directory.mkdir()
+    (directory / "ids.json").write_text(json.dumps([5] * LONG))
+    prompt = ["--prompt-ids", str(directory / "ids.json"), "--chunk-size", "16", "--max-new-tokens", "9"]
     if phase == "decode":
         prompt = ["--prompt", "hi", "--max-new-tokens", str(LONG), "--ignore-eos"]
-    options = ["--model", str(model), "--timeout", str(OF_COMMANDS), "--log-dir", str(tmp_path)]
+    options = ["--model", str(model), "--timeout", str(OF_COMMANDS), "--log-dir", str(directory)]
+    log = directory / "rank1.log"
     ready = read_some if phase == "decode" else lambda process: wait_for(log, "prefill_start")
-    found = ended_by_a_stop(mpi_spp("generate", *options, *prompt), tmp_path, 3, ready)
+    found = ended_by_a_stop(mpi_spp("generate", *options, *prompt), directory, 3, ready)
     assert ("prefill_end" in log.read_text()) == (phase == "decode")
+    return found
+
+
+def stopped_batch(model: Path, directory: Path) -> Ended:
+    """Two replicas, of which the second stops; the first answers what is left."""
+    directory.mkdir()
+    lines = [{"prompt": "hi", "max_new_tokens": count} for count in (20, 8000, 20, 20)]
+    (directory / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = directory / "out.jsonl"
+    files = ["--input", str(directory / "in.jsonl"), "--output", str(out), "--model", str(model)]
+    options = ["--timeout", str(OF_COMMANDS), "--mesh", "dp=2", "--ignore-eos", "--max-num-seqs", "1"]
+    return ended_by_a_stop(mpi_spp("batch", *files, *options), out, 2, lambda process: wait_for(out, "\n"))
+
+
+@pytest.fixture(scope="module")
+def stopped(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Future[Ended]]]:
+    """The commands, some at a time: when one has stopped it only waits."""
+    directory = tmp_path_factory.mktemp("stopped")
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        phases = ("prefill", "decode")
+        jobs = {phase: pool.submit(stopped_generate, phase, model, directory / phase) for phase in phases}
+        yield jobs | {"batch": pool.submit(stopped_batch, model, directory / "batch")}
+
+
+@pytest.mark.parametrize("phase", ["prefill", "decode"])
+def test_generate(phase: str, stopped: Mapping[str, Future[Ended]]) -> None:
+    """Of two ranks that wait one speaks, and names the one that both have lost."""
+    found = stopped[phase].result()
     lines = [line for line in found.error_lines if line.startswith("mpi-spp: error: ")]
     assert len(lines) == 1, found.stderr
     line = lines[0]
@@ -156,22 +184,7 @@ def test_generate(phase: str, model: Path, tmp_path: Path) -> None:
         assert "error: rank 2 has waited " in line and "for rank 1 in receive (replica, " in line
 
 
-def test_batch(model: Path, tmp_path: Path) -> None:
+def test_batch(stopped: Mapping[str, Future[Ended]]) -> None:
     """Rank 0 answers what is left, and then waits for the replica that has stopped."""
-    lines = [{"prompt": "hi", "max_new_tokens": count} for count in (20, 8000, 20, 20)]
-    (tmp_path / "in.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    out = tmp_path / "out.jsonl"
-    files = ["--input", str(tmp_path / "in.jsonl"), "--output", str(out)]
-    options = [
-        "--model",
-        str(model),
-        "--timeout",
-        str(OF_COMMANDS),
-        "--mesh",
-        "dp=2",
-        "--ignore-eos",
-        "--max-num-seqs",
-        "1",
-    ]
-    found = ended_by_a_stop(mpi_spp("batch", *files, *options), out, 2, lambda process: wait_for(out, "\n"))
+    found = stopped["batch"].result()
     assert "for rank 1 in receive (mailbox, tag 0); nothing is heard of rank 1; " in found.stderr

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import reciting_model
-from mpirun import Ended, mpi_spp, mpirun, run
+from console import Ranks
+from mpirun import Ended
 from reciting_model import TEXT
 
 from mpi_spp.report.perfetto import read_trace
@@ -20,17 +21,13 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def traced(model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Ended, Path]:
+def traced(model: Path, tmp_path_factory: pytest.TempPathFactory, console: Ranks) -> tuple[Ended, Path]:
     """A run of three ranks with a trace, and the file."""
     file = tmp_path_factory.mktemp("run") / "trace.json"
-    command = mpi_spp("generate", "--model", str(model), "--prompt", "hi", "--chunk-size", "8", "--trace", str(file))
-    ended = run(mpirun(NUM_RANKS, [*command, "--trace-messages", "--sync-strategy", "ring"]))
+    words = ["generate", "--model", str(model), "--prompt", "hi", "--chunk-size", "8", "--trace", str(file)]
+    ended = console.run(*words, "--trace-messages", "--sync-strategy", "ring")
     assert ended.status == 0, ended.stderr
     return ended, file
-
-
-def summary_of(file: Path, *arguments: str) -> Ended:
-    return run(mpi_spp("trace", "summary", str(file), *arguments))
 
 
 def test_the_answer_is_what_it_is_without(traced: tuple[Ended, Path]) -> None:
@@ -52,8 +49,8 @@ def test_the_file_is_named(traced: tuple[Ended, Path]) -> None:
     assert f"mpi-spp: {file}: " in ended.stderr and f"events of {NUM_RANKS} ranks" in ended.stderr
 
 
-def test_the_summary(traced: tuple[Ended, Path]) -> None:
-    ended = summary_of(traced[1], "--json", "-")
+def test_the_summary(traced: tuple[Ended, Path], alone: Ranks) -> None:
+    ended = alone.run("trace", "summary", str(traced[1]), "--json", "-")
     told = json.loads(ended.stdout)
     assert (told["world_size"], len(told["ranks"]), ended.stderr) == (NUM_RANKS, NUM_RANKS, "")
     for rank in told["ranks"]:
@@ -61,14 +58,14 @@ def test_the_summary(traced: tuple[Ended, Path]) -> None:
         assert states == pytest.approx(told["window_s"]) and rank["busy_s"] > 0
     path = told["critical_path"]
     assert sum(path["work_s"]) + path["messages_s"] == pytest.approx(told["window_s"])
-    ended = summary_of(traced[1])
+    ended = alone.run("trace", "summary", str(traced[1]))
     assert ended.status == 0 and f"{NUM_RANKS} ranks" in ended.stdout and "critical path: " in ended.stdout
 
 
-def test_the_picture(traced: tuple[Ended, Path], tmp_path: Path) -> None:
+def test_the_picture(traced: tuple[Ended, Path], tmp_path: Path, alone: Ranks) -> None:
     pytest.importorskip("matplotlib")
     for picture in (tmp_path / "out.png", tmp_path / "out.html"):
-        ended = run(mpi_spp("trace", "plot", str(traced[1]), str(picture), "--json", "-"))
+        ended = alone.run("trace", "plot", str(traced[1]), str(picture), "--json", "-")
         assert ended.status == 0, ended.stderr
         assert json.loads(ended.stdout)["events"].keys() == {"0", "1", "2"}
         assert picture.stat().st_size > 5000
@@ -78,24 +75,24 @@ def arguments_of(command: str, directory: Path) -> tuple[str, ...]:
     """What each command needs besides its model."""
     (directory / "in.jsonl").write_text('{"prompt": "hi"}\n' * 3)
     (directory / "text.txt").write_text("A text.")
-    (directory / "questions.txt").write_text("one\ntwo\n")
+    (directory / "questions.txt").write_text("one\ntwo\nthree\n")
     return {
         "bench e2e": ("--prompt-tokens", "20", "--new-tokens", "3", "--repetitions", "1"),
         "bench prefill": ("--prompt-tokens", "20", "--repetitions", "1", "--chunk-size", "5", "--chunk-size", "8"),
         "ask": ("--document", str(directory / "text.txt"), "--questions", str(directory / "questions.txt")),
-        "batch": ("--input", str(directory / "in.jsonl"), "--output", str(directory / "out.jsonl"), "--mesh", "dp=2"),
+        "batch": ("--input", str(directory / "in.jsonl"), "--output", str(directory / "out.jsonl"), "--mesh", "dp=3"),
     }[command]
 
 
 @pytest.mark.parametrize("command", ["bench e2e", "bench prefill", "ask", "batch"])
-def test_every_command_that_computes(command: str, model: Path, tmp_path: Path) -> None:
+def test_every_command_that_computes(command: str, model: Path, tmp_path: Path, console: Ranks) -> None:
     file = tmp_path / "trace.json"
     arguments = (*arguments_of(command, tmp_path), "--threads", "1", "--trace", str(file))
-    ended = run(mpirun(2, mpi_spp(*command.split(), "--model", str(model), *arguments)))
+    ended = console.run(*command.split(), "--model", str(model), *arguments)
     assert ended.status == 0, ended.stderr
     timelines = read_trace(file)
     names: list[set[str]] = [{event.name for event in timeline.events} for timeline in timelines]
-    assert names[0] | names[1] >= {f"layer {number}" for number in range(NUM_LAYERS)}
+    assert set().union(*names) >= {f"layer {number}" for number in range(NUM_LAYERS)}
     assert all({"prefill", "sync", "select", "chunk 0"} <= of_rank for of_rank in names)
 
 
@@ -110,9 +107,9 @@ def test_every_command_that_computes(command: str, model: Path, tmp_path: Path) 
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
-def test_bad_input(arguments: list[Any], says: str, traced: tuple[Ended, Path], tmp_path: Path) -> None:
+def test_bad_input(arguments: list[Any], says: str, traced: tuple[Ended, Path], tmp_path: Path, alone: Ranks) -> None:
     (tmp_path / "other.json").write_text('{"traceEvents": []}')
     files = {"{other}": str(tmp_path / "other.json"), "{trace}": str(traced[1])}
-    ended = run(mpi_spp("trace", *(files.get(argument, argument) for argument in arguments)), cwd=tmp_path)
+    ended = alone.run("trace", *(files.get(argument, argument) for argument in arguments), cwd=tmp_path)
     assert (ended.status, ended.stdout, len(ended.error_lines)) == (2, "", 1), ended.stderr
     assert says in ended.stderr

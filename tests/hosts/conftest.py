@@ -1,4 +1,4 @@
-"""Three hosts of one core each, new for every test."""
+"""Three hosts of one core each: new for every test that does something to them."""
 
 from collections.abc import Iterator
 
@@ -14,6 +14,13 @@ def possible() -> None:
     reason = why_not()
     if reason is not None:
         pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def lasting_hosts(possible: None) -> Iterator[Network]:
+    """The same for tests that only run something there."""
+    with network(3) as made:
+        yield made
 
 
 @pytest.fixture

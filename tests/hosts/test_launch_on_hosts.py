@@ -3,26 +3,31 @@
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import reciting_model
 import smollm2
-from mpirun import end, environments, finish, mpi_spp, read_some, run, start
+from console import ALL_START, Console
+from mpirun import ROOT, Ended, end, environments, finish, mpi_spp, read_some, run, start
 
 from benchmarks.hosts.machine import run as on_host
 from benchmarks.hosts.network import Host, Network
+from mpi_spp.launch.hostfile import read_hostfile
+from mpi_spp.launch.launcher import find_launcher
+from mpi_spp.launch.line import mpirun_line, request_here
 from mpi_spp.mesh import mesh_of
 from mpi_spp.plan.sync import joints
 
 NEW_TOKENS = 8
 LONG = 50_000  # tokens: minutes of work
 RUN_SECONDS = 90.0  # three ranks on the cores of a machine that may be busy; 8 to 12 on two free ones
-TIMEOUT = 10  # seconds; while ranks start on a busy machine nothing moves for some
+TIMEOUT = 6  # seconds; while ranks start on a busy machine nothing moves for some
 SECONDS_TO_END = 15.0
-SECONDS_OF_GUARD = 25.0  # mpi_spp/launch/guard.py
+PATIENCE = None if ALL_START else 4.0  # seconds, in the place of the product's 20
+SECONDS_OF_GUARD = 25.0  # at most: mpi_spp/launch/guard.py
 SYNCS = [
     (joint.decode, sync) for joint in joints(mesh_of(None, 3)) for sync in joint.syncs if joint.prefill == "pipeline"
 ]
@@ -34,20 +39,44 @@ def long_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return reciting_model.build(tmp_path_factory.mktemp("models") / "long", max_position_embeddings=2 * LONG)
 
 
-def launch(network: Network, *command: str, options: Sequence[str] = (), python: str = sys.executable) -> list[str]:
-    """The line of the documents, on the first host."""
+def launch(
+    network: Network,
+    *command: str,
+    options: Sequence[str] = (),
+    python: str = sys.executable,
+    patience: float | None = None,
+) -> list[str]:
+    """The line of the documents, on the first host. `patience`: see mpi_spp/launch/guard.py; None: as it is."""
     words = ["launch", "--hostfile", str(network.hostfile), "--threads", "1", *options, "--", *command]
-    return network.hosts[0].line(*mpi_spp(*words, python=python))
+    program = [] if patience is None else [str(ROOT / "tests" / "impatient.py"), str(patience)]
+    return network.hosts[0].line(*([python, *program, *words] if program else mpi_spp(*words, python=python)))
 
 
-def answer(network: Network, path: Path, *options: str, **settings: Any) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def run_there(lasting_hosts: Network) -> Iterator[Callable[[list[str]], Ended]]:
+    """A command on ranks that stay, one on each host, which were started as `launch` does it; with `--full`, by it."""
+
+    def line(num_ranks: int, command: list[str]) -> list[str]:
+        request = request_here(tuple(command), num_ranks, read_hostfile(str(lasting_hosts.hostfile)), threads=1)
+        argv, variables = mpirun_line(request, find_launcher())
+        return lasting_hosts.hosts[0].line("env", *(f"{name}={value}" for name, value in variables.items()), *argv)
+
+    console = Console(3, line=line)
+    if ALL_START:
+        yield lambda words: run(launch(lasting_hosts, *words), timeout=RUN_SECONDS)
+    else:
+        yield lambda words: console.run(*words, timeout=RUN_SECONDS)
+    console.close()
+
+
+def answer(run_there: Callable[[list[str]], Ended], path: Path, *options: str) -> dict[str, Any]:
     """The report of a run of the default model over a real text."""
     expected = smollm2.reference()
     (path / "ids.json").write_text(json.dumps(expected["prompt_ids"]))
     lengths = ["--max-new-tokens", str(NEW_TOKENS), "--ignore-eos", "--prompt-ids", str(path / "ids.json")]
     model = ["--model", smollm2.NAME, "--dtype", "float32"]
     command = ["generate", *model, *lengths, *options, "--json", str(path / "out.json")]
-    ended = run(launch(network, *command, **settings), timeout=RUN_SECONDS)
+    ended = run_there(command)
     assert ended.status == 0, ended.stderr
     told: dict[str, Any] = json.loads((path / "out.json").read_text())
     assert told["token_ids"] == expected["token_ids"][:NEW_TOKENS]
@@ -56,16 +85,19 @@ def answer(network: Network, path: Path, *options: str, **settings: Any) -> dict
 
 
 @pytest.mark.parametrize(("decode", "sync"), SYNCS)
-def test_the_tokens_are_those_of_one_rank(three_hosts: Network, tmp_path: Path, decode: str, sync: str) -> None:
+def test_the_tokens_are_those_of_one_rank(
+    run_there: Callable[[list[str]], Ended], tmp_path: Path, decode: str, sync: str
+) -> None:
     fixed = ["--chunk-size", "128", "--layer-split", "even"]  # nothing to measure
-    told = answer(three_hosts, tmp_path, "--decode", decode, "--sync-strategy", sync, *fixed)
+    told = answer(run_there, tmp_path, "--decode", decode, "--sync-strategy", sync, *fixed)
     assert all(sent > 0 for sent in (rank["kv_bytes_sent"] for rank in told["ranks"])) == (sync != "none")
 
 
 def test_the_tokens_with_mpich(three_hosts: Network, tmp_path: Path) -> None:
     if "mpich" not in environments():
         pytest.skip("needs an environment with MPICH; bin/test --mpi both makes it")
-    answer(three_hosts, tmp_path, python=environments()["mpich"][1])
+    python = environments()["mpich"][1]
+    answer(lambda words: run(launch(three_hosts, *words, python=python), timeout=RUN_SECONDS), tmp_path)
 
 
 def test_hosts_that_all_have_a_network_of_the_same_address(three_hosts: Network, tmp_path: Path) -> None:
@@ -74,13 +106,14 @@ def test_hosts_that_all_have_a_network_of_the_same_address(three_hosts: Network,
         for words in ("add docker0 type bridge", "set docker0 up"):
             on_host(*host.line("ip", "link", *words.split()))
         on_host(*host.line("ip", "address", "add", "172.17.0.1/16", "dev", "docker0"))
-    answer(three_hosts, tmp_path, options=["--interface", "eth0"])
+    options = ["--interface", "eth0"]
+    answer(lambda words: run(launch(three_hosts, *words, options=options), timeout=RUN_SECONDS), tmp_path)
 
 
-def begin_long(network: Network, model: Path, *options: str) -> Any:
+def begin_long(network: Network, model: Path, *options: str, patience: float | None = None) -> Any:
     """A run in the middle of its decode."""
     lengths = ["--ignore-eos", "--max-new-tokens", str(LONG), "--prompt", "hi"]
-    process = start(launch(network, "generate", "--model", str(model), *lengths, *options))
+    process = start(launch(network, "generate", "--model", str(model), *lengths, *options, patience=patience))
     try:
         assert read_some(process, timeout=RUN_SECONDS)
     except BaseException:
@@ -107,8 +140,11 @@ def test_a_host_that_goes_down_ends_the_job(three_hosts: Network, long_model: Pa
 
 
 def test_a_host_that_is_cut_off_ends_the_job(three_hosts: Network, long_model: Path) -> None:
-    """Nobody is told that packets are lost: the ranks wait in vain, and then their launcher does."""
-    process = begin_long(three_hosts, long_model, "--timeout", str(TIMEOUT))
+    """Nobody is told that packets are lost: the ranks wait in vain, and then their launcher does.
+
+    Takes long: one wait follows the other, and with `--full` the launcher's is the product's own.
+    """
+    process = begin_long(three_hosts, long_model, "--timeout", str(TIMEOUT), patience=PATIENCE)
     lost = three_hosts.hosts[1]
     three_hosts.cut_off(lost)
     ended = finish(process, time.monotonic(), TIMEOUT + SECONDS_OF_GUARD + SECONDS_TO_END)

@@ -25,7 +25,7 @@ def asked_anew(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_this_processor_has_a_name_and_instructions() -> None:
     assert cpu.name().strip() == cpu.name() != ""
     assert {"sse2"} <= cpu.features() if IS_X86 else cpu.features()
-    assert set(cpu.short_instruction_sets().split()) <= set(cpu.instruction_sets())
+    assert set(cpu.shortened(cpu.instruction_sets()).split()) <= set(cpu.instruction_sets())
     assert cpu.facts()["believed_cpu"] is None
 
 

@@ -14,11 +14,9 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.store import cache_directory
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
-LAYOUTS = {"plain": COLUMNS} | {
-    "native": backend.key_layout
-    for name, backend in backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels").items()
-    if is_native(name)
-}
+BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
+NATIVE = [backend.key_layout for name, backend in BACKENDS.items() if is_native(name)][:1]
+LAYOUTS = dict(zip(("plain", "native"), (COLUMNS, *NATIVE), strict=False))
 # Layouts of caches of the same dtype, between which a sync may move it.
 PAIRS = [(dtype, "plain", "plain") for dtype in (torch.float32, torch.float16)] + [
     (dtype, *names) for dtype in (torch.bfloat16, torch.int8) for names in itertools.product(LAYOUTS, repeat=2)

@@ -25,6 +25,12 @@ def rank_facts(rank: int, moments: dict[str, float], **changes: Any) -> dict[str
         "device": "cpu",
         "threads": 4,
         "affinity": [0, 1, 2, 3],
+        "cpu": "A CPU",
+        "instruction_sets": ["avx", "avx2"],
+        "believed_cpu": None,
+        "kernels": "native-amx",
+        "kernels_reason": "asked for",
+        "compiler": "gcc 12",
         "prefill_layers": [rank * 3, rank * 3 + 3],
         "prefill_kv_heads": [0, 3],
         "decode_layers": [0, 9],
@@ -46,6 +52,14 @@ def table_text(summary: dict[str, Any]) -> str:
     console = Console(file=io.StringIO(), width=120)
     print_tables(summary, console)
     return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_processors_and_kernels_are_named_once_a_kind() -> None:
+    lesser = {"host": "node-b", "believed_cpu": "sse2", "kernels": "widened", "compiler": None}
+    ranks = [rank_facts(0, MOMENTS[0]), rank_facts(1, MOMENTS[0]), rank_facts(2, MOMENTS[1], **lesser)]
+    text = table_text(summarize(ranks, ANSWER, {}, total_s=6.0))
+    assert text.count("node-a: A CPU (avx2); kernels native-amx by gcc 12: asked for\n") == 1
+    assert text.count("node-b: A CPU (avx2, taken for sse2); kernels widened: asked for\n") == 1
 
 
 def test_timings() -> None:
@@ -133,7 +147,8 @@ def test_how_evenly_experts_were_used() -> None:
     """Pairs by rank in their column, and both imbalances; nothing of it for a model without experts."""
     text = table_text(make())
     assert "9 pairs of a token and an expert; most over mean: experts 1.33 (number 0), ranks 1.50" in text
-    assert [line.split()[-2] for line in text.splitlines() if "node-a" in line] == ["2", "6"]
+    rows = [line.split() for line in text.splitlines() if "node-a" in line and "│" in line]
+    assert [row[-2] for row in rows] == ["2", "6"]
     without = make()
     for rank in without["ranks"]:
         rank["experts"] = None
