@@ -27,8 +27,10 @@ NUM_RANKS = (1, 2, 3, 4, 5, 7)
 NUM_RANKS_ALSO = 3  # with a second MPI, or as on a lesser CPU, whose parts in what is tested are small
 MOST_CASES_ALSO = 15
 LESSER_CPU = "avx2"
+# Two processes, whose threads sleep when they wait for one another: else each keeps the others from their work.
+UNIT = (["-n", "2"], {"OMP_WAIT_POLICY": "passive"})
 # All that hang together still leave room in CI's 90 minutes.
-SECONDS = {"lint": 120, "unit": 500, "ranks": 300, "e2e": 1500, "hosts": 500}
+SECONDS = {"lint": 120, "unit": 400, "ranks": 240, "e2e": 1000, "hosts": 400}
 FULL_FACTOR = 20
 SLOWEST = 20  # tests to name at the end
 LONG_SECONDS = 20.0  # for which a test's docstring gives a reason: "Takes long: ..."
@@ -138,7 +140,8 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
             yield from rank_parts(sys.executable, options.num_ranks, arguments)
             yield from also_rank_parts(options, arguments)
         else:
-            yield Part(kind, kind, [sys.executable, "-m", "pytest", *arguments])
+            more = UNIT if kind == "unit" and not pytest_arguments else ([], {})
+            yield Part(kind, kind, [sys.executable, "-m", "pytest", *more[0], *arguments], more[1])
 
 
 def is_below(path: str, directory: Path) -> bool:

@@ -74,6 +74,14 @@ def test_hang_is_ended_with_all_its_processes(
     assert process_tree._descendants() == []
 
 
+def test_two_processes_count_as_one(tmp_path: Path) -> None:
+    """As the unit tests run; a process that dies is the failure of its test, and another one goes on."""
+    part = part_of(tmp_path, "def test_a():\n    pass\ndef test_b():\n    os._exit(1)\ndef test_c():\n    pass\n", 1)
+    arguments = part.command[part.command.index("-c") :]
+    command = [sys.executable, "-m", "pytest", *runner.UNIT[0], *arguments]
+    assert runner.run(runner.Part("unit", "unit", command), False, False).counts == (2, 1, 0)
+
+
 @pytest.mark.parametrize("is_selection,failed", [(False, 1), (True, 0)])
 def test_no_test_at_all(tmp_path: Path, is_selection: bool, failed: int) -> None:
     assert runner.run(part_of(tmp_path, "", 2), False, is_selection).counts == (0, failed, 0)

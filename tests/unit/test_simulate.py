@@ -84,7 +84,13 @@ def test_a_count_that_cannot_run_says_why_and_the_others_go_on(directory: Path) 
 
 
 @pytest.mark.parametrize(
-    "options", ["--decode tensor", "--prefill tensor", "--prefill ulysses", "--prefill auto --decode auto"]
+    "options",
+    [
+        "--decode tensor",
+        pytest.param("--prefill tensor", marks=pytest.mark.full),
+        pytest.param("--prefill ulysses", marks=pytest.mark.full),
+        "--prefill auto --decode auto",
+    ],
 )
 def test_a_thousand_ranks_take_seconds(directory: Path, options: str) -> None:
     start = time.process_time()
