@@ -11,8 +11,10 @@ from mpi_spp.comm.life import works
 from mpi_spp.comm.world import World, while_alive
 from mpi_spp.config import RunConfig
 from mpi_spp.costs import Measured, layer_costs, weights_name
+from mpi_spp.errors import UserError
 from mpi_spp.kernels.backends import make
 from mpi_spp.kernels.native.backend import Native
+from mpi_spp.kernels.native.library import NoKernels
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.limits import memory_available
 from mpi_spp.model.arithmetic import Chosen, choose, products_of, room_on_host
@@ -123,7 +125,17 @@ class Loader:
             lambda: while_alive(lambda: choose(config.kernels, products, room, kept))
         )
         log.info("kernels: %s, %s%s", self.kernels, self.chosen.why, self.chosen.warning and f"; {self.chosen.warning}")
-        return make(self.kernels, kept)
+        return self._world.together(lambda: self._made(kept))
+
+    def _made(self, kept: Path) -> Plain:
+        """The back end that was chosen for this host, on this rank, which may have been started in another way."""
+        try:
+            return make(self.kernels, kept)
+        except NoKernels as error:
+            raise UserError(
+                f"cannot compute with {self.kernels}, which host {self._world.host} has chosen"
+                f" ({error}); start all ranks of a host alike, or take other --kernels"
+            ) from None
 
     def _copies_on_host(self) -> float:
         """How often the ranks of this host hold the model's weights, at most."""

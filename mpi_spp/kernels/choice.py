@@ -15,7 +15,7 @@ from mpi_spp.kernels import trial
 from mpi_spp.kernels.backends import NATIVE, WIDENING, is_native, make, names_for
 from mpi_spp.kernels.linear import Linear
 from mpi_spp.kernels.memory import measured_on, recall, remember
-from mpi_spp.kernels.native.library import compiler_of, compilers, load
+from mpi_spp.kernels.native.library import compiler_of, compilers, is_kept, load
 from mpi_spp.kernels.plain import Plain, Weight
 from mpi_spp.kernels.quantized import QuantizedWeight, quantize
 
@@ -46,7 +46,11 @@ def working(dtype: torch.dtype, device: torch.device, directory: Path, is_quanti
     if device.type != "cpu":
         return names
     results = trials(dtype, directory)
-    return [name for name in names if results[name] == trial.WORKS]
+    found = [name for name in names if results[name] == trial.WORKS]
+    if not found:
+        told = "; ".join(f"{name}: {results[name]}" for name in names)
+        raise UserError(f"no kernels work here for {dtype} ({told})")
+    return found
 
 
 @functools.cache
@@ -62,13 +66,20 @@ def trials(dtype: torch.dtype, directory: Path) -> dict[str, str]:
     )
     known = recall(memory)
     results = known.get(key)
-    if not isinstance(results, dict) or not all(isinstance(results.get(name), str) for name in names):
+    if not isinstance(results, dict) or not all(_still_true(name, results.get(name), directory) for name in names):
         results = trial.results_of(names, dtype, directory)
-        remember(memory, recall(memory) | {key: results})
+        if trial.WORKS in results.values():  # else it is no matter of the CPU: no memory, or no process, for a moment
+            remember(memory, recall(memory) | {key: results})
     for name in names:
         if results[name] != trial.WORKS:
             log.info("no %s kernels for %s: %s", name, dtype, results[name])
     return {name: results[name] for name in names}
+
+
+def _still_true(name: str, result: object, directory: Path) -> bool:
+    """Whether a result that was kept is one, and the kernels that worked are still there."""
+    kept = result != trial.WORKS or not is_native(name) or is_kept(name.partition("-")[2], directory)
+    return isinstance(result, str) and kept
 
 
 def backends(dtype: torch.dtype, device: torch.device, directory: Path, is_quantized: bool = False) -> dict[str, Plain]:

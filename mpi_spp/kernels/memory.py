@@ -27,8 +27,8 @@ def measured_on(device: torch.device) -> str:
 def recall(memory: Path) -> dict[str, Any]:
     """What the file holds; nothing when it cannot be read, which costs a new measurement only."""
     try:
-        return dict(json.loads(memory.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return dict(json.loads(memory.read_text(encoding="utf-8"))) if memory.is_file() else {}
+    except (OSError, ValueError, TypeError, RecursionError):  # the last of very many brackets
         return {}
 
 
@@ -36,8 +36,9 @@ def remember(memory: Path, known: dict[str, Any]) -> None:
     """Replace the file in one step, if it can be written: other runs may read it at this moment."""
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=memory.parent, delete=False, encoding="utf-8") as file:
-            json.dump(known, file, indent=1)
-        os.replace(file.name, memory)
+        with tempfile.TemporaryDirectory(dir=memory.parent) as scratch:
+            written = Path(scratch, memory.name)
+            written.write_text(json.dumps(known, indent=1), encoding="utf-8")
+            os.replace(written, memory)
     except OSError:
         pass

@@ -1,8 +1,9 @@
 """Tries back ends in a process of its own: one that raises, is wrong, crashes or hangs must not take the run with it.
 
-The process is `python -m mpi_spp.kernels.trial DIRECTORY DTYPE NAME...`; it prints a line for each back end.
+The process is `python -m mpi_spp.kernels.trial PARENT DIRECTORY DTYPE NAME...`; it prints a line for each back end.
 """
 
+import ctypes
 import json
 import os
 import signal
@@ -25,6 +26,7 @@ from mpi_spp.kernels.quantized import BITS, dequantize, quantize
 
 WORKS = "works"
 _SECONDS = 150  # for one back end, a compiler and the imports on a busy machine included
+_PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _ROWS = (1, 40)
 _PRECISION = {torch.float32: 2.0**-17, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}  # of a number near 1
 _SHAPE = (100, 72)  # outputs and inputs, no multiples of any register
@@ -46,18 +48,23 @@ def results_of(names: list[str], dtype: torch.dtype, directory: Path) -> dict[st
 
 def _run(names: list[str], dtype: torch.dtype, directory: Path) -> tuple[dict[str, str], str]:
     """Return what a process told of some back ends, and why it told no more."""
-    directory.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", __spec__.name, str(directory), str(dtype).removeprefix("torch."), *names]
-    # From an empty place, and our own sources first: no file of the folder that the user stands in is imported.
-    sources = os.pathsep.join([str(Path(mpi_spp.__file__).parents[1]), *sys.path[1:]])
+    command = [sys.executable, "-m", __spec__.name, str(os.getpid()), str(directory), dtype_name_of(dtype), *names]
+    # From our own sources, and these first: no file of the folder that the user stands in is imported. The folder of
+    # the kernels is no place to be in, since it may be one that cannot be made.
+    ours = Path(mpi_spp.__file__).parents[1]
+    sources = os.pathsep.join([str(ours), *sys.path[1:]])
     environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": sources}
     limits: dict[str, Any] = {"timeout": _SECONDS * len(names), "stdin": subprocess.DEVNULL}
-    limits |= {"cwd": directory, "env": environment}
+    limits |= {"cwd": ours, "env": environment}
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, **limits)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, **limits)
     except subprocess.TimeoutExpired as error:
         output = error.stdout or b""
         return _told(output.decode() if isinstance(output, bytes) else output), f"did not end within {_SECONDS} s"
+    except OSError as error:
+        return {}, f"no process to try it in: {error.strerror}"
+    if done.returncode == -signal.SIGALRM:
+        return _told(done.stdout), f"did not end within {_SECONDS} s"
     if done.returncode < 0:
         return _told(done.stdout), f"ended by {signal.Signals(-done.returncode).name}"
     last = (done.stderr.strip().splitlines() or ["no word"])[-1]
@@ -70,12 +77,23 @@ def _told(output: str) -> dict[str, str]:
     return {name: result for line in lines for name, result in json.loads(line).items()}
 
 
-def main(directory: str, dtype_name: str, *names: str) -> None:
+def main(parent: str, directory: str, dtype_name: str, *names: str) -> None:
     """Try the back ends one after another, and print what came of each."""
+    _end_with(int(parent))
     torch.set_num_threads(1)
     dtype = getattr(torch, dtype_name)
     for name in names:
+        signal.alarm(_SECONDS)  # ends this process: one that hangs keeps the others waiting no longer than this
         print(json.dumps({name: result_of(name, dtype, Path(directory))}), flush=True)
+
+
+def _end_with(parent: int) -> None:
+    """Let this process end as soon as the one that started it does: a run that is killed leaves nothing behind."""
+    prctl = getattr(ctypes.CDLL(None), "prctl", None)
+    if prctl is not None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def result_of(name: str, dtype: torch.dtype, directory: Path) -> str:

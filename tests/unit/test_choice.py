@@ -1,6 +1,7 @@
 """The measured choice of a back end is remembered; what did not work, or does not fit, is not chosen."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.kernels import choice, trial
 from mpi_spp.kernels.backends import names_for
 from mpi_spp.kernels.choice import Products, fastest, for_auto
+from mpi_spp.kernels.memory import recall, remember
 from mpi_spp.kernels.plain import Packed, Plain
 from mpi_spp.model import arithmetic
 from mpi_spp.model.arithmetic import Room
@@ -43,10 +45,20 @@ def test_a_layer_in_one_call_is_worth_slower_products(
     assert fastest(BFLOAT16, tmp_path, list(made)) == chosen
 
 
-@pytest.mark.parametrize("content", ["", "3", '{"x": "gone"}'])
+@pytest.mark.parametrize("content", ["", "3", '{"x": "gone"}', "[" * 100_000], ids=["empty", "3", "gone", "deep"])
 def test_a_broken_memory_costs_a_measurement_only(tmp_path: Path, content: str) -> None:
     (tmp_path / "choices.json").write_text(content)
     assert fastest(FLOAT32, tmp_path, ["plain", "packed"]) in ("plain", "packed")
+
+
+def test_a_memory_that_is_no_file_costs_a_measurement_only(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.json")
+    (tmp_path / "directory.json").mkdir()
+    for memory in (tmp_path / "pipe.json", tmp_path / "directory.json", Path("/dev/null/no.json")):
+        assert recall(memory) == {}
+    for memory in (tmp_path / "directory.json", Path("/dev/null/no.json")):
+        remember(memory, {"x": 1})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["directory.json", "pipe.json"]
 
 
 def test_where_there_is_one_backend_nothing_is_measured(tmp_path: Path) -> None:
@@ -76,6 +88,7 @@ def fake_trials(monkeypatch: pytest.MonkeyPatch, **failed: str) -> list[list[str
         return {name: failed.get(name.partition("-")[0], trial.WORKS) for name in names}
 
     monkeypatch.setattr(trial, "results_of", results_of)
+    monkeypatch.setattr(choice, "is_kept", lambda name, directory: True)
     choice.trials.cache_clear()
     return tried
 
@@ -96,6 +109,24 @@ def test_a_trial_is_kept_in_a_file_and_made_anew_where_it_is_broken(
         choice.trials.cache_clear()
         assert choice.trials(torch.bfloat16, tmp_path)["packed"] == "gone wrong"
         assert len(tried) == times
+
+
+def test_kernels_that_worked_and_are_gone_are_tried_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice, "names_for", lambda dtype, device, is_quantized: ["plain", "native-amx"])
+    for kept in (True, False):
+        tried = fake_trials(monkeypatch)
+        monkeypatch.setattr(choice, "is_kept", lambda name, directory, kept=kept: kept)
+        for _ in range(2):
+            choice.trials.cache_clear()
+            choice.trials(torch.bfloat16, tmp_path / str(kept))
+        assert len(tried) == (1 if kept else 2)
+
+
+def test_where_nothing_works_the_reasons_are_told_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_trials(monkeypatch, plain="no memory", packed="no memory", widened="no memory", blockwise="no memory")
+    with pytest.raises(UserError, match=r"no kernels work here .*plain: no memory"):
+        choice.working(torch.float32, CPU, tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("changed", ["features", "compilers", "sources"])

@@ -1,5 +1,6 @@
 """What only the native kernels promise: rows that do not depend on one another, and a library that builds."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -245,6 +246,31 @@ def test_the_library_is_made_once_and_whole(best: str, tmp_path: Path) -> None:
     needed = subprocess.run(["ldd", loaded._name], capture_output=True, text=True, check=True).stdout
     assert "omp" not in needed
     assert re.fullmatch(r"(gcc|clang) \d+.*", library.compiler_of(loaded))
+
+
+@pytest.mark.parametrize("damage", ["empty", "torn", "another"])
+def test_a_library_that_is_not_whole_is_made_anew(
+    damage: str, best: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To load a torn one would end the process."""
+    compiled = Path(library.load(best, cache_directory() / "kernels")._name).read_bytes()
+
+    def copied(sources: object, flags: object, scratch: Path) -> Path:
+        (scratch / "native.so").write_bytes(compiled)
+        return scratch / "native.so"
+
+    monkeypatch.setattr(library, "_compile", copied)
+    library.load.cache_clear()
+    library.load(best, tmp_path)
+    (made,) = tmp_path.iterdir()
+    content = made.read_bytes()
+    damaged = {"empty": b"", "torn": content[: len(content) // 3], "another": content[:-1] + b"?"}[damage]
+    (tmp_path / "damaged").write_bytes(damaged)
+    os.replace(tmp_path / "damaged", made)  # the one that is loaded stays as it is
+    library.load.cache_clear()
+    assert not library.is_kept(best, tmp_path)
+    library.load(best, tmp_path)
+    assert library.is_kept(best, tmp_path) and made.stat().st_size == len(content)
 
 
 @pytest.mark.parametrize("compiler", ["no-such-compiler", shutil.which("false")])

@@ -1,7 +1,11 @@
 """A back end that raises, is wrong, crashes or hangs is found out, and takes nothing with it."""
 
+import contextlib
 import shutil
-from collections.abc import Iterator
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -72,6 +76,44 @@ def test_kernels_that_are_broken(
     if how == "hang":
         monkeypatch.setattr(trial, "_SECONDS", 8)
     assert says in trial.results_of([name], torch.bfloat16, directory)[name]
+
+
+@pytest.mark.parametrize("place", ["/dev/null/no", "/proc/no"])
+def test_a_folder_that_cannot_be_made_keeps_none_of_torch_from_working(place: str) -> None:
+    assert trial.results_of(["plain"], torch.float32, Path(place, "kernels")) == {"plain": trial.WORKS}
+
+
+def test_a_trial_does_not_outlive_who_asked_for_it(tmp_path: Path) -> None:
+    """The run is killed as soon as its trial has begun, before that has looked round."""
+    asks = "from mpi_spp.kernels import trial; import pathlib, sys, torch; "
+    asks += "trial.results_of(['blockwise'], torch.float32, pathlib.Path(sys.argv[1]))"
+    with subprocess.Popen([sys.executable, "-c", asks, str(tmp_path)]) as asking:
+        await_that(lambda: trials_in(tmp_path, besides=asking.pid))
+        asking.kill()
+    await_that(lambda: not trials_in(tmp_path, besides=asking.pid))
+
+
+def trials_in(directory: Path, besides: int) -> list[int]:
+    """Processes whose command names this directory."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if str(directory).encode() in words and int(process.name) != besides:
+                found.append(int(process.name))
+    return found
+
+
+def await_that(holds: Callable[[], object], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_process_that_cannot_be_had_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.executable", str(tmp_path / "no-python"))
+    assert "no process" in trial.results_of(["plain"], torch.float32, tmp_path)["plain"]
 
 
 def test_no_file_of_the_working_directory_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

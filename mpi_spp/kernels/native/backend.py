@@ -12,7 +12,7 @@ from mpi_spp.kernels.merge import Part
 from mpi_spp.kernels.native.cache import KeyPanels, pointers_to
 from mpi_spp.kernels.native.layer import EVERYTHING, NativeLayer
 from mpi_spp.kernels.native.library import compiler_of
-from mpi_spp.kernels.native.linear import NativeLinear, NativeSiluMul, panels_of
+from mpi_spp.kernels.native.linear import NativeLinear, NativeSiluMul, OddLinear, panels_of
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.plain import Plain, Weight
 from mpi_spp.kernels.quantized import QuantizedWeight, alternating
@@ -56,8 +56,10 @@ class Native(Plain):
 
     def _quantized(
         self, kind: type[NativeLinear], weight: QuantizedWeight, bias: torch.Tensor | None, out_features: int
-    ) -> NativeLinear:
-        return kind(self._library, weight.data, bias, (out_features, weight.in_features), weight.bits, weight.group)
+    ) -> NativeLinear | OddLinear:
+        shape = (out_features, weight.in_features + weight.in_features % 2)
+        product = kind(self._library, weight.data, bias, shape, weight.bits, weight.group)
+        return OddLinear(product) if weight.in_features % 2 else product
 
     def attention(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> "NativeAttention":
         return NativeAttention(self._library, heads, q_norm, k_norm)

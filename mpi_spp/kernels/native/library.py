@@ -25,6 +25,7 @@ VARIANTS = {"amx": _VECTORS | _TILES, "avx512bf16": _VECTORS}
 _FLAGS = ("-O3", "-fPIC", "-fopenmp", "-std=gnu11")
 _COMPILERS = ("gcc", "cc")
 _SECONDS = 120
+_DIGEST_BYTES = hashlib.sha256().digest_size  # behind the end of a library: to load a torn one may end the process
 _HERE = Path(__file__).parent
 
 _pointer, _count = ctypes.c_void_p, ctypes.c_int64
@@ -50,6 +51,11 @@ def runnable() -> list[str]:
     return [name for name, needed in VARIANTS.items() if cpu.features().issuperset(needed)]
 
 
+def is_kept(name: str, directory: Path) -> bool:
+    """Whether a variant's kernels lie in `directory`, and whole."""
+    return _is_whole(_place(directory, _flags_of(name)))
+
+
 @functools.cache
 def load(name: str, directory: Path) -> ctypes.CDLL:
     """A variant's kernels, compiled into `directory` if they are not there yet. Raises NoKernels where that fails."""
@@ -58,7 +64,7 @@ def load(name: str, directory: Path) -> ctypes.CDLL:
         raise NoKernels(f"this CPU has no {', '.join(sorted(missing))}")
     try:
         ctypes.CDLL(_openmp_of_torch(), mode=ctypes.RTLD_GLOBAL)  # one team of threads for torch and for us
-        library = ctypes.CDLL(str(_compiled(directory, (*_FLAGS, *VARIANTS[name].values()))))
+        library = ctypes.CDLL(str(_compiled(directory, _flags_of(name))))
         for function, types in _SIGNATURES.items():
             getattr(library, function).argtypes = types
         library.compiler.restype = ctypes.c_char_p
@@ -101,15 +107,36 @@ def _openmp_of_torch() -> str:
     raise OSError("this build of torch has no OpenMP")
 
 
+def _flags_of(name: str) -> tuple[str, ...]:
+    return (*_FLAGS, *VARIANTS[name].values())
+
+
+def _place(directory: Path, flags: Sequence[str]) -> Path:
+    key = hashlib.sha256(" ".join([*flags, sources_digest()]).encode()).hexdigest()[:16]
+    return directory / f"native-{key}.so"
+
+
 def _compiled(directory: Path, flags: Sequence[str]) -> Path:
     """The shared library in `directory`; many processes may make it at the same time."""
-    key = hashlib.sha256(" ".join([*flags, sources_digest()]).encode()).hexdigest()[:16]
-    library = directory / f"native-{key}.so"
-    if not library.exists():
+    library = _place(directory, flags)
+    if not _is_whole(library):
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            os.replace(_compile(sorted(_HERE.glob("*.c")), flags, Path(scratch)), library)
+            made = _compile(sorted(_HERE.glob("*.c")), flags, Path(scratch))
+            with made.open("r+b") as file:
+                digest = hashlib.sha256(file.read()).digest()
+                file.write(digest)
+            os.replace(made, library)
     return library
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a library ends with the digest of all that is before it."""
+    try:
+        content = library.read_bytes() if library.is_file() else b""
+    except OSError:
+        return False
+    return content[-_DIGEST_BYTES:] == hashlib.sha256(content[:-_DIGEST_BYTES]).digest()
 
 
 def _compile(sources: list[Path], flags: Sequence[str], scratch: Path) -> Path:

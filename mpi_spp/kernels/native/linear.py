@@ -4,6 +4,7 @@ import ctypes
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from mpi_spp.kernels.quantized import PANEL, padded
 
@@ -62,6 +63,27 @@ class NativeSiluMul(NativeLinear):
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self._into(x, torch.empty((x.shape[0], self._out // 2), dtype=torch.bfloat16), SILU_MUL)
+
+
+class OddLinear:
+    """A quantised product of an odd number of inputs, which are taken in pairs: a zero is added to each row.
+
+    Its weights have codes for it, since groups are whole.
+    """
+
+    def __init__(self, product: NativeLinear) -> None:
+        """`product`: the one with an input more."""
+        self._product = product
+        self.nbytes = product.nbytes
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self._product(F.pad(x, (0, 1)))
+
+    def to_float32(self, x: torch.Tensor) -> torch.Tensor:
+        return self._product.to_float32(F.pad(x, (0, 1)))
+
+    def add_to(self, total: torch.Tensor, x: torch.Tensor) -> None:
+        self._product.add_to(total, F.pad(x, (0, 1)))
 
 
 def panels_of(library: ctypes.CDLL, weight: torch.Tensor, alternate: bool = False) -> torch.Tensor:
