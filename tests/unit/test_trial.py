@@ -83,14 +83,18 @@ def test_a_folder_that_cannot_be_made_keeps_none_of_torch_from_working(place: st
     assert trial.results_of(["plain"], torch.float32, Path(place, "kernels")) == {"plain": trial.WORKS}
 
 
-def test_a_trial_does_not_outlive_who_asked_for_it(tmp_path: Path) -> None:
-    """The run is killed as soon as its trial has begun, before that has looked round."""
+def test_a_trial_that_hangs_does_not_outlive_who_asked_for_it(
+    broken_kernels: tuple[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run is killed as soon as its trial has begun."""
+    name, directory = broken_kernels
+    monkeypatch.setenv("TEST_NORM", "hang")
     asks = "from mpi_spp.kernels import trial; import pathlib, sys, torch; "
-    asks += "trial.results_of(['blockwise'], torch.float32, pathlib.Path(sys.argv[1]))"
-    with subprocess.Popen([sys.executable, "-c", asks, str(tmp_path)]) as asking:
-        await_that(lambda: trials_in(tmp_path, besides=asking.pid))
+    asks += "trial.results_of([sys.argv[2]], torch.bfloat16, pathlib.Path(sys.argv[1]))"
+    with subprocess.Popen([sys.executable, "-c", asks, str(directory), name]) as asking:
+        await_that(lambda: trials_in(directory, besides=asking.pid))
         asking.kill()
-    await_that(lambda: not trials_in(tmp_path, besides=asking.pid))
+    await_that(lambda: not trials_in(directory, besides=asking.pid))
 
 
 def trials_in(directory: Path, besides: int) -> list[int]:
