@@ -27,6 +27,7 @@ from mpi_spp.schedule import Cost
 from mpi_spp.strategies import load_strategies
 
 CHUNK_SIZES = (1, 7, 128, 4096)
+LARGEST_DISTANCE = 0.03  # of bfloat16 hidden states whose parts were added in another order
 
 
 def joins(sync: str) -> bool:
@@ -239,6 +240,24 @@ def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(
         assert_equal(cache, expected)
         tokens.append(answer(engine, prompt_ids, reference_models.NEW_TOKENS, **options))
     assert tokens == [tokens[0]] * len(CHUNK_SIZES)
+
+
+@pytest.mark.ranks(2)
+def test_native_shares_of_a_layer_add_up(models: Path, world: World) -> None:
+    """The last token's hidden state is near to what whole layers make of it: each rank brings its part once.
+
+    Of two ranks both have even columns, which native kernels need.
+    """
+    require_native_kernels()
+    name, states = "mistral_window", list[torch.Tensor]()
+    prompt_ids = reference_models.prompt_of(name, 37)
+    for prefill in ("pipeline", "tensor"):
+        options = {"dtype": "bfloat16", "kernels": "native", "prefill": prefill, "chunk_size": 7}
+        engine = make_engine(models / name, world, **options)
+        states.append(engine.prefill(prompt_ids, engine.new_cache(len(prompt_ids))))
+    whole, added = states
+    distance, scale = ((one.square().mean().sqrt()).item() for one in (added - whole, whole))
+    assert distance < LARGEST_DISTANCE * scale
 
 
 @pytest.mark.parametrize("decode", ["replicated", "tensor"])

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from mpi_spp.partition import (
     CONTEXT_SPLITS,
     Ranges,
+    rows_of,
     split_as,
     split_chunks,
     split_evenly,
@@ -64,12 +65,14 @@ def test_parts_of_short_chunks_take_turns(count: int, chunk_size: int, parts: in
     assert max(sizes) - min(sizes) <= 2 * parts
 
 
-@given(length=st.integers(1, 40), parts=st.integers(1, 8))
-def test_zigzag_is_the_same_work_for_all(length: int, parts: int) -> None:
-    """A position's work is the positions that it sees."""
-    [*found] = split_positions([range(2 * parts * length)], parts, "zigzag")
-    work = [sum(position + 1 for one in part for position in one) for part in found]
-    assert set(work) == {work[0]}
+@given(length=st.integers(1, 20), parts=st.integers(1, 8), count=st.integers(1, 4))
+def test_zigzag_is_the_same_work_for_all(length: int, parts: int, count: int) -> None:
+    """A position's work is the positions that it sees; in every chunk, whoever's turn it is."""
+    chunks = split_chunks(count * 2 * parts * length, 2 * parts * length)
+    found = split_positions(chunks, parts, "zigzag")
+    for chunk in chunks:
+        work = [sum(position + 1 for one in within(part, [chunk]) for position in one) for part in found]
+        assert set(work) == {work[0]}
 
 
 @given(
@@ -79,6 +82,14 @@ def test_zigzag_is_the_same_work_for_all(length: int, parts: int) -> None:
 def test_within(cuts: list[int], others: list[int]) -> None:
     some, rest = ranges_of(cuts), ranges_of(others)
     assert set(itertools.chain(*within(some, rest))) == set(itertools.chain(*some)) & set(itertools.chain(*rest))
+
+
+@given(cuts=st.lists(st.integers(0, 60), max_size=12, unique=True), first=st.integers(0, 40), count=st.integers(0, 40))
+def test_rows_are_counted_through_all_ranges(cuts: list[int], first: int, count: int) -> None:
+    ranges = ranges_of(cuts)
+    found = rows_of(ranges, range(first, first + count))
+    assert all(len(one) for one in found)
+    assert [*itertools.chain(*found)] == [*itertools.chain(*ranges)][first : first + count]
 
 
 def ranges_of(cuts: list[int]) -> Ranges:

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from layer_shape import LayerShape
 
 from mpi_spp.config import GRANULARITIES
-from mpi_spp.kv.rounds import ALL_LAYERS, Round, plan_rounds
+from mpi_spp.kv.layout import Region
+from mpi_spp.kv.rounds import ALL_LAYERS, Block, Round, plan_rounds
 from mpi_spp.mesh import Mesh, positions, stages
 from mpi_spp.partition import Ranges, split_chunks, split_evenly, split_positions
 from mpi_spp.phase import Phase, plan_phase
@@ -78,6 +79,13 @@ def test_everything_is_sent_once_by_a_rank_that_makes_it(case: Case) -> None:
         assert layer in case.phase.spans[rank] and head in case.phase.regions[rank].heads
         assert any(position in some for some in case.positions[rank])
     assert all(len(round_.blocks) == len(case.phase.spans) for round_ in case.rounds())
+
+
+def test_a_region_takes_all_of_a_block_that_it_holds() -> None:
+    """Also heads that another rank gives on."""
+    block = Block(range(2, 6), range(1, 4), (range(5), range(8, 9)))
+    region = Region(range(4, 9), range(2, 5), made=range(3, 5))
+    assert block.within(region, (range(3, 20),)) == Block(range(4, 6), range(2, 4), (range(3, 5), range(8, 9)))
 
 
 @given(cases())

@@ -144,6 +144,13 @@ def test_random_words_are_splitmix64s() -> None:
     assert random_words(1234567, np.array([3, 1])).tolist() == [expected[3], expected[1]]
 
 
+def test_each_step_has_the_next_word_of_its_sequence_as_a_key() -> None:
+    """And each sequence that of its seed: a seed repeats its draws in later versions, too."""
+    of_seed = random_words(0, np.array([7]))[0]
+    of_sequence = random_words(int(of_seed), np.array([2]))[0]
+    assert [stream_key(7, 2, step) for step in range(4)] == random_words(int(of_sequence), np.arange(4)).tolist()
+
+
 def test_noise_is_gumbels() -> None:
     """Mean 0.5772 and variance pi^2 / 6; every key is another stream."""
     noise = gumbel(stream_key(1, 2, 3), np.arange(1_000_000))

@@ -98,6 +98,19 @@ def test_layers_by_cost(speeds: list[float], more: int) -> None:
     assert slowest <= slowest_even * (1 + 1e-9)
 
 
+@given(speeds=st.lists(st.floats(0.1, 10), min_size=1, max_size=4), more=st.integers(0, 8))
+def test_no_other_split_is_faster_by_more_than_noise(speeds: list[float], more: int) -> None:
+    """Of all, one by one."""
+    num_layers = len(speeds) + more
+    spans = split_by_cost(num_layers, [LAYER.times(speed) for speed in speeds])
+    others = itertools.product(range(1, num_layers + 1), repeat=len(speeds))
+    slowest, *rest = (
+        max(count * speed for count, speed in zip(counts, speeds, strict=True))
+        for counts in ([len(span) for span in spans], *(one for one in others if sum(one) == num_layers))
+    )
+    assert slowest <= 1.05 * min(rest) * (1 + 1e-9)
+
+
 @given(
     noise=st.lists(st.floats(1.0, 1.04), min_size=1, max_size=12),
     more=st.integers(0, 60),

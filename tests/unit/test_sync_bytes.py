@@ -1,6 +1,8 @@
 """What a sync moves, counted for all ranks at once: the same as the rounds that an exchange would run, one by one."""
 
 import itertools
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpi_spp import registry
 from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.kv.exchange import takes_for_host
@@ -108,3 +111,12 @@ def check(moved: Moved, rounds: list[Round], sync: str, layout: Layout, hosts: l
         assert moved.inside[number] == pytest.approx((found * same).sum(axis=0))
         assert moved.leaving[number] == pytest.approx(by_host(found, hosts, 0))
         assert moved.entering[number] == pytest.approx(by_host(found, hosts, 1))
+
+
+@pytest.mark.parametrize("first_of, rounds", [((0, 0, 0), 0), ((0, 1, 0), 1), ((0, 0, 2), 1)])
+def test_a_shared_cache_travels_where_there_is_another_host(first_of: tuple[int, ...], rounds: int) -> None:
+    """In whatever order ranks lie on hosts."""
+    comm = SimpleNamespace(ialltoall=lambda *rows: rows)
+    parcels = SimpleNamespace(first_of=first_of, outgoing=None, out_lengths=[], incoming=None, in_lengths=[])
+    requests = registry.load("sync", "shared").exchange(cast(Any, comm), cast(Any, parcels))
+    assert len(list(requests)) == rounds
