@@ -145,7 +145,7 @@ def test_a_rank_that_comes_out_far_behind_gets_fewer_layers(
 
 
 @pytest.mark.parametrize("kernels, dtype", (("plain", "float32"), ("native", "bfloat16")))
-@pytest.mark.parametrize("sync", filter(joins, registry.choices("sync")))
+@pytest.mark.parametrize("sync", list(filter(joins, registry.choices("sync"))))
 def test_a_sync_leaves_the_same_cache_on_all_ranks(
     sync: str, kernels: str, dtype: str, models: Path, world: World
 ) -> None:
