@@ -192,6 +192,8 @@ def _element_axes() -> list[tuple[str, ...]]:
     exact = [("exact", *pair) for pair in itertools.combinations(axes, 2) if not set(pair) & set(PRECISION)]
     pairs = [pair for pair in itertools.combinations(axes, 2) if pair[1] != "numbers" or pair[0] not in BY_DTYPE]
     more = [("dtype", axis) for axis in BY_DTYPE] + [("experts", "numbers")]
+    # Kernels meet sums over ranks, which a run on one rank does not have.
+    more += [("several", "prefill", "numbers"), ("several", "decode", "numbers")]
     return [*pairs, *exact, *more, ("exact", "several", "prefill", "sync", "decode")]
 
 
