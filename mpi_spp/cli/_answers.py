@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mpi_spp.cli._output import may_share_terminal, write_json
+from mpi_spp.cli._start import show_choice
 from mpi_spp.config import RunConfig
 from mpi_spp.report.progress import Progress
 
@@ -64,6 +65,7 @@ def answer_all(
 
     longest = max(len(one.prompt_ids) for one in requests)
     engine = Engine(config, model, directory, world, clock, longest, alone=True)
+    show_choice(engine)
     printer = Printer([label.get("question", "") for label in labels], stream)
     shows, shown = world.rank == 0 and config.json != "-", -1
 
