@@ -38,7 +38,7 @@ def test_each_kind_of_parallelism(options: dict[str, str], world: World) -> None
 @pytest.mark.full
 @pytest.mark.ranks(3)
 @pytest.mark.parametrize("chunk_size", (7, 128, 4096))
-@pytest.mark.parametrize("sync, granularity", itertools.product(("pairwise", "ring", "shared"), GRANULARITIES))
+@pytest.mark.parametrize("sync, granularity", [*itertools.product(("pairwise", "ring", "shared"), GRANULARITIES)])
 def test_every_sync(sync: str, granularity: str, chunk_size: int, world: World) -> None:
     check(world, sync_strategy=sync, sync_granularity=granularity, chunk_size=chunk_size)
 
