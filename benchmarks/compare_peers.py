@@ -113,10 +113,10 @@ def _table(title: str, rows: list[dict[str, Any]]) -> Table:
         for name in (f"{kind} tokens/s", "best variant", "mpi-spp / peer"):
             table.add_column(name)
     for row in rows:
-        cells = [row[kind] for kind in ("prefill", "decode")]
         if row["reason"]:
             table.add_row(row["peer"], row["weights"], f"not available: {row['reason']}")
         else:
+            cells = [row[kind] for kind in ("prefill", "decode")]
             shown = [(f"{c['median']:.1f}", c["variant"], f"{c['ratio']:.3f}" if c["ratio"] else "") for c in cells]
             table.add_row(f"{row['peer']} {row['version']}", row["weights"], *shown[0], *shown[1])
     return table

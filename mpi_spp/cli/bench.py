@@ -141,10 +141,14 @@ def _case_name(
 
 
 def _print_cases(result: dict[str, Any]) -> None:
+    from mpi_spp.report.summary import processor_lines
+
     ranks = result["machine"]["ranks"]
     threads = ",".join(str(rank["threads"]) for rank in ranks)
     lengths = ", ".join(f"{name} {value}" for name, value in result["workload"].items())
     click.echo(f"{result['benchmark']}: {result['model']}, {len(ranks)} ranks, threads {threads}, {lengths}")
+    for line in processor_lines(ranks):
+        click.echo(line)
     for case in result["cases"]:
         click.echo(
             f"{case['median']:10.1f} {case['unit']}  [{case['min']:.1f}, {case['max']:.1f}]"

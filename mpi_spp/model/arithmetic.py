@@ -52,7 +52,7 @@ def choose(wanted: str, products: Products, room: Room, directory: Path) -> Chos
     """
     if wanted != "auto":
         name = named(wanted, products, directory)
-        return Chosen(name, "asked for", _warning(name, products, room, directory))
+        return Chosen(name, "asked for")
     names = working(products.dtype, products.device, directory, products.bits is not None)
     fitting, excluded = _that_fit(for_auto(names), room)
     name = fastest(products, directory, fitting)
@@ -87,7 +87,10 @@ def _warning(name: str, products: Products, room: Room, directory: Path) -> str:
     told += [f"no {one} kernels ({result})" for one, result in tried.items() if is_native(one) and result != WORKS]
     what = str(products.dtype).removeprefix("torch.") if products.bits is None else f"{products.bits} bits"
     if name == "widened":
-        told.append(f"weights of {what} are held in float32: {show_bytes(room.widened)} for the ranks of this host")
+        told.append(
+            f"weights of {what} are held in float32, {show_bytes(room.widened)} for the ranks of this host, since no"
+            " faster kernels for them work here; --kernels blockwise takes less memory"
+        )
     if name == "blockwise":
         told.append(f"weights of {what} keep their bits and are widened block by block for every product")
     return "; ".join(told)

@@ -64,7 +64,7 @@ def print_ranks(summary: dict[str, Any], console: Console) -> None:
     """One row a rank, and what repeats a sampled answer."""
     load = expert_load(summary["ranks"])
     console.print(_ranks(summary["ranks"], load))
-    for line in _processors(summary["ranks"]):
+    for line in processor_lines(summary["ranks"]):
         console.print(line, highlight=False)
     if load is not None:
         console.print(load_line(load), highlight=False)
@@ -72,11 +72,11 @@ def print_ranks(summary: dict[str, Any], console: Console) -> None:
         console.print(_how_drawn(summary["configuration"]), highlight=False)
 
 
-def _processors(ranks: list[dict[str, Any]]) -> list[str]:
+def processor_lines(ranks: list[dict[str, Any]]) -> list[str]:
     """Each kind of processor and kernels, with the hosts that have it; why these kernels."""
     hosts: dict[str, list[str]] = {}
     for rank in ranks:
-        believed = f", taken for {rank['believed_cpu']}" if rank["believed_cpu"] else ""
+        believed = f", taken for {rank['believed_cpu']} by MPI_SPP_CPU" if rank["believed_cpu"] else ""
         kernels = rank["kernels"] + (f" by {rank['compiler']}" if rank["compiler"] else "")
         told = f"{rank['cpu']} ({shortened(rank['instruction_sets'])}{believed})"
         hosts.setdefault(f"{told}; kernels {kernels}: {rank['kernels_reason']}", []).append(rank["host"])

@@ -154,7 +154,7 @@ def test_what_does_not_work_is_no_candidate(tmp_path: Path, monkeypatch: pytest.
     assert choice.working(torch.bfloat16, CPU, tmp_path) == ["widened", "blockwise"]
     chosen = arithmetic.choose("auto", BFLOAT16, ENOUGH, tmp_path)
     assert chosen.name == "widened" and "measured as faster than blockwise" in chosen.why
-    assert "held in float32: 1 MiB" in chosen.warning
+    assert "held in float32, 1 MiB" in chosen.warning
     for name in ("plain", "packed", *(["native"] if len(names_for(torch.bfloat16, CPU, False)) > 4 else [])):
         with pytest.raises(
             UserError, match=rf"--kernels: {name} cannot run torch.bfloat16 on this CPU \({slow[name]}\)"

@@ -59,7 +59,7 @@ def test_processors_and_kernels_are_named_once_a_kind() -> None:
     ranks = [rank_facts(0, MOMENTS[0]), rank_facts(1, MOMENTS[0]), rank_facts(2, MOMENTS[1], **lesser)]
     text = table_text(summarize(ranks, ANSWER, {}, total_s=6.0))
     assert text.count("node-a: A CPU (avx2); kernels native-amx by gcc 12: asked for\n") == 1
-    assert text.count("node-b: A CPU (avx2, taken for sse2); kernels widened: asked for\n") == 1
+    assert text.count("node-b: A CPU (avx2, taken for sse2 by MPI_SPP_CPU); kernels widened: asked for\n") == 1
 
 
 def test_timings() -> None:
