@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -104,3 +105,20 @@ def test_a_single_file_comes_before_an_index(tmp_path: Path) -> None:
     for name in set(index["weight_map"].values()):
         shutil.copy(sharded / name, single)
     assert our_tokens(single) == tokens_of_transformers(single) == expected
+
+
+@pytest.mark.parametrize(
+    "model_type, settings, changes",
+    [
+        ("mistral", {"sliding_window": 5}, {"layer_types": SOME_SLIDING}),  # which makes it a ministral there
+        ("mistral", {"sliding_window": 5}, {"layer_types": [SLIDING] * 4}),
+        ("qwen3", {"head_dim": 8, "sliding_window": 5, "use_sliding_window": True}, {"layer_types": SOME_SLIDING}),
+        ("qwen2", {"sliding_window": 5, "use_sliding_window": True, "max_window_layers": 2}, {}),
+        ("qwen2", {"sliding_window": 5, "use_sliding_window": False}, {"layer_types": [FULL] * 4}),
+        ("llama", {}, {"sliding_window": 64}),
+    ],
+)
+def test_windows(tmp_path: Path, model_type: str, settings: dict[str, Any], changes: dict[str, Any]) -> None:
+    directory = build(tmp_path / "model", model_type, **settings)
+    configure(directory, **changes)
+    assert our_tokens(directory) == tokens_of_transformers(directory)
