@@ -75,35 +75,6 @@ def text_token_ids(
     return ids
 
 
-def stop_token_ids(directory: Path, tokenizer: Any | None) -> frozenset[int]:
-    """The ids that end an answer: those of the generation configuration, else of the model, else of the tokenizer."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if path.exists():
-            ids = _read_json_object(path).get("eos_token_id")
-            ids = ids if isinstance(ids, list) else [ids]
-            if ids != [None]:
-                return _stop_ids(ids, path)
-    of_tokenizer = getattr(tokenizer, "eos_token_id", None)
-    return frozenset() if of_tokenizer is None else frozenset([of_tokenizer])
-
-
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; get the file again")
-    return content
-
-
-def _stop_ids(ids: list[Any], path: Path) -> frozenset[int]:
-    if not all(type(token) is int for token in ids):
-        raise UserError(f"{path}: eos_token_id is {ids}, which are no token ids; get the file again")
-    return frozenset(ids)
-
-
 class TextStream:
     """Turns token ids into text as they come: whole characters only, special tokens hidden.
 
