@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from mpi_spp import start
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
 from mpi_spp.cli._options import parse_gpu_ids
 from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
@@ -81,7 +82,7 @@ def command(
     asked = allocation_of(allocation, gpu_ids)
     if asked is not None:
         num_ranks = num_ranks or asked.default_num_ranks(hosts)
-        program = (sys.executable, "-m", "mpi_spp", *inner)
+        program = (*start.words(), *inner)
         exports = _debugging(debug_rank, debug_port, num_ranks)
         request = request_here(program, num_ranks, hosts, threads, exports, interface)
         print_or_submit(asked, request, dry_run, as_json)
@@ -154,7 +155,7 @@ def _line(
     exports: dict[str, str],
     interface: str | None,
 ) -> tuple[list[str], dict[str, str]]:
-    program = (sys.executable, "-m", "mpi_spp", *inner)
+    program = (*start.words(), *inner)
     return mpirun_line(request_here(program, num_ranks, hosts, threads, exports, interface), launcher)
 
 

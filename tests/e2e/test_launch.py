@@ -16,6 +16,7 @@ from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.launcher import find_launcher
 from mpi_spp.launch.line import mpirun_line, request_here
 from mpi_spp.launch.placement import cores_here
+from mpi_spp.start import words
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 60
@@ -202,3 +203,17 @@ def test_limits_of_a_hostfile_reach_the_ranks(tmp_path: Path) -> None:
     words = ["--hostfile", str(hostfile), "--", "generate", "--model", str(model), "--prompt", "x"]
     refused = launch(*words)
     assert refused.returncode == 2 and refused.stderr.count("mpi-spp: error: --max-memory: ") == 1
+
+
+def test_no_file_of_a_model_is_run(tmp_path: Path) -> None:
+    """Neither by `launch` in its folder, nor by its ranks."""
+    model = reciting_model.build(tmp_path / "model")
+    for name in ("json", "random", "queue", "torch", "numpy", "tokenizers", "mpi4py", "sitecustomize"):
+        (model / f"{name}.py").write_text("import os; os.write(2, b'was run'); os._exit(9)")
+    (model / "mpi_spp").mkdir()
+    (model / "mpi_spp" / "__init__.py").write_text("import os; os.write(2, b'was run'); os._exit(9)")
+    question = ["generate", "--model", ".", "--prompt", "hello", "--max-new-tokens", "4"]
+    clean = environment() | {"PYTHONPATH": ""}
+    ended = run([*words(), "launch", "-np", "2", "--", *question], cwd=model, env=clean)
+    assert (ended.returncode, "was run" in ended.stderr) == (0, False), ended.stderr
+    assert ended.stdout
