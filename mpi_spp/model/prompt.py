@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mpi_spp import files
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.model.transformers_import import import_checks_alone
@@ -148,12 +149,7 @@ class TextStream:
 
 def read_text(option: str, path: str) -> str:
     """The UTF-8 text of the file that an option names."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{option}: {path} is not UTF-8 (byte {error.start}); convert it") from None
-    except OSError as error:
-        raise UserError(f"{option}: {path} cannot be read ({error.strerror})") from None
+    return files.read_text(f"{option}: {path}", path)
 
 
 def _read_prompt(config: RunConfig) -> tuple[str, str]:
@@ -172,12 +168,7 @@ def _checked(option: str, text: str, otherwise: str = "") -> str:
 
 
 def _read_ids(path: str, vocab_size: int) -> list[int]:
-    try:
-        ids = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"--prompt-ids: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--prompt-ids: {path} is not JSON ({error})") from None
+    ids = files.read_json(f"--prompt-ids: {path}", path, files.MOST_TEXT_BYTES)
     if not isinstance(ids, list) or not ids or not _all_token_ids(ids, vocab_size):
         raise UserError(f"--prompt-ids: {path} must hold a list of one or more token ids from 0 to {vocab_size - 1}")
     return ids
