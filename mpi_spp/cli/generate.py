@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 @click.command("generate")
 @run_option("--prompt", "The prompt.")
-@run_option("--prompt-file", "A UTF-8 file that holds the prompt.", type=click.Path())
+@run_option("--prompt-file", "A UTF-8 file that holds the prompt; - is standard input.", type=click.Path())
 @run_option("--prompt-ids", "A JSON file: a list of token ids, used as they are.", type=click.Path())
 @answer_options
 @sampling_options

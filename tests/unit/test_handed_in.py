@@ -51,7 +51,7 @@ def test_what_cannot_be_kept_is_one_line(pipe: str, monkeypatch: pytest.MonkeyPa
     with pytest.raises(UserError, match=r"--input: /dev/fd/99999 cannot be read \(No such file"):
         keep_for_rank_0({"--input": "/dev/fd/99999"})
     monkeypatch.setattr(module, "_MOST_BYTES", 4)
-    with pytest.raises(UserError, match="--input: /dev/fd/.* has more than"):
+    with pytest.raises(UserError, match=r"--input: /dev/fd/.* has more than"):
         keep_for_rank_0({"--input": pipe})
 
 
