@@ -8,6 +8,7 @@ from mpi_spp import registry
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
 from mpi_spp.partition import CONTEXT_SPLITS
+from mpi_spp.request import PENALTY_RANGES, check_penalty
 from mpi_spp.units import MemoryLimit
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -38,6 +39,10 @@ class RunConfig:
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     seed: int | None = None  # None: one is drawn when it is needed
+    repetition_penalty: float | None = None  # None: as the generation configuration says, else 1: off
+    presence_penalty: float = 0.0  # 0: off
+    frequency_penalty: float = 0.0  # 0: off
+    generation_config: str = "auto"  # the model's own; none: no file; else a file or its folder
     num_return_sequences: int = 1
     guidance_scale: float = 1.0  # 1: off
     negative_prompt: str | None = None  # None: the prompt's last token alone
@@ -141,6 +146,9 @@ class RunConfig:
             )
 
     def _check_sampling(self) -> None:
+        for name in PENALTY_RANGES:
+            if getattr(self, name) is not None:
+                check_penalty(name, getattr(self, name), option_name(name))
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise UserError(f"--temperature: {self.temperature} is no finite number from 0 up; give 0 (greedy) or 0.8")
         if self.top_k < 0:

@@ -22,7 +22,6 @@ from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.device import choose_device, choose_dtype
-from mpi_spp.model.products import stage_shapes
 from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import (
@@ -30,6 +29,7 @@ from mpi_spp.model.weights import (
     checkpoint_dtype,
     load_stage,
     quantize_model,
+    require_weights,
 )
 from mpi_spp.partition import split_evenly
 from mpi_spp.report import progress
@@ -58,7 +58,7 @@ class Loader:
 
         def check() -> tuple[Checkpoint, torch.device]:
             checkpoint = Checkpoint(directory)
-            checkpoint.require(stage_shapes(model, range(model.num_hidden_layers)))
+            require_weights(checkpoint, model)
             return checkpoint, choose_device(config.device, config.gpu_ids, world.local_rank, world.local_size)
 
         self._checkpoint, self.device = world.together(check)
@@ -165,7 +165,11 @@ class Loader:
         if config.quantize is None:
             return None
         store = QuantizedStore(
-            cache_directory() / "quantized", self._directory, config.quantize, config.quantize_group_size
+            cache_directory() / "quantized",
+            self._directory,
+            self._checkpoint.files,
+            config.quantize,
+            config.quantize_group_size,
         )
         share, track = slice(world.local_rank, None, world.local_size), self._track("quantising")
         world.together(lambda: quantize_model(self._checkpoint, self._model, store, share, track))

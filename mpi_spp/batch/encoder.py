@@ -7,7 +7,8 @@ from mpi_spp.batch.lines import Line, Message
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.prompt import TextStream, chat_token_ids, is_chat, load_tokenizer, stop_token_ids
+from mpi_spp.model.generation import read_generation
+from mpi_spp.model.prompt import TextStream, chat_token_ids, is_chat, load_tokenizer
 from mpi_spp.request import Request
 
 
@@ -18,7 +19,7 @@ class Encoder:
         self._config, self._model, self._directory = config, model, directory
         self._tokenizer = load_tokenizer(directory)
         self._is_chat = self._tokenizer is not None and is_chat(config, self._tokenizer, directory)
-        self._stop_ids = frozenset() if config.ignore_eos else stop_token_ids(directory, self._tokenizer)
+        self.generation = read_generation(config, self._tokenizer, directory)
         self._stream = None if self._tokenizer is None else TextStream(self._tokenizer)
 
     def request(self, line: Line, stream: int) -> Request:
@@ -31,7 +32,7 @@ class Encoder:
         if free < 1:
             raise UserError(f"the prompt has {len(ids)} tokens, but the model has {positions} positions")
         new_tokens = min(line.max_new_tokens or self._config.max_new_tokens, free)
-        return Request(ids, self._stop_ids, new_tokens, stream)
+        return Request(ids, self.generation.stop_ids, new_tokens, stream, self.generation.penalties)
 
     def text(self, token_ids: list[int]) -> str | None:
         """The answer's text; None without a tokenizer."""

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from mpi_spp.errors import UserError
+from mpi_spp.files import MIB, read_bytes
 
 Message = dict[str, str]  # role, content
 
+_MOST_BYTES = 4096 * MIB  # of an input: all lines are kept
 _PROMPTS = ("prompt", "prompt_ids", "messages")
 _LENGTHS = ("max_new_tokens", "max_completion_tokens", "max_tokens")  # the last two are OpenAI's
 # What would change an answer in a way that a line cannot ask for: dropping it in silence would be a wrong answer.
@@ -28,10 +30,7 @@ class Line:
 
 def read_lines(path: Path) -> list[tuple[int, bytes]]:
     """The lines that are not blank, each after its number from 1 up."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"--input: {path} cannot be read ({error.strerror}); give a file of JSON lines") from None
+    content = read_bytes(f"--input: {path}", path, _MOST_BYTES, "; give a file of JSON lines")
     lines = enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
     return [(number, line) for number, line in lines if line.strip()]
 

@@ -133,6 +133,22 @@ sampling_options = together(
     run_option("--seed", "Repeats a draw, on any number of ranks.  [default: drawn, and told in the report]", type=int),
 )
 
+# What is changed of a model's scores before a token is chosen.
+penalty_options = together(
+    run_option(
+        "--repetition-penalty",
+        "Above 1: tokens of the prompt and the answer lose.  [default: as generation_config.json says, else 1]",
+        type=float,
+    ),
+    run_option("--presence-penalty", "Subtracted from the scores of tokens that the answer has.", type=float),
+    run_option("--frequency-penalty", "Subtracted for each time that the answer has a token.", type=float),
+    run_option(
+        "--generation-config",
+        "auto: the model's generation_config.json counts; none: of it only the stop tokens; or another file.",
+        metavar="auto|none|PATH",
+    ),
+)
+
 # Where tensors lie.
 device_options = together(
     run_option("--device", "auto: a GPU where there is one.", type=click.Choice(DEVICES)),

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 import click
 
+from mpi_spp import start
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
 from mpi_spp.cli._options import parse_gpu_ids
 from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
@@ -16,6 +17,7 @@ from mpi_spp.comm.environment import launched_size
 from mpi_spp.errors import UserError
 from mpi_spp.launch import sign
 from mpi_spp.launch.guard import run_guarded
+from mpi_spp.launch.handed_in import handed_in, keep_for_rank_0, refuse_elsewhere
 from mpi_spp.launch.hostfile import Host, is_this_machine, memory_limits, read_hostfile
 from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
 from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
@@ -78,10 +80,11 @@ def command(
     shared = {"gpu_ids": ",".join(map(str, gpu_ids)), "threads": str(threads or ""), "max_memory": memory_limits(hosts)}
     inner, values = _complete(inner, shared)
     gpu_ids, threads = gpu_ids or values.get("gpu_ids") or (), threads or values.get("threads")
-    asked = allocation_of(allocation, gpu_ids)
+    asked, only_here = allocation_of(allocation, gpu_ids), handed_in(values)
+    refuse_elsewhere(only_here, hosts, asked is not None)
     if asked is not None:
         num_ranks = num_ranks or asked.default_num_ranks(hosts)
-        program = (sys.executable, "-m", "mpi_spp", *inner)
+        program = (*start.words(), *inner)
         exports = _debugging(debug_rank, debug_port, num_ranks)
         request = request_here(program, num_ranks, hosts, threads, exports, interface)
         print_or_submit(asked, request, dry_run, as_json)
@@ -92,12 +95,14 @@ def command(
     exports = _debugging(debug_rank, debug_port, num_ranks)
     finished = None if dry_run or all(is_this_machine(host.name) for host in hosts) else sign.new_sign()
     exports |= {} if finished is None else {sign.VARIABLE: finished}
+    if not dry_run:
+        require_same_mpi(launcher)
+        require_hosts(hosts, launcher)
+        inner += keep_for_rank_0(only_here)
     argv, environment = _line(launcher, inner, num_ranks, hosts, threads, exports, interface)
     if dry_run:
         _print(argv, environment, as_json)
     else:
-        require_same_mpi(launcher)
-        require_hosts(hosts, launcher)
         _start(argv, {**os.environ, **environment}, finished)
 
 
@@ -154,7 +159,7 @@ def _line(
     exports: dict[str, str],
     interface: str | None,
 ) -> tuple[list[str], dict[str, str]]:
-    program = (sys.executable, "-m", "mpi_spp", *inner)
+    program = (*start.words(), *inner)
     return mpirun_line(request_here(program, num_ranks, hosts, threads, exports, interface), launcher)
 
 
@@ -171,6 +176,7 @@ def _start(argv: list[str], environment: dict[str, str], finished: str | None) -
     try:
         if finished is not None:
             sys.exit(run_guarded(argv, environment, finished))
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # standard input is for the user's next command
         # Its exit status, Ctrl-C and other signals need nobody between it and the shell.
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and mpirun would inherit that
         os.execvpe(argv[0], argv, environment)

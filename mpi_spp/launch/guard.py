@@ -51,7 +51,12 @@ def run_guarded(
 
     # In a session of its own it gets each signal from here alone, once: of two, launchers leave ranks behind.
     launcher = subprocess.Popen(
-        argv, env=environment, stderr=subprocess.PIPE, start_new_session=True, preexec_fn=prepare
+        argv,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=prepare,
     )
     sieve = Sieve(sign)
     assert launcher.stderr is not None

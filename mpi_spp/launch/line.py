@@ -1,10 +1,10 @@
 """The mpirun line of every MPI, as a pure function."""
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mpi_spp import start
 from mpi_spp.errors import UserError
 from mpi_spp.launch.cma import cma_is_refused
 from mpi_spp.launch.hostfile import Host
@@ -81,7 +81,7 @@ def mpirun_line(request: LaunchRequest, launcher: Launcher) -> tuple[list[str], 
     """The arguments that start the ranks, and what the launcher's own environment needs besides."""
     options = {"openmpi": _open_mpi, "mpich": _mpich, "intel": _intel}[launcher.vendor]
     threads = [] if request.threads is None else ["--threads", str(request.threads)]
-    placement = [sys.executable, "-m", "mpi_spp.launch.placement", *threads]
+    placement = [*start.words("mpi_spp.launch.placement"), *threads]
     hwloc = {name: value for name, value in request.exports.items() if name == "HWLOC_COMPONENTS"}
     return [*launcher.command, *options(request, launcher.major), *placement, *request.command], hwloc
 

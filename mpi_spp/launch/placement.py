@@ -1,4 +1,4 @@
-"""Gives a rank its cores, then becomes its program: `python -m mpi_spp.launch.placement [--threads N] COMMAND...`
+"""Gives a rank its cores, then becomes its program: `mpi_spp.launch.placement [--threads N] COMMAND...` (see start.py)
 
 The launchers' own binding is switched off. Measured: Open MPI 4 and 5 bind outside the cores that `taskset` leaves,
 Open MPI 5 refuses a rank whose cores lie in two packages, and none of them leaves no core idle when the ranks do

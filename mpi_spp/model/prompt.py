@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mpi_spp import files
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.model.transformers_import import import_checks_alone
@@ -75,35 +76,6 @@ def text_token_ids(
     return ids
 
 
-def stop_token_ids(directory: Path, tokenizer: Any | None) -> frozenset[int]:
-    """The ids that end an answer: those of the generation configuration, else of the model, else of the tokenizer."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if path.exists():
-            ids = _read_json_object(path).get("eos_token_id")
-            ids = ids if isinstance(ids, list) else [ids]
-            if ids != [None]:
-                return _stop_ids(ids, path)
-    of_tokenizer = getattr(tokenizer, "eos_token_id", None)
-    return frozenset() if of_tokenizer is None else frozenset([of_tokenizer])
-
-
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; get the file again")
-    return content
-
-
-def _stop_ids(ids: list[Any], path: Path) -> frozenset[int]:
-    if not all(type(token) is int for token in ids):
-        raise UserError(f"{path}: eos_token_id is {ids}, which are no token ids; get the file again")
-    return frozenset(ids)
-
-
 class TextStream:
     """Turns token ids into text as they come: whole characters only, special tokens hidden.
 
@@ -148,12 +120,7 @@ class TextStream:
 
 def read_text(option: str, path: str) -> str:
     """The UTF-8 text of the file that an option names."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{option}: {path} is not UTF-8 (byte {error.start}); convert it") from None
-    except OSError as error:
-        raise UserError(f"{option}: {path} cannot be read ({error.strerror})") from None
+    return files.read_text(f"{option}: {path}", path)
 
 
 def _read_prompt(config: RunConfig) -> tuple[str, str]:
@@ -172,12 +139,7 @@ def _checked(option: str, text: str, otherwise: str = "") -> str:
 
 
 def _read_ids(path: str, vocab_size: int) -> list[int]:
-    try:
-        ids = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"--prompt-ids: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--prompt-ids: {path} is not JSON ({error})") from None
+    ids = files.read_json(f"--prompt-ids: {path}", path, files.MOST_TEXT_BYTES)
     if not isinstance(ids, list) or not ids or not _all_token_ids(ids, vocab_size):
         raise UserError(f"--prompt-ids: {path} must hold a list of one or more token ids from 0 to {vocab_size - 1}")
     return ids

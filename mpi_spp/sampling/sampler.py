@@ -9,6 +9,7 @@ import torch
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.sampling.head import Head
 from mpi_spp.sampling.noise import Ids, gumbel, stream_key
+from mpi_spp.sampling.penalties import Adjust
 from mpi_spp.sampling.shard import Places, Scores, Shard
 from mpi_spp.sampling.truncation import last_of_top_k, last_of_top_p
 
@@ -29,9 +30,10 @@ class Sampler:
         comm: Communicator,
         sequence_indices: Sequence[int],
         steps: Sequence[int],
+        adjusts: Sequence[Adjust | None] = (),
     ) -> torch.Tensor:
         """One token for each row of hidden states; see Selection. A NaN never wins, unless there is nothing else."""
-        shard = Shard(head, hidden)
+        shard = Shard(head, hidden, adjusts)
         values, ids = [], []
         places = self._places_left(shard, comm)
         for row, numbers in enumerate(zip(sequence_indices, steps, strict=True)):

@@ -1,6 +1,6 @@
 """The scores of one rank's slice of the vocabulary, for some rows of hidden states."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -8,6 +8,7 @@ import torch
 
 from mpi_spp.sampling.head import Head
 from mpi_spp.sampling.noise import Ids
+from mpi_spp.sampling.penalties import Adjust
 
 NO_TOKEN = 2**31 - 1  # loses every tie: the id of a rank that has no candidate
 Scores = npt.NDArray[np.float32]
@@ -25,11 +26,15 @@ class Shard:
     +inf becomes the largest finite value, so that differences of logits stay numbers.
     """
 
-    def __init__(self, head: Head, hidden: torch.Tensor) -> None:
-        self._head, self._hidden = head, hidden
+    def __init__(self, head: Head, hidden: torch.Tensor, adjusts: Sequence[Adjust | None] = ()) -> None:
+        self._head, self._hidden, self._adjusts = head, hidden, adjusts or [None] * len(hidden)
         self.vocabulary, self.vocab_size = head.vocabulary, head.config.vocab_size
         logits = head.logits(hidden) if len(head.vocabulary) else torch.empty(len(hidden), 0)
         self._rounding = head.rounding(logits) if len(head.vocabulary) else 0.0
+        if any(self._adjusts):
+            self._rounding *= max(adjust.stretch for adjust in self._adjusts if adjust is not None)
+            rows = zip(logits.float(), self._adjusts, strict=True)
+            logits = torch.stack([scores if adjust is None else adjust(scores) for scores, adjust in rows])
         self.logits: Scores = _as_numbers(logits)
         self.ids: Ids = np.arange(head.vocabulary.start, head.vocabulary.stop)
 
@@ -65,7 +70,8 @@ class Shard:
 
     def _exact(self, row: int, places: Places) -> Scores:
         on_device = torch.from_numpy(places).to(self._hidden.device)
-        return _as_numbers(self._head.exact_logits(self._hidden[row : row + 1], on_device))
+        exact, adjust = self._head.exact_logits(self._hidden[row : row + 1], on_device), self._adjusts[row]
+        return _as_numbers(exact if adjust is None else adjust(exact, on_device))
 
 
 def _as_numbers(logits: torch.Tensor) -> Scores:

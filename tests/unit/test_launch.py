@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpi_spp import start
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import Host, read_hostfile
 from mpi_spp.launch.launcher import Launcher, Vendor, find_launcher, identify
@@ -20,7 +21,7 @@ from mpi_spp.launch.line import LaunchRequest, check_gpu_ids, default_num_ranks,
 from mpi_spp.launch.placement import local_numbers, one_cpu_per_core, place
 
 ROOT = Path(__file__).parents[2]
-PLACEMENT = f"{sys.executable} -m mpi_spp.launch.placement"
+PLACEMENT = " ".join(start.words("mpi_spp.launch.placement"))
 OPEN_MPI_4, OPEN_MPI_5 = Launcher(("mpirun",), "openmpi", 4), Launcher(("mpirun",), "openmpi", 5)
 MPICH, INTEL = Launcher(("mpiexec",), "mpich", 5), Launcher(("mpiexec.hydra",), "intel", 2021)
 TWO_NODES = (Host("node1", 2), Host("node2", 1))

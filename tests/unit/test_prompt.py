@@ -1,6 +1,5 @@
 """From the user's words to token ids, and where an answer ends."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from mpi_spp.model.prompt import (
     load_tokenizer,
     negative_token_ids,
     prompt_token_ids,
-    stop_token_ids,
 )
 
 VOCAB_SIZE = 258  # 256 bytes and two special tokens
@@ -187,35 +185,3 @@ def test_a_broken_tokenizer_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(tmp_path)) as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "of_generation, of_model, expected",
-    [
-        ({"eos_token_id": 7}, {"eos_token_id": 5}, {7}),
-        ({"eos_token_id": [7, 8]}, {"eos_token_id": 5}, {7, 8}),
-        ({"eos_token_id": None}, {"eos_token_id": 5}, {5}),
-        ({}, {"eos_token_id": [5, 6]}, {5, 6}),
-        (None, {"eos_token_id": 5}, {5}),
-        ({"eos_token_id": 0}, {"eos_token_id": 5}, {0}),
-        (None, {}, {BYTE_LEVEL.eos_token_id}),
-    ],
-)
-def test_stop_tokens(tmp_path: Path, of_generation: Any, of_model: Any, expected: set[int]) -> None:
-    for name, content in (("generation_config.json", of_generation), ("config.json", of_model)):
-        if content is not None:
-            (tmp_path / name).write_text(json.dumps(content))
-    assert stop_token_ids(tmp_path, BYTE_LEVEL) == expected
-
-
-def test_a_model_without_stop_tokens(tmp_path: Path) -> None:
-    assert stop_token_ids(tmp_path, None) == frozenset()
-
-
-@pytest.mark.parametrize(
-    "content", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [[1]]}', '{"eos_token_id": true}']
-)
-def test_bad_stop_tokens_are_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "generation_config.json").write_text(content)
-    with pytest.raises(UserError, match=r"generation_config\.json"):
-        stop_token_ids(tmp_path, BYTE_LEVEL)

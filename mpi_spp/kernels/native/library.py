@@ -143,6 +143,7 @@ def _compile(sources: list[Path], flags: Sequence[str], scratch: Path) -> Path:
     compiler = next(iter(compilers()), None)
     if compiler is None:
         raise OSError(f"no C compiler ({' or '.join(_COMPILERS)}) on the PATH; install one, or name it in CC")
+    compiler = os.path.abspath(shutil.which(compiler) or compiler)
     objects = [scratch / f"{source.stem}.o" for source in sources]
     library = scratch / "native.so"
     commands = [
@@ -150,7 +151,8 @@ def _compile(sources: list[Path], flags: Sequence[str], scratch: Path) -> Path:
     ]
     # Linked without OpenMP: its symbols are then those of the library that torch has loaded.
     for command in [*commands, [compiler, "-shared", *objects, "-lm", "-o", library]]:
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=_SECONDS, check=False)
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": _SECONDS, "cwd": scratch}
+        done = subprocess.run([*map(str, command)], check=False, **settings)
         if done.returncode:
             raise OSError(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")
     return library
