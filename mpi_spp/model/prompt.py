@@ -1,6 +1,5 @@
 """From the user's words to token ids and back, by the model's own tokenizer, chat template and stop tokens."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path

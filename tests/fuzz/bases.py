@@ -13,8 +13,8 @@ from case import QUICK
 
 POSITIONS = 64
 VOCABULARY = 261
-PROMPT_IDS = [3, 17, 250, 99, 4, 60, 61, 62, 5, 200]
-NEW_TOKENS = 4
+PROMPT_IDS = [3, 17, 250, 99, 4, 3, 61, 17, 5, 99]
+NEW_TOKENS = 5
 _SETTINGS = {
     "vocab_size": VOCABULARY,
     "hidden_size": 32,
@@ -133,7 +133,13 @@ def run(*words: str) -> None:
 
 def set_environment(directory: Path) -> None:
     """Before anything of the product or of a library is imported."""
-    fixed = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "COLUMNS": "80"}
+    fixed = {
+        "OMP_NUM_THREADS": "1",
+        "OMP_STACKSIZE": "256k",
+        "TOKENIZERS_PARALLELISM": "false",
+        "HF_HUB_OFFLINE": "1",
+        "COLUMNS": "80",
+    }
     fixed |= {
         "HWLOC_COMPONENTS": "-gl",
         "HF_HOME": str(directory / "hub"),

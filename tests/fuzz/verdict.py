@@ -7,7 +7,7 @@ from typing import Any
 from case import Case, Outcome
 from child import Limits
 
-MOST_CHARACTERS = 400  # of a line, besides the names of the files that the case made
+MOST_CHARACTERS = 600  # of a line: see mpi_spp/errors.py
 _PREFIX = "mpi-spp: error: "
 _WORDS_OF_LIBRARIES = re.compile(
     r"Warning|Traceback|\[transformers\]|^Exception|oneMKL|OMP: |panicked|Error in sys", re.MULTILINE
