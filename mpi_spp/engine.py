@@ -217,6 +217,7 @@ class Engine:
             "compiler": self._loader.compiler,
             **cpu.facts(),
             "affinity": self.world.cores,
+            "cpu_quota": self.world.cpu_quota,
             "prefill_layers": prefill["layers"],
             "decode_layers": decode["layers"],
             "prefill_kv_heads": prefill["kv_heads"],
@@ -236,7 +237,7 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         """What makes this rank's part slower or larger than a user may expect."""
-        return [self._loader.chosen.warning] if self._loader.chosen.warning else []
+        return [told for told in (self._loader.chosen.warning, self.world.quota_warning(self.threads)) if told]
 
     def schedule(self) -> dict[str, Any]:
         """What was decided for the last prefill, as plain values."""

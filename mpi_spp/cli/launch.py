@@ -21,7 +21,7 @@ from mpi_spp.launch.handed_in import handed_in, keep_for_rank_0, refuse_elsewher
 from mpi_spp.launch.hostfile import Host, is_this_machine, memory_limits, read_hostfile
 from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
 from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
-from mpi_spp.launch.placement import cores_here
+from mpi_spp.launch.placement import num_cores_here
 from mpi_spp.launch.reach import require_hosts
 
 _RANKS_HELP = (
@@ -89,7 +89,7 @@ def command(
         request = request_here(program, num_ranks, hosts, threads, exports, interface)
         print_or_submit(asked, request, dry_run, as_json)
         return
-    num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, len(cores_here()))
+    num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, num_cores_here())
     check_gpu_ids(gpu_ids, num_ranks, hosts)
     launcher = find_launcher()
     exports = _debugging(debug_rank, debug_port, num_ranks)

@@ -62,7 +62,7 @@ def _plan(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> 
 def _hosts(given: dict[str, Any]) -> tuple["Host", ...]:
     """The hosts by whichever option names them."""
     from mpi_spp.launch.hostfile import Host, parse_hosts, read_hostfile
-    from mpi_spp.launch.placement import cores_here
+    from mpi_spp.launch.placement import num_cores_here
 
     named = [name for name in ("num_ranks", "hosts", "hostfile") if given[name] is not None]
     if len(named) > 1:
@@ -71,7 +71,7 @@ def _hosts(given: dict[str, Any]) -> tuple["Host", ...]:
         return parse_hosts(given["hosts"])
     if given["hostfile"] is not None:
         return read_hostfile(given["hostfile"])
-    return (Host("localhost", given["num_ranks"] or len(cores_here())),)
+    return (Host("localhost", given["num_ranks"] or num_cores_here()),)
 
 
 def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> "Setting":

@@ -92,9 +92,9 @@ def command(json: str | None, plot: str | None, ranks: tuple[int, ...], **option
 
 
 def _cores() -> int:
-    from mpi_spp.launch.placement import cores_here
+    from mpi_spp.launch.placement import num_cores_here
 
-    return len(cores_here())
+    return num_cores_here()
 
 
 def _setting(known: Known, num_ranks: int, per_host: int, given: dict[str, Any]) -> "Setting":

@@ -16,6 +16,7 @@ import mpi4py
 
 from mpi_spp.comm.environment import launched_by_open_mpi, launched_rank, launched_size
 from mpi_spp.errors import UserError
+from mpi_spp.limits import cpu_quota, within_quota
 
 mpi4py.rc.initialize = False  # World does it, when it knows that the library belongs to the launcher
 mpi4py.rc.finalize = True
@@ -45,7 +46,10 @@ _SECONDS_TO_END = 5  # Python and MPI, at least: on a busy machine they take a w
 
 
 class World:
-    """The job: its ranks, the ranks on this host, the cores of this rank."""
+    """The job: its ranks, the ranks on this host, the cores of this rank.
+
+    `cpu_quota`: of how many cores all ranks of this host may use the time together; None: of all.
+    """
 
     def __init__(self, timeout: float = 0) -> None:
         """`timeout`: seconds after which a wait in vain ends the job; 0: no limit. Collective."""
@@ -67,7 +71,7 @@ class World:
         self._require_one_job()
         self._local = self.mpi_comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = self._local.rank, self._local.size
-        self.cores = sorted(os.sched_getaffinity(0))
+        self.cores, self.cpu_quota = sorted(os.sched_getaffinity(0)), cpu_quota()
         self._sharers = self._count_sharers(self._local)
         self.leases = Leases(self.gather)
         if self.size > 1:
@@ -98,12 +102,23 @@ class World:
         return sum(not set(self.cores).isdisjoint(other) for other in local.allgather(self.cores))
 
     def default_threads(self) -> int:
-        """This rank's fair share of the cores that it is bound to, at least 1."""
-        return max(1, len(self.cores) // self._sharers)
+        """This rank's fair share of the cores that it is bound to, and of a quota, at least 1."""
+        return within_quota(max(1, len(self.cores) // self._sharers), self.cpu_quota, self.local_size)
 
     def crowding(self, threads: int) -> float:
-        """How many threads there are for each core of this rank, its neighbours' counted; 1 when there is no rush."""
-        return max(1.0, self._sharers * threads / len(self.cores))
+        """How many threads there are for each core of this rank, its neighbours' counted; 1 when there is no rush.
+
+        Where a quota has the time of fewer cores, for each of those.
+        """
+        for_time = 0 if self.cpu_quota is None else self.local_size * threads / self.cpu_quota
+        return max(1.0, self._sharers * threads / len(self.cores), for_time)
+
+    def quota_warning(self, threads: int) -> str | None:
+        """That the threads of this host's ranks have less time than they could use, if so many of each do."""
+        if self.cpu_quota is None or self.local_size * threads <= self.cpu_quota:
+            return None
+        wanted = f"{self.local_size} ranks on {self.host} with --threads {threads}"
+        return f"{wanted} share a CPU quota of {self.cpu_quota:g}: start fewer, or raise it (docker --cpus)"
 
     def shares_core(self, threads: int) -> bool:
         """Whether this rank's threads and its neighbours' outnumber their cores."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from mpi_spp.limits import cpu_quota, within_quota
 from mpi_spp.partition import split_evenly
 
 # Rank on this host, ranks on this host: Open MPI; MPICH and Intel MPI; MVAPICH.
@@ -27,24 +28,31 @@ WHEN_SHARING_CORES = {"OMPI_MCA_mpi_yield_when_idle": "1", "MPIR_CVAR_ENABLE_HEA
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank computes. `cores` is empty when it is left unbound, because ranks outnumber cores."""
+    """Where a rank computes. `cores` is empty when it is left unbound, because threads outnumber cores.
+
+    `shares_cores`: it gets its time in turns with others, since there are too few cores or too small a quota.
+    """
 
     cores: tuple[int, ...]
     threads: int
     shares_cores: bool
 
 
-def place(cores: list[int], local_rank: int, local_size: int, threads: int | None = None) -> Place:
+def place(
+    cores: list[int], local_rank: int, local_size: int, threads: int | None = None, quota: float | None = None
+) -> Place:
     """The part of its host's cores for one rank: all cores go to a rank, or `threads` to each.
 
-    The first ranks get one more when the cores do not divide, as they get one more layer.
+    The first ranks get one more when the cores do not divide, as they get one more layer. With a quota of CPU time
+    (see limits.py) they get as many cores, but no more threads than there is time for.
     """
     wanted = local_size * (threads or 1)
     if wanted > len(cores):
         return Place((), threads or 1, True)
     usable = cores[:wanted] if threads else cores
     own = split_evenly(len(usable), local_size)[local_rank]
-    return Place(tuple(usable[index] for index in own), len(own), False)
+    waits = quota is not None and wanted > quota
+    return Place(tuple(usable[index] for index in own), threads or within_quota(len(own), quota, local_size), waits)
 
 
 def one_cpu_per_core(cpus: Iterable[int], fact: Callable[[int, str], str]) -> list[int]:
@@ -62,6 +70,11 @@ def one_cpu_per_core(cpus: Iterable[int], fact: Callable[[int, str], str]) -> li
 def cores_here() -> list[int]:
     """One CPU of every core that this process may use."""
     return one_cpu_per_core(os.sched_getaffinity(0), kernel_fact)
+
+
+def num_cores_here() -> int:
+    """How many cores this process may keep busy: those it may use, within a quota of CPU time."""
+    return within_quota(len(cores_here()), cpu_quota(), 1)
 
 
 def local_numbers(environment: Mapping[str, str]) -> tuple[int, int] | None:
@@ -96,7 +109,7 @@ def main(arguments: list[str]) -> NoReturn:
         threads, arguments = int(arguments[1]), arguments[2:]
     numbers = local_numbers(os.environ)
     if numbers is not None:
-        _take(place(cores_here(), *numbers, threads))
+        _take(place(cores_here(), *numbers, threads, cpu_quota()))
     try:
         os.execvp(arguments[0], arguments)
     except OSError as error:

@@ -18,7 +18,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import Host, read_hostfile
 from mpi_spp.launch.launcher import Launcher, Vendor, find_launcher, identify
 from mpi_spp.launch.line import LaunchRequest, check_gpu_ids, default_num_ranks, mpirun_line, without_gl
-from mpi_spp.launch.placement import local_numbers, one_cpu_per_core, place
+from mpi_spp.launch.placement import Place, local_numbers, one_cpu_per_core, place
 
 ROOT = Path(__file__).parents[2]
 PLACEMENT = " ".join(start.words("mpi_spp.launch.placement"))
@@ -253,6 +253,17 @@ def test_threads_that_were_asked_for(cores: list[int], local_size: int, threads:
     assert len(taken) == len(set(taken))
     fits = local_size * threads <= len(cores)
     assert all(len(where.cores) == (threads if fits else 0) and where.shares_cores != fits for where in places)
+
+
+@pytest.mark.parametrize(
+    "quota, local_size, threads", [(1.0, 1, [1]), (1.0, 2, [1, 1]), (2.9, 1, [2]), (4.0, 2, [2, 2]), (99, 2, [4, 3])]
+)
+def test_threads_follow_a_quota_and_cores_stay(quota: float, local_size: int, threads: list[int]) -> None:
+    places = [place([0, 1, 2, 3, 4, 5, 6], rank, local_size, quota=quota) for rank in range(local_size)]
+    assert [where.threads for where in places] == threads
+    assert sum(len(where.cores) for where in places) == 7
+    assert all(where.shares_cores == (local_size > quota) for where in places)
+    assert place([0, 1], 0, 1, 2, quota=1) == Place((0, 1), 2, True)
 
 
 def test_one_thread_of_every_core_and_packages_together() -> None:
