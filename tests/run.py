@@ -25,7 +25,7 @@ from process_tree import adopt_orphans, end_descendants  # noqa: E402
 from mpi_spp.launch.launcher import find_launcher  # noqa: E402
 from mpi_spp.launch.line import mpirun_line, request_here  # noqa: E402
 
-PARTS = ("lint", "unit", "ranks", "e2e", "hosts")
+PARTS = ("lint", "unit", "fuzz", "ranks", "e2e", "hosts")
 MACHINE = (
     "from mpi_spp.kernels.choice import describe; from mpi_spp.model.store import cache_directory;"
     ' print(describe(cache_directory() / "kernels"))'
@@ -39,8 +39,9 @@ UNIT = (["-n", "2"], {"OMP_WAIT_POLICY": "passive"})
 LANES = 2  # of parts that leave cores idle
 LONGEST_FIRST = ("e2e", "hosts", "ranks", "lint")
 # All that hang together still leave room in CI's 90 minutes.
-SECONDS = {"lint": 120, "unit": 400, "ranks": 240, "e2e": 1000, "hosts": 400}
+SECONDS = {"lint": 120, "unit": 400, "fuzz": 180, "ranks": 240, "e2e": 1000, "hosts": 400}
 FULL_FACTOR = 20
+FUZZ_CASES = 1000
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,9 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
     rest = [argument for argument in pytest_arguments if argument not in paths]
     if "lint" in options.parts and not pytest_arguments:
         yield from lint_parts()
+    if "fuzz" in options.parts and not pytest_arguments:
+        cases = FUZZ_CASES * (FULL_FACTOR if options.full else 1)
+        yield Part("fuzz", "fuzz", [sys.executable, "tests/fuzz", "--cases", str(cases)])
     for kind in ("unit", "ranks", "e2e", "hosts"):
         own_paths = [path for path in paths if is_below(path, ROOT / "tests" / kind)]
         if kind not in options.parts or (paths and not own_paths):

@@ -5,6 +5,7 @@ line that repeats it, and its files are kept. The status is 1 when there is one.
 """
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -17,7 +18,7 @@ import kinds  # noqa: E402
 
 def main() -> int:
     """The exit status."""
-    options = parse_arguments()
+    options, outcomes = parse_arguments(), os.environ.get("MPI_SPP_TEST_OUTCOMES")
     with tempfile.TemporaryDirectory(prefix="mpi-spp-fuzz-") as directory:
         bases.set_environment(Path(directory))
         from fuzzer import Fuzzer
@@ -25,7 +26,7 @@ def main() -> int:
 
         bases.build(Path(directory))
         bases.warm_up(Path(directory))
-        report = Report(options.seed, options.keep, options.outcomes)
+        report = Report(options.seed, outcomes)
         fuzzer = Fuzzer(Path(directory), options.seed, options.keep, options.edits)
         report.show(fuzzer.run(chosen(options), options.jobs))
     return report.end()
@@ -35,7 +36,8 @@ def parse_arguments() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="tests/fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=1000, help="how many, spread over the kinds (default: 1000)")
-    parser.add_argument("--seed", type=int, default=1, help="by which they are drawn (default: 1)")
+    seed = int(os.environ.get("MPI_SPP_TEST_SEED", 1))
+    parser.add_argument("--seed", type=int, default=seed, help=f"by which they are drawn (default: {seed})")
     parser.add_argument("--kind", choices=kinds.names(), action="append", help="these kinds alone")
     parser.add_argument("--case", type=int, help="this one of a kind alone")
     parser.add_argument(
@@ -44,7 +46,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="so many at once (default: 2)")
     keep = Path(tempfile.gettempdir()) / "mpi-spp-fuzz"
     parser.add_argument("--keep", type=Path, default=keep, help=f"where files of unclean cases stay (default: {keep})")
-    parser.add_argument("--outcomes", type=Path, help=argparse.SUPPRESS)  # see tests/run.py
     return parser.parse_args()
 
 

@@ -12,6 +12,10 @@ from case import Check, Outcome
 _CLOSE = 1e-3  # logits this near may swap places by rounding
 
 
+class NotNumbersError(Exception):
+    """No token is the likeliest."""
+
+
 def generates(directory: Path, prompt: Callable[[Any], list[int]], new_tokens: int) -> Check:
     """A check of `generate --json -`: its tokens are those of transformers, where that can be asked.
 
@@ -27,6 +31,8 @@ def generates(directory: Path, prompt: Callable[[Any], list[int]], new_tokens: i
                 if (directory / "tokenizer.json").exists():
                     tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True)
                 expected, gaps = tokens(directory, prompt(tokenizer), new_tokens)
+            except NotNumbersError as error:
+                return str(error)
             except Exception:
                 return None  # it refuses what we take, or takes other files: nothing to compare with
         answer = json.loads(outcome.stdout)
@@ -85,6 +91,6 @@ def tokens(directory: Path, prompt_ids: list[int], new_tokens: int) -> tuple[lis
             return_dict_in_generate=True,
         )
     best = [step[0].topk(2).values for step in out.scores]
-    if not all(bool(torch.isfinite(pair).all()) for pair in best):
-        raise ValueError("the scores are not finite")
+    if any(bool(step.isnan().all()) or bool(step.isposinf().any()) for step in out.scores):
+        raise NotNumbersError("an answer of logits that are no numbers")
     return out.sequences[0, len(prompt_ids) :].tolist(), [float(pair[0] - pair[1]) for pair in best]

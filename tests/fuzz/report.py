@@ -1,6 +1,5 @@
 """What a session of the fuzzer prints: unclean cases as they come, then a table of kinds."""
 
-import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -12,10 +11,10 @@ _MOST_SHOWN_ALIKE = 2
 
 
 class Report:
-    """Counts and shows. `outcomes`: a file for tests/run.py, with a line for each kind."""
+    """Counts and shows. `outcomes`: a file that tests/run.py reads, with a line for each kind."""
 
-    def __init__(self, seed: int, keep: Path, outcomes: Path | None = None) -> None:
-        self._seed, self._keep, self._outcomes = seed, keep, outcomes
+    def __init__(self, seed: int, outcomes: str | None) -> None:
+        self._seed, self._outcomes = seed, outcomes
         self._began = time.monotonic()
         self._counts: dict[str, Counter[str]] = defaultdict(Counter)
         self._alike: Counter[str] = Counter()
@@ -60,8 +59,7 @@ class Report:
     def _tell(self, seconds: float) -> None:
         if self._outcomes is None:
             return
-        with self._outcomes.open("a") as file:
+        with Path(self._outcomes).open("a") as file:
             for kind, counts in sorted(self._counts.items()):
                 word = "failed" if counts["unclean"] else "passed"
                 file.write(f"{word}\ttests/fuzz {kind}: {counts.total()} cases\t{seconds / len(self._counts):.3f}\n")
-        sys.stdout.flush()
