@@ -4,17 +4,18 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from mpi_spp import cpu
 from mpi_spp.caches import Caches
 from mpi_spp.comm.life import works
-from mpi_spp.comm.world import World
+from mpi_spp.comm.world import World, abort_with
 from mpi_spp.config import RunConfig
 from mpi_spp.connections import Connections
 from mpi_spp.decode._job import DecodeJob, Growing
+from mpi_spp.diagnosis import not_finite
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.loading import Loader
@@ -32,6 +33,7 @@ from mpi_spp.report.timed import timed
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 from mpi_spp.sampling.selection import selection_of, with_seed
+from mpi_spp.sampling.shard import NOT_FINITE
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 from mpi_spp.teams import teams_of
 
@@ -277,7 +279,17 @@ class Engine:
     def _select(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
         with timed("select", sequences=len(sequences)):
-            return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
+            tokens = self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
+        if int(tokens.max()) >= NOT_FINITE:
+            self._refuse_numbers(sequences)
+        return tokens
+
+    def _refuse_numbers(self, sequences: Sequence[Growing]) -> NoReturn:
+        """Raise on all ranks that select; where other replicas go on, which would wait for these, end the job."""
+        error = not_finite(self._loader, sequences, self._links.selecting)
+        if self.mesh.dp > 1 and self.comm.is_first:
+            abort_with(error)
+        raise error
 
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":

@@ -6,7 +6,7 @@ import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.sampling.head import Head
-from mpi_spp.sampling.shard import NO_TOKEN
+from mpi_spp.sampling.shard import NO_TOKEN, marked
 
 
 class Greedy:
@@ -25,16 +25,16 @@ class Greedy:
 
 
 def select(head: Head, hidden: torch.Tensor, comm: Communicator) -> torch.Tensor:
-    """The token with the largest logit for each row of hidden states, the lowest id among equals; a NaN never wins.
+    """The token with the largest logit for each row of hidden states, the lowest id among equals.
 
-    `hidden` [rows, hidden_size]. Returns int64 [rows] on the CPU, the same on all ranks. One reduction of (float32
-    value, global token id). Each rank looks only at its own slice of the vocabulary.
+    `hidden` [rows, hidden_size]. Returns int64 [rows] on the CPU, the same on all ranks; NOT_FINITE where one is NaN
+    or +inf. One reduction of (float32 value, global token id). Each rank looks only at its own slice of the vocabulary.
     """
     if not len(head.vocabulary):
         rows = len(hidden)
         return comm.largest(torch.full((rows,), float("-inf")), torch.full((rows,), NO_TOKEN))
     values, ids = zip(*(best_of_slice(head, row) for row in hidden.split(1)), strict=True)
-    return comm.largest(torch.stack(values), torch.stack(ids))
+    return comm.largest(*marked(torch.stack(values), torch.stack(ids)))
 
 
 def best_of_slice(head: Head, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -42,14 +42,14 @@ def best_of_slice(head: Head, hidden: torch.Tensor) -> tuple[torch.Tensor, torch
 
     Logits of 16 bits tie often (at 25 their steps are 1/8 in bfloat16), and then the lowest id would win. So whatever
     comes within the rounding of the best is computed again in float32; the best too, since other ranks compare with it.
+    A NaN is the largest of all.
     """
     logits = head.logits(hidden)
     rounding = head.rounding(logits)
-    logits = logits[0].nan_to_num(nan=float("-inf"), posinf=float("inf"), neginf=float("-inf"))
+    logits = logits[0]
     value, index = logits.max(dim=0)
     if rounding and value.isfinite():
         candidates = (logits >= value - rounding).nonzero()[:, 0]
-        exact = head.exact_logits(hidden, candidates).nan_to_num(nan=float("-inf"))
-        value, place = exact.max(dim=0)
+        value, place = head.exact_logits(hidden, candidates).max(dim=0)
         index = candidates[place]
     return value.float(), index + head.vocabulary.start
