@@ -103,7 +103,7 @@ class Checkpoint:
                     else f"no such file, though {INDEX} names it"
                 )
                 raise UserError(f"{path}: {told}; get the missing file") from None
-            except (OSError, ValueError, SafetensorError) as error:
+            except (OSError, ValueError, MemoryError, SafetensorError) as error:
                 raise UserError(f"{path}: is corrupt or truncated ({error}); get the file again") from None
         return self._open_files[file_name]
 
@@ -123,5 +123,7 @@ def _require_header(path: Path) -> None:
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if not length:
+        raise ValueError("it does not begin with the length of a header")
     if length > _MOST_HEADER_BYTES:
         raise ValueError(f"its header is said to have {length} bytes; {_MOST_HEADER_BYTES} are the most that is read")

@@ -112,6 +112,8 @@ def _problem_of_tokens(metadata: dict[str, Any]) -> str | None:
     tokens, merges = metadata.get(_TOKENS), metadata.get(_MERGES)
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens):
         return f"{_TOKENS} is no list of texts"
+    if len(set(tokens)) < len(tokens):
+        return f"{_TOKENS} has the same text twice"
     for name in (_TYPES, "tokenizer.ggml.scores"):
         if name in metadata and (not isinstance(metadata[name], list) or len(metadata[name]) != len(tokens)):
             return f"{name} is not one number for each of {len(tokens)} tokens"
