@@ -5,17 +5,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from mpi_spp import cpu
 from mpi_spp.caches import Caches
 from mpi_spp.comm.life import works
-from mpi_spp.comm.world import World
+from mpi_spp.comm.world import World, abort_with
 from mpi_spp.config import RunConfig
 from mpi_spp.connections import Connections
 from mpi_spp.decode._job import DecodeJob, Growing
+from mpi_spp.diagnosis import not_finite
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.loading import Loader
@@ -34,6 +35,7 @@ from mpi_spp.report.timings import Clock
 from mpi_spp.request import NO_PENALTIES, Penalties, Request
 from mpi_spp.sampling.penalties import Seen, seen_of
 from mpi_spp.sampling.selection import selection_of, with_seed
+from mpi_spp.sampling.shard import NOT_FINITE
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 from mpi_spp.teams import teams_of
 
@@ -291,7 +293,17 @@ class Engine:
         adjusts = [seen[one.number] for one in sequences]
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
         with timed("select", sequences=len(sequences)):
-            return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps, adjusts)
+            tokens = self._selection.select(self.stage, hidden, self._links.selecting, streams, steps, adjusts)
+        if int(tokens.max()) >= NOT_FINITE:
+            self._refuse_numbers(sequences)
+        return tokens
+
+    def _refuse_numbers(self, sequences: Sequence[Growing]) -> NoReturn:
+        """Raise on all ranks that select; where other replicas go on, which would wait for these, end the job."""
+        error = not_finite(self._loader, sequences, self._links.selecting)
+        if self.mesh.dp > 1 and self.comm.is_first:
+            abort_with(error)
+        raise error
 
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":

@@ -1,7 +1,6 @@
 """`mpi-spp model`: the models on this machine."""
 
 import json
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print the result
 @as_json
 def get(name: str, as_json: bool) -> None:
     """Put the model NAME (see 'mpi-spp model list') into the store; at once when it is there."""
-    with closing(Steps()) as progress:
+    with Steps() as progress:
         path = store.get(name, progress)
     _print_result({"name": name, "path": str(path)}, str(path), as_json)
 
@@ -55,7 +54,7 @@ def list_models(as_json: bool) -> None:
 @as_json
 def convert_gguf(file: Path, directory: Path, dtype: str, as_json: bool) -> None:
     """Convert the GGUF FILE to a new Hugging Face model DIRECTORY with safetensors."""
-    with closing(Steps()) as progress:
+    with Steps() as progress:
         convert(file, directory, dtype, progress)
     _print_result({"path": str(directory), "dtype": dtype}, str(directory), as_json)
 

@@ -9,13 +9,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from mpi_spp.errors import UserError
-from mpi_spp.files import MIB, read_json_object
+from mpi_spp.files import MIB
+from mpi_spp.model.index import INDEX, SINGLE, read_index
 from mpi_spp.model.stored import Part, Stored, find
 
-_INDEX = "model.safetensors.index.json"
-_SINGLE = "model.safetensors"
 _DTYPES = ("F64", "F32", "BF16", "F16")  # as safetensors spells them; others need scales that we would not apply
-_MOST_INDEX_BYTES = 64 * MIB  # the largest we know, of 140,000 tensors, has 13 MB
 _MOST_HEADER_BYTES = 32 * MIB  # of one file; safetensors itself parses up to 100 MB, into ten times as much memory
 _LENGTH_BYTES = 8  # of a header, in front of it
 
@@ -61,7 +59,7 @@ class Checkpoint:
     def files(self) -> list[Path]:
         """All that it reads: what it holds has changed when one of them has."""
         names = sorted(set(self._file_of.values()))
-        return [self._directory / name for name in (names if names == [_SINGLE] else [_INDEX, *names])]
+        return [self._directory / name for name in (names if names == [SINGLE] else [INDEX, *names])]
 
     def _part(self, name: str) -> tuple[Part, Path]:
         """A tensor, and its file."""
@@ -102,24 +100,21 @@ class Checkpoint:
                 told = (
                     "points to a file that is not there"
                     if path.is_symlink()
-                    else f"no such file, though {_INDEX} names it"
+                    else f"no such file, though {INDEX} names it"
                 )
                 raise UserError(f"{path}: {told}; get the missing file") from None
-            except (OSError, ValueError, SafetensorError) as error:
+            except (OSError, ValueError, MemoryError, SafetensorError) as error:
                 raise UserError(f"{path}: is corrupt or truncated ({error}); get the file again") from None
         return self._open_files[file_name]
 
     def _read_names(self) -> dict[str, str]:
         """The file of each tensor by its name there."""
-        single, index = self._directory / _SINGLE, self._directory / _INDEX
+        single, index = self._directory / SINGLE, self._directory / INDEX
         if single.is_file() or (os.path.lexists(single) and not index.is_file()):
-            return dict.fromkeys(self._open(_SINGLE).keys(), _SINGLE)
+            return dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
         if not os.path.lexists(index):
-            raise UserError(f"{self._directory}: holds neither {_SINGLE} nor {_INDEX}; only safetensors are read")
-        weight_map = read_json_object(str(index), index, _MOST_INDEX_BYTES).get("weight_map")
-        if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
-            raise UserError(f"{index}: is not a safetensors index (its 'weight_map' must give a file for each tensor)")
-        return weight_map
+            raise UserError(f"{self._directory}: holds neither {SINGLE} nor {INDEX}; only safetensors are read")
+        return read_index(self._directory)
 
 
 def _require_header(path: Path) -> None:
@@ -128,5 +123,7 @@ def _require_header(path: Path) -> None:
         raise ValueError("it is no regular file")
     with path.open("rb") as file:
         length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
+    if not length:
+        raise ValueError("it does not begin with the length of a header")
     if length > _MOST_HEADER_BYTES:
         raise ValueError(f"its header is said to have {length} bytes; {_MOST_HEADER_BYTES} are the most that is read")

@@ -69,7 +69,7 @@ _DTYPE = Kind(
 
 _SIZE, _COUNT = _whole(1, 2**22), _whole(1, 2**16)
 # The limits are far above any model; no more than these numbers is made of a field before it is held against the files.
-_KINDS = {
+KINDS = {
     "model_type": _TEXT,
     "hidden_size": _SIZE,
     "intermediate_size": _SIZE,
@@ -100,7 +100,7 @@ _KINDS_IN_ROPE = {
     "truncate": _FLAG,
     "mscale": _NOT_NEGATIVE,  # 0: not given
     "mscale_all_dim": _NOT_NEGATIVE,
-    "original_max_position_embeddings": _KINDS["original_max_position_embeddings"],
+    "original_max_position_embeddings": KINDS["original_max_position_embeddings"],
 }
 _COUNTS = ("num_experts", "num_local_experts")  # transformers writes either, and knows which is meant
 _QUANTISED = ("quantization_config", "quantization")
@@ -120,7 +120,7 @@ def read_fields(path: Path) -> tuple[dict[str, Any], Family]:
     raw = read_json_object(str(path), path)
     family = _family_of(raw, path)
     _refuse_others(raw, path)
-    kinds = _KINDS | _kinds_of(family)
+    kinds = KINDS | _kinds_of(family)
     found = {name: raw[name] for name in kinds if name in raw and not (name in _COUNTS and raw[name] is None)}
     for name, value in found.items():
         _require(kinds[name], name, value, path)

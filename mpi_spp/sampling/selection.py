@@ -36,7 +36,8 @@ class Selection(Protocol):
         `sequence_indices` [rows] and `steps` [rows], from 0 up: which sequence a row belongs to, and how many of its
         tokens were selected before. `adjusts` [rows], or none at all: what changes a row's scores first. A rank's slice
         of the vocabulary may be empty or the whole. Returns int64 [rows] on the CPU, the same on all ranks and for any
-        split of the vocabulary.
+        split of the vocabulary; NOT_FINITE or NO_TOKEN for a row without finite scores, and for one with a NaN or +inf
+        among them.
         """
 
 

@@ -11,6 +11,7 @@ from mpi_spp.sampling.noise import Ids
 from mpi_spp.sampling.penalties import Adjust
 
 NO_TOKEN = 2**31 - 1  # loses every tie: the id of a rank that has no candidate
+NOT_FINITE = NO_TOKEN - 1  # in the place of a token: some score of the row is NaN or infinite; any of both is no token
 Scores = npt.NDArray[np.float32]
 Places = npt.NDArray[np.intp]
 
@@ -20,10 +21,20 @@ def in_order(values: Scores, ids: Ids) -> Places:
     return np.lexsort((ids, -values))
 
 
-class Shard:
-    """Float32 logits [rows, len(vocabulary)] as the stage gives them; a NaN is the least of all.
+def marked(values: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The best score of each row with its id, both on the CPU, where NaN and +inf win for NOT_FINITE over all ranks."""
+    values, ids = values.cpu(), ids.cpu()
+    if values.isfinite().all():
+        return values, ids
+    is_none = values == -torch.inf
+    is_bad = ~values.isfinite() & ~is_none
+    return values.masked_fill(is_bad, torch.inf), ids.masked_fill(is_bad, NOT_FINITE).masked_fill(is_none, NO_TOKEN)
 
-    +inf becomes the largest finite value, so that differences of logits stay numbers.
+
+class Shard:
+    """Float32 logits [rows, len(vocabulary)] as the stage gives them.
+
+    In a row with a NaN or +inf, which `winner` gives away, these become finite, so that differences stay numbers.
     """
 
     def __init__(self, head: Head, hidden: torch.Tensor, adjusts: Sequence[Adjust | None] = ()) -> None:
@@ -35,6 +46,8 @@ class Shard:
             self._rounding *= max(adjust.stretch for adjust in self._adjusts if adjust is not None)
             rows = zip(logits.float(), self._adjusts, strict=True)
             logits = torch.stack([scores if adjust is None else adjust(scores) for scores, adjust in rows])
+        tops = logits.amax(dim=1) if len(head.vocabulary) else logits.new_zeros(len(hidden))
+        self._is_bad: list[bool] = (tops.isnan() | (tops == torch.inf)).tolist()
         self.logits: Scores = _as_numbers(logits)
         self.ids: Ids = np.arange(head.vocabulary.start, head.vocabulary.stop)
 
@@ -54,11 +67,13 @@ class Shard:
     def winner(
         self, row: int, places: Places, score: Callable[[Scores, Ids], Scores], scale: float
     ) -> tuple[float, int]:
-        """The largest score(logits, ids) of some ascending places and its id, the lowest among equals.
+        """The largest score(logits, ids) of some ascending places and its id, the lowest among equals; see `marked`.
 
         Logits of 16 bits are rounded, and not quite alike for slices of different sizes. So whatever comes within the
         rounding of the best is computed again in float32, as in greedy selection. `scale`: of scores to logits.
         """
+        if self._is_bad[row]:
+            return np.inf, NOT_FINITE
         if not len(places):
             return -np.inf, NO_TOKEN
         scores = score(self.logits[row, places], self.ids[places])

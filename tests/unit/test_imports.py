@@ -25,7 +25,7 @@ LEVELS = [
     {"prefill", "sync", "decode", "sampling", "costs", "strategies"},
     {"plan"},
     {"loading", "connections", "tracing"},
-    {"caches", "measuring"},
+    {"caches", "measuring", "diagnosis"},
     {"engine", "launch"},
     {"benchmark", "batch", "doctor", "fan_out", "guidance"},
     {"cli"},
