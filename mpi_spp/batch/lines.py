@@ -1,6 +1,8 @@
 """The input of a batch: lines of JSON, of which each asks for one answer. A field counts, or is refused by its name."""
 
 import json
+import math
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -8,8 +10,10 @@ from typing import Any
 
 from mpi_spp.batch.messages import Message, read_message, require_characters
 from mpi_spp.errors import UserError
+from mpi_spp.files import MIB, read_bytes
 from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
 
+_MOST_BYTES, _MOST_BYTES_OF_A_PIPE = 1024 * MIB, 256 * MIB  # of a file; of a pipe or a device, which may never end
 _PROMPTS = ("prompt", "prompt_ids", "messages")
 _LENGTHS = ("max_new_tokens", "max_completion_tokens", "max_tokens")  # the last two are OpenAI's
 _AROUND = ("id", "custom_id", "method", "url", "body")  # OpenAI's batch format
@@ -61,10 +65,10 @@ class Line:
 
 def read_lines(path: Path) -> list[tuple[int, bytes]]:
     """The lines that are not blank, each after its number from 1 up."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"--input: {path} cannot be read ({error.strerror}); give a file of JSON lines") from None
+    source, advice = f"--input: {path}", "; give a smaller file of JSON lines"
+    if os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES:
+        raise UserError(f"{source} has more than {_MOST_BYTES // MIB} MiB, the most that is read{advice}")
+    content = read_bytes(source, path, _MOST_BYTES if os.path.isfile(path) else _MOST_BYTES_OF_A_PIPE, advice)
     lines = enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
     return [(number, line) for number, line in lines if line.strip()]
 
@@ -72,7 +76,9 @@ def read_lines(path: Path) -> list[tuple[int, bytes]]:
 def read_object(line: bytes) -> dict[str, Any]:
     """The fields of a line. Raises UserError when it is no JSON object, or has a field twice."""
     try:
-        fields = json.loads(line.decode("utf-8"), object_pairs_hook=_without_repeats)
+        fields = json.loads(
+            line.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_finite, parse_float=_finite
+        )
     except UnicodeDecodeError as error:
         raise UserError(f"is not UTF-8 (byte {error.start})") from None
     except (ValueError, RecursionError) as error:
@@ -129,6 +135,14 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise UserError(f"{max(names, key=names.count)}: stands there twice; leave one of them out")
     return fields
+
+
+def _finite(text: str) -> float:
+    """A number; Python's reader takes NaN and Infinity too, which are no JSON and could not be given back."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise UserError(f"is not JSON ({text} is no number of it)")
+    return number
 
 
 def _refuse_unknown(names: Iterable[str], advice: str) -> None:

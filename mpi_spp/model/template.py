@@ -16,6 +16,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.files import json_type
 
 _START_SECONDS, _ANSWER_SECONDS = 60, 60  # on a machine that does much else; its own limits are narrower
+_MOST_CHARACTERS = 2**20  # of a template; the longest we know have a fiftieth
 _COMMON_ROLES = ("system", "user", "assistant")
 _WRITTEN_AS = {"reasoning": ("reasoning_content", "thinking"), "reasoning_content": ("reasoning_content", "thinking")}
 
@@ -35,6 +36,8 @@ class ChatTemplate:
             raise UserError(f"{directory}: its chat template cannot be used ({error}); use --no-chat") from None
         if not isinstance(self._text, str):
             raise UserError(f"{directory}: its chat template is {json_type(self._text)}, no text; use --no-chat")
+        if len(self._text) > _MOST_CHARACTERS:
+            raise UserError(f"{directory}: its chat template has {len(self._text)} characters; use --no-chat")
         self._special = {name: _as_text(token) for name, token in tokenizer.special_tokens_map.items()}
 
     def render(self, messages: Sequence[Mapping[str, Any]], variables: Mapping[str, Any], source: str) -> str:

@@ -1,5 +1,8 @@
 """A model's own tokenizer: loaded, and asked, within limits, whatever its files hold."""
 
+import importlib
+import json
+import math
 import os
 import stat
 import tempfile
@@ -17,6 +20,7 @@ _FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
 _READ_TOO = {"added_tokens.json", "chat_template.jinja", "chat_template.json", "merges.txt", "special_tokens_map.json"}
 _READ_TOO |= {"vocab.json", "vocab.txt"}
 _MOST_MIB = 128  # of a file; the largest we know has 35
+_MOST_GROWTH = 1000  # of a text by its normalizer; the largest we know has 3
 _MOST_WORDS = 300  # characters of another program's error
 
 
@@ -26,13 +30,18 @@ def load_tokenizer(directory: Path, chats: bool = False) -> Any | None:
         return None
     for name in (*_FILES, *_READ_TOO):
         _require_size(directory / name)
+    _require_sentencepiece(directory)
     if chats and _has_template(directory):
         begin_rendering()
     import_checks_alone()
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-    with _in_one_line(f"{directory}: its tokenizer cannot be loaded", _advice(directory)):
-        return AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    with _in_one_line(f"{directory}: its tokenizer cannot be loaded"):
+        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+    if not isinstance(tokenizer, PreTrainedTokenizerBase):
+        raise UserError(f"{directory}: its tokenizer_config.json names no tokenizer; get the model's files again")
+    _require_little_growth(tokenizer, directory)
+    return tokenizer
 
 
 def token_ids(tokenizer: Any, text: str, positions: int, source: str, special: bool = True) -> list[int]:
@@ -78,6 +87,25 @@ def _require_size(path: Path) -> None:
         raise UserError(f"{path}: has more than {_MOST_MIB} MiB, which no tokenizer has; get the model's files again")
 
 
+def _require_little_growth(tokenizer: Any, directory: Path) -> None:
+    """Raise UserError where each character may become thousands, before there is a text that does."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    for part in ("normalizer", "decoder"):
+        step = getattr(backend, part, None)
+        if step is not None and _growth(json.loads(step.__getstate__())) > _MOST_GROWTH:
+            raise UserError(f"{directory}: the {part} of tokenizer.json makes texts without measure; get it again")
+
+
+def _growth(step: Any) -> int:
+    """How many characters one may become, at most, by what a step and those inside it put in its place."""
+    if isinstance(step, list):
+        return math.prod(map(_growth, step))
+    if not isinstance(step, dict):
+        return 1
+    own = max(len(value) for value in (step.get("content"), step.get("prepend"), "") if isinstance(value, str))
+    return max(1, own) * math.prod(_growth(value) for value in step.values() if isinstance(value, (list, dict)))
+
+
 def _has_template(directory: Path) -> bool:
     settings = directory / "tokenizer_config.json"
     return (directory / "chat_template.jinja").exists() or (
@@ -85,15 +113,31 @@ def _has_template(directory: Path) -> bool:
     )
 
 
-def _advice(directory: Path) -> str:
-    """What may be missing: transformers names another package for this."""
-    if (directory / "tokenizer.json").exists() or not (directory / "tokenizer.model").exists():
-        return ""
-    return "; tokenizer.model needs sentencepiece and protobuf: pip install 'mpi-spp[sentencepiece]'"
+def _require_sentencepiece(directory: Path) -> None:
+    """Raise UserError where a tokenizer.model is all there is, and what reads it is missing.
+
+    transformers takes it for a file of tiktoken then, and asks for that.
+    """
+    path = directory / "tokenizer.model"
+    if (directory / "tokenizer.json").exists() or not path.exists():
+        return
+    missing = [name for name in ("sentencepiece", "google.protobuf") if not _is_installed(name)]
+    with path.open("rb") as file:
+        is_of_sentencepiece = file.read(1) == b"\n"  # its first field; tiktoken's files are base64
+    if missing and is_of_sentencepiece:
+        raise UserError(f"{path}: needs sentencepiece and protobuf; pip install 'mpi-spp[sentencepiece]'")
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
 
 
 @contextmanager
-def _in_one_line(what: str, advice: str = "") -> Iterator[None]:
+def _in_one_line(what: str) -> Iterator[None]:
     """Make a UserError of whatever is raised. tokenizers panics, too, and would show where: that is kept back."""
     with tempfile.TemporaryFile() as shown:
         before = os.dup(2)
@@ -103,12 +147,12 @@ def _in_one_line(what: str, advice: str = "") -> Iterator[None]:
         except UserError:
             raise
         except Exception as error:  # transformers raises many kinds; all of them mean that the files are wrong
-            raise UserError(f"{what} ({_shortened(error)}){advice}") from None
+            raise UserError(f"{what} ({_shortened(error)})") from None
         except BaseException as error:
             if type(error).__name__ != "PanicException":
                 raise
             shown.truncate(0)
-            raise UserError(f"{what} ({_shortened(error)}){advice}") from None
+            raise UserError(f"{what} ({_shortened(error)})") from None
         finally:
             os.dup2(before, 2)
             os.close(before)

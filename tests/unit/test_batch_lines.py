@@ -158,7 +158,17 @@ def test_what_is_not_built_is_refused_by_name(name: str) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [b"{", b"[1]", b"caf\xe9", b"[" * 100_000, b"1" * 10_000, b"nope", b'{"prompt": "a", "prompt": "b"}'],
+    [
+        b"{",
+        b"[1]",
+        b"caf\xe9",
+        b"[" * 100_000,
+        b"1" * 10_000,
+        b"nope",
+        b'{"prompt": "a", "prompt": "b"}',
+        b'{"id": NaN}',
+        b'{"id": [1e999]}',
+    ],
     ids=lambda line: str(line[:9]),
 )
 def test_a_line_that_is_no_object(line: bytes) -> None:

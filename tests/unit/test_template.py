@@ -74,7 +74,9 @@ def test_a_template_that_cannot_be_used_is_one_line(body: str, says: str) -> Non
     assert time.monotonic() - start < 10
 
 
-@pytest.mark.parametrize("endless", ["{{ 9 ** (9 ** 9) }}", "{% for a in range(99999) %}{% for a in range(99999) %}" * 2])
+@pytest.mark.parametrize(
+    "endless", ["{{ 9 ** (9 ** 9) }}", "{% for a in range(99999) %}{% for a in range(99999) %}" * 2]
+)
 def test_a_template_without_an_end_is_ended(endless: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """And what comes after it is rendered as if nothing had been."""
     monkeypatch.setattr("mpi_spp.model.template._ANSWER_SECONDS", 0.3)
@@ -89,10 +91,18 @@ def test_a_template_without_an_end_is_ended(endless: str, monkeypatch: pytest.Mo
     "text, message, says",
     [
         ("{{ messages[0].content }}", {"name": "Ann"}, "has no use for name; leave it out"),
-        ("{% for message in messages %}{{ message.content }}{{ tool.name }}{% endfor %}", {"name": "Ann"}, "no use for"),
+        (
+            "{% for message in messages %}{{ message.content }}{{ tool.name }}{% endfor %}",
+            {"name": "Ann"},
+            "no use for",
+        ),
         ("{{ messages[0].content }}", {"reasoning_content": "a"}, "has no use for reasoning_content"),
         ("{{ messages[0].content }}", {"tool_calls": []}, "has no use for tool_calls"),
-        ("{% if messages[0].role == 'user' %}a{% endif %}", {"role": "developer"}, "leaves out what a 'developer' says"),
+        (
+            "{% if messages[0].role == 'user' %}a{% endif %}",
+            {"role": "developer"},
+            "leaves out what a 'developer' says",
+        ),
     ],
 )
 def test_nothing_of_a_message_is_left_out_in_silence(text: str, message: dict[str, Any], says: str) -> None:
@@ -112,11 +122,11 @@ def test_variables_that_a_template_does_not_know() -> None:
         template_of(LIKE_QWEN).render([USER], {"enable_thinkin": False}, "it")
 
 
-@pytest.mark.parametrize("text", [{"tool_use": "a"}, {"a": "b"}, 7, ["a"]], ids=str)
+@pytest.mark.parametrize("text", [{"tool_use": "a"}, {"a": "b"}, 7, ["a"], "\0" * 2**21])
 def test_templates_that_are_no_text(text: Any) -> None:
     tokenizer = make_tokenizer("x")
     tokenizer.chat_template = text
-    with pytest.raises(UserError, match="m: its chat template .*; use --no-chat"):
+    with pytest.raises(UserError, match=r"m: its chat template .*; use --no-chat"):
         ChatTemplate(tokenizer, Path("m"))
 
 
