@@ -8,7 +8,7 @@ from mpi_spp import registry
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
 from mpi_spp.partition import CONTEXT_SPLITS
-from mpi_spp.request import PENALTY_RANGES, check_penalty
+from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
 from mpi_spp.units import MemoryLimit
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -33,6 +33,7 @@ class RunConfig:
     questions: str | None = None
     chat: bool | None = None  # None: a chat when the model has a chat template
     system: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # variables of the chat template
     max_new_tokens: int = 100
     ignore_eos: bool = False
     temperature: float = 0.0  # 0: greedy
@@ -105,6 +106,8 @@ class RunConfig:
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
         if self.trace is not None and self.trace in ("-", self.json):
             raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
+        if self.chat_template_kwargs is not None:
+            check_template_variables("--chat-template-kwargs", self.chat_template_kwargs)
         if self.prompt_ids is not None and self.chat:
             raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
 

@@ -1,14 +1,21 @@
 """What an engine is asked."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from mpi_spp.errors import UserError
+from mpi_spp.files import json_type
 
 PENALTY_RANGES = {
     "repetition_penalty": (0.01, 100.0),
     "presence_penalty": (-2.0, 2.0),
     "frequency_penalty": (-2.0, 2.0),
 }
+
+# What a template is given by this program, or what transformers would not hand on to it.
+_RESERVED = {"add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents"}
+_RESERVED |= {"max_length", "messages", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors"}
+_RESERVED |= {"sanitize_control_tokens", "tokenize", "tokenizer_kwargs", "tools", "truncation"}
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,14 @@ def check_penalty(name: str, value: object, source: str) -> float:
         none = getattr(NO_PENALTIES, name)
         raise UserError(f"{source}: {value!r} is no number from {low:g} to {high:g}; give one, or {none:g} for none")
     return float(value)
+
+
+def check_template_variables(source: str, variables: Any) -> None:
+    """Raise UserError unless these are variables that a template may be given. `source`: an option or a field."""
+    if not isinstance(variables, dict):
+        raise UserError(f'{source}: is no JSON object, but {json_type(variables)}; give {{"enable_thinking": false}}')
+    if reserved := sorted(_RESERVED & variables.keys()):
+        raise UserError(f"{source}: {reserved[0]} is set by the program; leave it out")
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ class Printer:
     def end(self) -> None:
         """Finish the answer that was shown last."""
         if self._token_ids:
-            _write((self._stream.rest(self._token_ids) if self._stream else "") + "\n")
+            _write((self._stream.rest() if self._stream else "") + "\n")
 
     def _begin(self, number: int) -> None:
         self._number, self._token_ids = number, []

@@ -17,6 +17,7 @@ from mpi_spp.config import (
     QUANTIZE,
     default_of,
 )
+from mpi_spp.files import parse_json
 from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.units import MemoryLimit, parse_limit
 
@@ -117,9 +118,25 @@ def schedule_options(multiple: bool = False) -> Decorator:
     )
 
 
+def parse_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """Read `{"enable_thinking": false}`; that it is an object is checked with what it may hold."""
+    return None if value is None else parse_json(param.opts[0], value, '; give {"enable_thinking": false}')
+
+
+# How a text becomes a chat.
+chat_options = together(
+    run_option("--chat/--no-chat", "Use the model's chat template.  [default: when it has one]"),
+    run_option(
+        "--chat-template-kwargs",
+        """Variables for the chat template: '{"enable_thinking": false}'.""",
+        callback=parse_object,
+        metavar="JSON",
+    ),
+)
+
 # What is made of a prompt.
 answer_options = together(
-    run_option("--chat/--no-chat", "Use the model's chat template.  [default: when it has one]"),
+    chat_options,
     run_option("--system", "The system message of the chat."),
     run_option("--max-new-tokens", "The longest answer, in tokens.", type=int),
     run_option("--ignore-eos", "Go on after the stop token.", is_flag=True),

@@ -79,13 +79,14 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepa
     def read() -> _Prepared:
         nonlocal stream
         from mpi_spp.model.generation import read_generation
-        from mpi_spp.model.prompt import TextStream, load_tokenizer
+        from mpi_spp.model.prompt import TextStream
         from mpi_spp.model.questions import read_questions
+        from mpi_spp.model.tokenizer import load_tokenizer
         from mpi_spp.request import Request
 
         check_writable(config.json)
         model = read_model(directory)
-        tokenizer = load_tokenizer(directory)
+        tokenizer = load_tokenizer(directory, chats=config.chat is not False)
         generation = read_generation(config, tokenizer, directory)
         questions = read_questions(config, tokenizer, directory, model)
         stream = TextStream(tokenizer)

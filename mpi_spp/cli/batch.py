@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mpi_spp.cli._options import (
+    chat_options,
     json_option,
     model_options,
     penalty_options,
@@ -49,7 +50,7 @@ class Files:
 @click.option(
     "--max-num-seqs", default=8, show_default=True, type=click.IntRange(min=1), help="Prompts decoded at once."
 )
-@run_option("--chat/--no-chat", "Use the model's chat template.  [default: when it has one]")
+@chat_options
 @run_option("--system", "The system message of chats that bring none.")
 @run_option("--max-new-tokens", "The longest answer, in tokens, where a line does not say.", type=int)
 @run_option("--ignore-eos", "Go on after the stop token.", is_flag=True)

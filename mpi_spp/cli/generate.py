@@ -105,16 +105,17 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[s
     def read() -> dict[str, Any]:
         nonlocal stream
         from mpi_spp.model.generation import read_generation
-        from mpi_spp.model.prompt import TextStream, load_tokenizer, negative_token_ids, prompt_token_ids
+        from mpi_spp.model.prompt import TextStream, negative_token_ids, prompt_token_ids
+        from mpi_spp.model.tokenizer import load_tokenizer
 
         check_writable(config.json)
         model = read_model(directory)
-        tokenizer = load_tokenizer(directory)
+        tokenizer = load_tokenizer(directory, chats=config.prompt_ids is None and config.chat is not False)
         generation = read_generation(config, tokenizer, directory)
-        prompt_ids = prompt_token_ids(config, tokenizer, directory, model.vocab_size)
+        prompt_ids = prompt_token_ids(config, tokenizer, directory, model)
         prompts = {"prompt": prompt_ids}
         if config.is_guided:
-            prompts["negative prompt"] = negative_token_ids(config, tokenizer, directory, model.vocab_size, prompt_ids)
+            prompts["negative prompt"] = negative_token_ids(config, tokenizer, directory, model, prompt_ids)
         longest = max(prompts, key=lambda name: len(prompts[name]))
         free = model.max_positions - len(prompts[longest])
         if free < 1:
@@ -147,7 +148,7 @@ def _stream_answer(
             if show:
                 _write(stream.push(token) if stream else f"{token} ")
     if show:
-        _write((stream.rest(token_ids) if stream else "") + "\n")
+        _write((stream.rest() if stream else "") + "\n")
     return token_ids
 
 

@@ -1,25 +1,26 @@
 """From the user's words to token ids, and where an answer ends."""
 
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from reciting_model import END, START, make_tokenizer
 
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.model.prompt import (
-    load_tokenizer,
-    negative_token_ids,
-    prompt_token_ids,
-)
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.prompt import negative_token_ids, prompt_token_ids
+from mpi_spp.model.tokenizer import load_tokenizer
 
 VOCAB_SIZE = 258  # 256 bytes and two special tokens
+POSITIONS = 200
+MODEL = cast(ModelConfig, SimpleNamespace(vocab_size=VOCAB_SIZE, max_positions=POSITIONS))
 BYTE_LEVEL = make_tokenizer()  # as Llama 3, SmolLM2 and Qwen
 
 
 def ids_of(tokenizer: Any = BYTE_LEVEL, directory: Path = Path("m"), **options: Any) -> list[int]:
-    return prompt_token_ids(RunConfig(model="m", **options), tokenizer, directory, VOCAB_SIZE)
+    return prompt_token_ids(RunConfig(model="m", **options), tokenizer, directory, MODEL)
 
 
 def test_a_chat_model_gets_its_template() -> None:
@@ -30,7 +31,7 @@ def test_a_chat_model_gets_its_template() -> None:
 
 def negative_ids_of(tokenizer: Any = BYTE_LEVEL, **options: Any) -> list[int]:
     config = RunConfig(model="m", guidance_scale=2.0, **options)
-    return negative_token_ids(config, tokenizer, Path("m"), VOCAB_SIZE, [5, 6, 7])
+    return negative_token_ids(config, tokenizer, Path("m"), MODEL, [5, 6, 7])
 
 
 def test_a_negative_prompt_is_made_like_the_prompt() -> None:
@@ -161,8 +162,9 @@ def test_a_template_that_refuses_is_quoted() -> None:
 
 
 def test_a_tokenizer_of_another_model_is_noticed() -> None:
+    small = cast(ModelConfig, SimpleNamespace(vocab_size=10, max_positions=POSITIONS))
     with pytest.raises(UserError, match="the model knows only 10"):
-        prompt_token_ids(RunConfig(model="m", prompt="hi"), BYTE_LEVEL, Path("m"), 10)
+        prompt_token_ids(RunConfig(model="m", prompt="hi"), BYTE_LEVEL, Path("m"), small)
 
 
 # The files
