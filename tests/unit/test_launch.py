@@ -17,7 +17,14 @@ from mpi_spp import start
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import Host, read_hostfile
 from mpi_spp.launch.launcher import Launcher, Vendor, find_launcher, identify
-from mpi_spp.launch.line import LaunchRequest, check_gpu_ids, default_num_ranks, mpirun_line, without_gl
+from mpi_spp.launch.line import (
+    LaunchRequest,
+    check_gpu_ids,
+    default_num_ranks,
+    mpirun_line,
+    without_gl,
+    without_lone_colons,
+)
 from mpi_spp.launch.placement import Place, local_numbers, one_cpu_per_core, place
 
 ROOT = Path(__file__).parents[2]
@@ -47,6 +54,13 @@ def test_two_nodes() -> None:
     assert "mpirun -np 3 --host node1:2,node2:1 --map-by " in line(OPEN_MPI_5, hosts=TWO_NODES)
     assert "mpiexec -n 3 -hosts node1:2,node2:1 -bind-to " in line(MPICH, hosts=TWO_NODES)
     assert "mpiexec.hydra -n 3 -hosts node1:2,node2:1, -genv " in line(INTEL, hosts=TWO_NODES)
+
+
+def test_a_colon_by_itself_would_end_the_program() -> None:
+    assert without_lone_colons(("a", "--prompt", ":", "--x", ":", "a:", "")) == ("a", "--prompt=:", "--x=:", "a:", "")
+    for words in ((":",), ("generate", ":"), ("--prompt", ":", ":")):
+        with pytest.raises(UserError, match="launch: a ':' by itself"):
+            without_lone_colons(words)
 
 
 def test_threads_reach_the_placement() -> None:
