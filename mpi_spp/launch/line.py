@@ -94,6 +94,16 @@ def check_gpu_ids(gpu_ids: tuple[int, ...], num_ranks: int, hosts: tuple[Host, .
         )
 
 
+def check_max_slots(num_ranks: int, hosts: tuple[Host, ...]) -> None:
+    """Raise UserError where a host would get more ranks than it takes at most."""
+    for host, given in zip(hosts, ranks_by_host(num_ranks, hosts), strict=False):
+        if host.max_slots is not None and given.slots > host.max_slots:
+            raise UserError(
+                f"-np: {num_ranks} ranks would be {given.slots} on {host.name}, which takes {host.max_slots} at most"
+                " (max_slots of the hostfile); give fewer, or more hosts"
+            )
+
+
 def mpirun_line(request: LaunchRequest, launcher: Launcher) -> tuple[list[str], dict[str, str]]:
     """The arguments that start the ranks, and what the launcher's own environment needs besides."""
     options = {"openmpi": _open_mpi, "mpich": _mpich, "intel": _intel}[launcher.vendor]
