@@ -15,6 +15,8 @@ from mpi_spp import start
 def main() -> None:
     """Run the command line, or the module of this package that the first word names."""
     start.leave_working_directory_out()
+    start.require_working_directory()
+    start.ensure_folders()
     if sys.argv[1:] and sys.argv[1].startswith("mpi_spp."):
         import runpy
 

@@ -35,6 +35,24 @@ def leave_working_directory_out() -> None:
             os.environ.update({name: joined} if (joined := os.pathsep.join(kept)) else {})
 
 
+def require_working_directory() -> None:
+    """End with a line where it was deleted: MPI and torch end with others that name nothing."""
+    if not _working_directory():
+        os.write(2, b"mpi-spp: error: the working directory was deleted; change to another one\n")
+        sys.exit(2)
+
+
+def ensure_folders() -> None:
+    """Let HOME be / where neither it nor the system names one, as Docker does; a TMPDIR that is of no use is left out.
+
+    MPI libraries end without the one, with pages of words, and with such another.
+    """
+    if not os.environ.get("HOME") and os.path.expanduser("~") in ("~", os.sep):
+        os.environ["HOME"] = os.sep
+    if not os.access(os.environ.get("TMPDIR", os.curdir), os.W_OK | os.X_OK):
+        os.environ.pop("TMPDIR", None)
+
+
 def was_put_first(entry: str) -> bool:
     """Whether Python has put this entry of its path there by itself, as `-m` does with the working directory."""
     return not getattr(sys.flags, "safe_path", False) and entry in ("", _working_directory())

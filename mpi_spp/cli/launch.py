@@ -18,9 +18,16 @@ from mpi_spp.errors import UserError
 from mpi_spp.launch import sign
 from mpi_spp.launch.guard import run_guarded
 from mpi_spp.launch.handed_in import handed_in, keep_for_rank_0, refuse_elsewhere
-from mpi_spp.launch.hostfile import Host, is_this_machine, memory_limits, read_hostfile
+from mpi_spp.launch.hostfile import MOST_RANKS, Host, is_this_machine, memory_limits, read_hostfile
 from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
-from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
+from mpi_spp.launch.line import (
+    DEFAULT_RANKS_LIMIT,
+    check_gpu_ids,
+    check_max_slots,
+    default_num_ranks,
+    mpirun_line,
+    request_here,
+)
 from mpi_spp.launch.placement import num_cores_here
 from mpi_spp.launch.reach import require_hosts
 
@@ -32,7 +39,7 @@ _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 
 
 @click.command("launch", context_settings={"allow_interspersed_args": False})
-@click.option("-np", "-n", "num_ranks", type=click.IntRange(min=1), metavar="N", help=_RANKS_HELP)
+@click.option("-np", "-n", "num_ranks", type=click.IntRange(1, MOST_RANKS), metavar="N", help=_RANKS_HELP)
 @click.option("--hostfile", type=click.Path(), help="The hosts, in the format of Open MPI, MPICH or Intel MPI.")
 @click.option("--gpu-ids", callback=parse_gpu_ids, help="GPUs of each host, one a rank: 5,6,7.")
 @click.option(
@@ -80,6 +87,7 @@ def command(
     shared = {"gpu_ids": ",".join(map(str, gpu_ids)), "threads": str(threads or ""), "max_memory": memory_limits(hosts)}
     inner, values = _complete(inner, shared)
     gpu_ids, threads = gpu_ids or values.get("gpu_ids") or (), threads or values.get("threads")
+    check_max_slots(num_ranks or 1, hosts)
     asked, only_here = allocation_of(allocation, gpu_ids), handed_in(values)
     refuse_elsewhere(only_here, hosts, asked is not None)
     if asked is not None:

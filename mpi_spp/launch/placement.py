@@ -80,8 +80,9 @@ def num_cores_here() -> int:
 def local_numbers(environment: Mapping[str, str]) -> tuple[int, int] | None:
     """This rank's number on its host and how many ranks the host has; None when the launcher does not tell."""
     for rank, size in _LOCAL_NAMES:
-        if rank in environment and size in environment:
-            return int(environment[rank]), int(environment[size])
+        told = [environment.get(name, "") for name in (rank, size)]
+        if all(text.isdecimal() and len(text) < 10 for text in told) and int(told[0]) < int(told[1]):
+            return int(told[0]), int(told[1])
     return None
 
 

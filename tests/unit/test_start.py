@@ -81,3 +81,29 @@ def test_empty_entries_mean_the_working_directory_and_go(
         "/a",
         "/lib/python",
     ]
+
+
+def test_a_working_directory_that_was_deleted_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    program = f"import os, sys; os.rmdir(os.getcwd()); os.execv(sys.executable, {[*start.words(), 'model', 'list']})"
+    done = run([sys.executable, "-c", program], tmp_path / "gone")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "mpi-spp: error: the working directory was deleted; change to another one\n"
+
+
+@pytest.mark.parametrize("home", [None, "", "/a/home"])
+def test_a_home_that_nobody_names_is_the_root(home: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a user without a name in a container."""
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    monkeypatch.setenv("HOME", home or "")
+    if home is None:
+        monkeypatch.delenv("HOME")
+    start.ensure_folders()
+    assert os.environ["HOME"] == (home or "/")
+
+
+def test_a_temporary_directory_of_no_use_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for directory, is_kept in ((tmp_path, True), (tmp_path / "absent", False), (Path("/proc/1"), False)):
+        monkeypatch.setenv("TMPDIR", str(directory))
+        start.ensure_folders()
+        assert ("TMPDIR" in os.environ) == is_kept
