@@ -15,7 +15,6 @@ from mpi_spp.cli._options import (
     schedule_options,
     trace_options,
 )
-from mpi_spp.cli._output import check_writable
 from mpi_spp.cli._start import find_model, join, read_model
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
@@ -79,7 +78,6 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepa
         from mpi_spp.model.questions import read_questions
         from mpi_spp.request import Request
 
-        check_writable(config.json)
         model = read_model(directory)
         tokenizer = load_tokenizer(directory)
         questions = read_questions(config, tokenizer, directory, model)

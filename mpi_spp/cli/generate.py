@@ -18,7 +18,7 @@ from mpi_spp.cli._options import (
     schedule_options,
     trace_options,
 )
-from mpi_spp.cli._output import check_writable, may_share_terminal, write_json
+from mpi_spp.cli._output import may_share_terminal, write_json
 from mpi_spp.cli._start import find_model, join, read_model, show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
@@ -89,8 +89,8 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     token_ids = _stream_answer(tokens, most, world, stream, config)
     clock.mark("total")
     ranks = world.gather(engine.facts() | ({"sequences": guidance.prefills} if guidance else {}))
-    if world.rank == 0:
-        _report(engine.config, request | engine.schedule(), stream, token_ids, ranks, clock.moments["total"])
+    told, total_s = request | engine.schedule(), clock.moments["total"]
+    world.on_rank_0(lambda: _report(engine.config, told, stream, token_ids, ranks, total_s))
 
 
 def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[str, Any], "TextStream | None"]:
@@ -107,7 +107,6 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[s
             stop_token_ids,
         )
 
-        check_writable(config.json)
         model = read_model(directory)
         tokenizer = load_tokenizer(directory)
         prompt_ids = prompt_token_ids(config, tokenizer, directory, model.vocab_size)
@@ -166,10 +165,9 @@ def _report(
     ranks: list[dict[str, Any]],
     total_s: float,
 ) -> None:
-    from rich.console import Console
-
     from mpi_spp.report.guidance import sequences_of
     from mpi_spp.report.summary import print_tables, summarize
+    from mpi_spp.report.tables import reports
 
     sequences = sequences_of(ranks)
     answer = {
@@ -182,5 +180,5 @@ def _report(
         "finish_reason": "stop" if token_ids[-1] in request["stop_ids"] else "length",
     }
     summary = summarize(ranks, answer, asdict(config), total_s)
-    print_tables(summary, Console(stderr=True))
+    print_tables(summary, reports())
     write_json(config.json, summary)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpi_spp.cli._options import json_option, model_options, schedule_options
-from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._setting import length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
@@ -34,8 +34,8 @@ def command(json: str | None, **options: Any) -> None:
     Speeds are those that runs on this machine have left in the cache folder; where there are none they are assumed,
     and the output says which.
     """
-    check_writable(json)
     given = take(options, "num_ranks", "hosts", "hostfile")
+    check_outputs(json, {"--hostfile": given["hostfile"]})
     config = RunConfig(**options)
     hosts = _hosts(given)
     data, joints = _plan(config, hosts, given)
@@ -116,10 +116,9 @@ def _joints(setting: "Setting") -> list[dict[str, Any]]:
 def _show(data: dict[str, Any], joints: list[dict[str, Any]]) -> None:
     import sys
 
-    from rich.console import Console
-
     from mpi_spp.report.plan import print_plan
+    from mpi_spp.report.tables import console
 
     if "choice" in data:
         click.echo(f"chosen {data['choice']['reason']}")
-    print_plan(data, joints, Console(width=None if sys.stdout.isatty() else 160))
+    print_plan(data, joints, console(sys.stdout))

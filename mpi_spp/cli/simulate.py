@@ -7,7 +7,7 @@ import click
 
 from mpi_spp import cpu
 from mpi_spp.cli._options import json_option, model_options, schedule_options
-from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._setting import Known, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
@@ -66,11 +66,10 @@ def command(json: str | None, plot: str | None, ranks: tuple[int, ...], **option
     The model of time is that of `plan` and of `--prefill auto`. Costs of layers and links are those that runs on this
     machine have left in the cache folder, unless options give others.
     """
-    check_writable(json)
+    check_outputs(json, plot=plot)
     if plot is not None:
         from mpi_spp.report.plots import require_plots
 
-        check_writable(plot, "--plot")
         require_plots(plot, "--plot")
     given = take(options, "ranks_per_host", "compute", "tflops", "memory_gb_per_s", "knee_percent")
     config = RunConfig(**options)
@@ -84,11 +83,11 @@ def command(json: str | None, plot: str | None, ranks: tuple[int, ...], **option
     data = _told(known, per_host, given) | {"worth": worth, "knee": knee(rows, worth), "rows": rows}
     if json != "-":
         _show(data)
+    write_json(json, data)
     if plot is not None:
         from mpi_spp.report.simulation import draw
 
         draw(data, plot)
-    write_json(json, data)
 
 
 def _cores() -> int:
@@ -147,8 +146,7 @@ def _told(known: Known, per_host: int, given: dict[str, Any]) -> dict[str, Any]:
 def _show(data: dict[str, Any]) -> None:
     import sys
 
-    from rich.console import Console
-
     from mpi_spp.report.simulation import print_simulation
+    from mpi_spp.report.tables import console
 
-    print_simulation(data, Console(width=None if sys.stdout.isatty() else 160))
+    print_simulation(data, console(sys.stdout))

@@ -6,6 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mpi_spp.report.plots import save
+
 _ORIGINS = {"layers": "layers of the prefill", "steps": "steps of the decode", "links": "messages"}
 _COLUMNS = (
     "ranks", "hosts", "mesh", "prefill", "sync", "decode", "chunks", "prefill s", "exposed sync s", "decode tokens/s",
@@ -87,4 +89,4 @@ def draw(data: dict[str, Any], path: str) -> None:
         axes.legend()
     request = f"{PurePath(data['model']).name}, {data['prompt_tokens']} + {data['new_tokens']} tokens"
     figure.suptitle(f"{request}\n{knee_in_words(data)}", fontsize="medium")
-    figure.savefig(path, dpi=120)
+    save(figure, "--plot", path, dpi=120)
