@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeGuard
 
 from mpi_spp.errors import UserError
 
@@ -53,25 +53,24 @@ def write_text(source: str, path: str | Path, text: str) -> None:
         file.write(text.encode("utf-8", "backslashreplace"))
 
 
-def require_different(files: Mapping[str, str | Path | None]) -> None:
-    """Raise UserError where two options name one file, of which one would be written over the other."""
-    seen: dict[str, str] = {}
-    for option, path in files.items():
-        if path is None or str(path) == "-" or _is_special(path):
-            continue
-        other = seen.setdefault(os.path.realpath(path), option)
-        if other != option:
-            raise UserError(f"{option}: {path} is {other} too; give another file")
+def require_different(made: Mapping[str, str | Path | None], read: Mapping[str, str | Path | None]) -> None:
+    """Raise UserError where an option names a file to be made that another one names, to be made or read."""
+    taken = {os.path.realpath(path): name for name, path in read.items() if _is_file(path)}
+    for option, path in made.items():
+        if _is_file(path):
+            other = taken.setdefault(os.path.realpath(path), option)
+            if other != option:
+                raise UserError(f"{option}: {path} is {other} too; give another file")
 
 
-def _is_special(path: str | Path) -> bool:
-    """Whether it is a device or a pipe, or no path at all."""
+def _is_file(path: str | Path | None) -> TypeGuard[str | Path]:
+    """Whether it is one or could become one: no device or pipe, and no "-"."""
     try:
-        return not stat.S_ISREG(os.stat(path).st_mode)
+        return path is not None and str(path) != "-" and stat.S_ISREG(os.stat(path).st_mode)
     except OSError:
-        return False
-    except ValueError:
         return True
+    except ValueError:
+        return False
 
 
 @contextmanager

@@ -108,12 +108,12 @@ def comm(sizes: tuple[int, ...], json: str | None, plot: str | None, **options: 
     from mpi_spp.model.device import choose_device
 
     world = the_world(limit(options["timeout"]))
+    world.on_rank_0(lambda: check_outputs(json, plot=plot))
     if world.size == 1:
         raise UserError(
             "bench comm: one rank has nobody to exchange messages with; start two or more:"
             " mpi-spp launch -np 2 -- bench comm"
         )
-    world.on_rank_0(lambda: check_outputs(json, plot=plot))
     torch.set_num_threads(1)  # threads of torch that wait for work would disturb what is measured
     device = world.together(
         lambda: choose_device(options["device"], options["gpu_ids"], world.local_rank, world.local_size)

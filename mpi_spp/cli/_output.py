@@ -21,7 +21,7 @@ def check_outputs(json: str | None, also_read: dict[str, Any] | None = None, sho
     `shows`: whether standard output gets something, too.
     """
     written = {"--json": json} | {name if name.isupper() else f"--{name}": path for name, path in others.items()}
-    require_different((also_read or {}) | written)
+    require_different(written, also_read or {})
     for option, path in written.items():
         if path is not None and str(path) != "-":
             require_writable(option, path)

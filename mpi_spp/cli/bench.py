@@ -16,6 +16,7 @@ from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig, default_of, option_name
 from mpi_spp.errors import UserError
 from mpi_spp.report.experts import load_line
+from mpi_spp.units import counted
 
 # What all cases of a result have in common.
 _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
@@ -151,7 +152,7 @@ def _print_cases(result: dict[str, Any]) -> None:
     ranks = result["machine"]["ranks"]
     threads = ",".join(str(rank["threads"]) for rank in ranks)
     lengths = ", ".join(f"{name} {value}" for name, value in result["workload"].items())
-    click.echo(f"{result['benchmark']}: {result['model']}, {len(ranks)} ranks, threads {threads}, {lengths}")
+    click.echo(f"{result['benchmark']}: {result['model']}, {counted(len(ranks), 'rank')}, threads {threads}, {lengths}")
     for line in processor_lines(ranks):
         click.echo(line)
     for case in result["cases"]:

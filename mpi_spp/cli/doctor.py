@@ -69,6 +69,6 @@ def _show(findings: list[dict[str, object]], num_ranks: int, json: str | None) -
         from mpi_spp.report.findings import print_findings
         from mpi_spp.report.tables import console
 
-        print_findings(findings, num_ranks, console(sys.stdout))
+        print_findings(findings, num_ranks, console(sys.stdout, markup=True))
     write_json(json, findings)
     sys.stdout.flush()

@@ -121,6 +121,10 @@ def test_a_pipe_with_a_reader_keeps_it(tmp_path: Path) -> None:
 
 def test_two_options_of_one_file(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("out")
-    require_different({"--json": "-", "--trace": None, "--plot": "/dev/null", "--output": "/dev/null"})
+    a, b, link = tmp_path / "out", tmp_path / "other", tmp_path / "link"
+    require_different({"--json": "-", "--trace": None, "--plot": "/dev/null", "--output": "/dev/null"}, {})
+    require_different({"--json": b, "--trace": None}, {"BEFORE": a, "AFTER": a, "half": "\ud83d", "--input": "-"})
     with pytest.raises(UserError, match=r"^--trace: .*link is --json too; give another file$"):
-        require_different({"--json": tmp_path / "out", "--trace": tmp_path / "link"})
+        require_different({"--json": a, "--trace": link}, {})
+    with pytest.raises(UserError, match=r"^--json: .*out is --input too; give another file$"):
+        require_different({"--json": a}, {"--input": link})

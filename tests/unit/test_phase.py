@@ -47,7 +47,7 @@ def test_what_is_no_mesh_is_refused(text: str) -> None:
 
 def test_a_mesh_of_other_ranks_is_refused() -> None:
     assert mesh_of(None, 5) == Mesh(pp=5)
-    with pytest.raises(UserError, match="for 4 ranks, but 3 run"):
+    with pytest.raises(UserError, match="for 4 ranks, not 3"):
         mesh_of("pp=2,tp=2", 3)
 
 

@@ -173,8 +173,9 @@ def plan(directory: Path, *arguments: str) -> Result:
 def test_the_command_shows_tables(directory: Path) -> None:
     shown = plan(directory, "--num-ranks", "3", "--decode", "tensor", "--chunk-size", "128")
     assert shown.exit_code == 0, shown.output
-    for word in ("KV heads", "bytes received", "exposed sync", "reshard", "assumed", "auto takes"):
+    for word in ("KV heads", "bytes received", "exposed sync", "reshard", "assumed", "which sync joins"):
         assert word in shown.output, word
+    assert max(map(len, shown.output.splitlines())) <= 80 and "…" not in shown.output
 
 
 def test_the_command_writes_json(directory: Path, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_trace_without_work() -> None:
 
 
 def test_the_tables() -> None:
-    console = Console(file=io.StringIO(), width=120)
+    console = Console(file=io.StringIO(), width=80)
     print_trace_summary(summarize_trace(timelines()), console)
     text = console.file.getvalue()  # type: ignore[attr-defined]
     for shown in ("2 ranks, 0.080 s", "62.5%", "0.026", "layer", "0.039", "not in this trace: 3 later events"):
