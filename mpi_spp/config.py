@@ -9,7 +9,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
 from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
-from mpi_spp.units import MemoryLimit
+from mpi_spp.units import MemoryLimit, counted
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -132,20 +132,21 @@ class RunConfig:
         """Raise UserError unless each stage gets a layer, and given numbers are those of all layers and stages."""
         if num_stages > num_layers:
             raise UserError(
-                f"{num_stages} stages, but {self.model} has {num_layers} layers; start {num_layers} ranks or fewer,"
+                f"{num_stages} stages, but {self.model} has {counted(num_layers, 'layer')}; start"
+                f" {counted(num_layers, 'rank')} or fewer,"
                 " or split layers as well: --mesh with tp, or --prefill tensor --decode tensor"
             )
         if not isinstance(self.layer_split, tuple):
             return
         if len(self.layer_split) != num_stages:
             raise UserError(
-                f"--layer-split: {self._layer_counts} is for {len(self.layer_split)} stages, but there are {num_stages}"
-                "; give one number for each stage"
+                f"--layer-split: {self._layer_counts} is for {counted(len(self.layer_split), 'stage')}, not"
+                f" {num_stages}; give one number for each stage"
             )
         if sum(self.layer_split) != num_layers:
             raise UserError(
-                f"--layer-split: {self._layer_counts} is {sum(self.layer_split)} layers, but {self.model} has"
-                f" {num_layers}; give numbers that add up to {num_layers}"
+                f"--layer-split: {self._layer_counts} is {counted(sum(self.layer_split), 'layer')}, but"
+                f" {self.model} has {num_layers}; give numbers that add up to {num_layers}"
             )
 
     def _check_sampling(self) -> None:

@@ -88,9 +88,12 @@ def answer_all(
     printer.end()
     clock.mark("total")
     ranks = world.gather(engine.facts())
-    if world.rank == 0:
+
+    def report() -> None:
         told = _told(requests, labels, answers, stream, world.size) | engine.schedule() | generation.told()
         _report(engine.config, told, ranks, clock.moments["total"])
+
+    world.on_rank_0(report)
 
 
 def _told(
@@ -118,12 +121,11 @@ def _told(
 
 
 def _report(config: RunConfig, told: dict[str, Any], ranks: list[dict[str, Any]], total_s: float) -> None:
-    from rich.console import Console
-
     from mpi_spp.report.fan_out import print_fan_out, summarize_fan_out
+    from mpi_spp.report.tables import reports
 
     summary = summarize_fan_out(ranks, told, asdict(config), total_s)
-    print_fan_out(summary, Console(stderr=True))
+    print_fan_out(summary, reports())
     write_json(config.json, summary)
 
 

@@ -211,5 +211,7 @@ trace_options = together(
 
 
 def json_option(help_text: str) -> Decorator:
-    """`--json FILE`, as every command has it."""
-    return click.option("--json", "json", type=click.Path(), help=f"{help_text} - is standard output.")
+    """`--json PATH`, as every command has it."""
+    return click.option(
+        "--json", "json", type=click.Path(), metavar="PATH|-", help=f"{help_text} -: it is all of standard output."
+    )

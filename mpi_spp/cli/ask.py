@@ -16,7 +16,6 @@ from mpi_spp.cli._options import (
     schedule_options,
     trace_options,
 )
-from mpi_spp.cli._output import check_writable
 from mpi_spp.cli._start import find_model, join, read_model
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
@@ -84,7 +83,6 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepa
         from mpi_spp.model.tokenizer import load_tokenizer
         from mpi_spp.request import Request
 
-        check_writable(config.json)
         model = read_model(directory)
         tokenizer = load_tokenizer(directory, chats=config.chat is not False)
         generation = read_generation(config, tokenizer, directory)

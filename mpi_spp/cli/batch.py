@@ -17,11 +17,10 @@ from mpi_spp.cli._options import (
     schedule_options,
     trace_options,
 )
-from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.cli._output import write_json
 from mpi_spp.cli._start import find_model, join, read_model, show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
-from mpi_spp.errors import UserError
 from mpi_spp.report.progress import Progress
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> Non
     clock = Clock()
     config = RunConfig(**options)
     world = join(config)
-    with traced(config, world):
+    with traced(config, world, {"--input": input}, shows=False, output=output):
         status = run(config, Files(input, output, max_num_seqs), world, clock)
     _leave(world, status)
 
@@ -121,9 +120,7 @@ def _prepare(
     from mpi_spp.batch.output import Output
     from mpi_spp.batch.work import Work, groups_of
 
-    check_writable(config.json)
     lines = read_lines(files.input)
-    _require_different(files, config.json, config.trace)
     model = read_model(directory)
     encoder = Encoder(config, model, directory)
     generation = encoder.generation
@@ -132,17 +129,6 @@ def _prepare(
     waiting = lines[output.kept :]
     groups = groups_of(len(waiting), mesh.dp, files.max_num_seqs)
     return model, generation, Work(waiting, groups, encoder, output, progress)
-
-
-def _require_different(files: Files, json: str | None, trace: str | None) -> None:
-    """Raise UserError where one file would be written over another."""
-    named = [("--input", files.input), ("--output", files.output)]
-    named += [(name, Path(path)) for name, path in (("--json", json), ("--trace", trace)) if path not in (None, "-")]
-    seen: dict[Path, str] = {}
-    for option, path in named:
-        other = seen.setdefault(path.resolve(), option)
-        if other != option:
-            raise UserError(f"{option}: {path} is {other} too; give another file")
 
 
 def _report(
@@ -158,6 +144,8 @@ def _report(
     from mpi_spp.batch.summary import one_line, summarize
 
     assert work is not None
+    if work.output.lost is not None:
+        raise work.output.lost
     summary = summarize(work, moments, ranks, answers)
     print(f"mpi-spp: {files.output}: {one_line(summary)}", file=sys.stderr, flush=True)
     chosen = asdict(config) | {"input": str(files.input), "output": str(files.output)}

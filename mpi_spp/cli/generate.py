@@ -19,7 +19,7 @@ from mpi_spp.cli._options import (
     schedule_options,
     trace_options,
 )
-from mpi_spp.cli._output import check_writable, may_share_terminal, write_json
+from mpi_spp.cli._output import may_share_terminal, write_json
 from mpi_spp.cli._start import find_model, join, read_model, show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
@@ -94,8 +94,8 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     token_ids = _stream_answer(tokens, most, world, stream, config)
     clock.mark("total")
     ranks = world.gather(engine.facts() | ({"sequences": guidance.prefills} if guidance else {}))
-    if world.rank == 0:
-        _report(engine.config, request | engine.schedule(), stream, token_ids, ranks, clock.moments["total"])
+    told, total_s = request | engine.schedule(), clock.moments["total"]
+    world.on_rank_0(lambda: _report(engine.config, told, stream, token_ids, ranks, total_s))
 
 
 def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[str, Any], "TextStream | None"]:
@@ -108,7 +108,6 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[s
         from mpi_spp.model.prompt import TextStream, negative_token_ids, prompt_token_ids
         from mpi_spp.model.tokenizer import load_tokenizer
 
-        check_writable(config.json)
         model = read_model(directory)
         tokenizer = load_tokenizer(directory, chats=config.prompt_ids is None and config.chat is not False)
         generation = read_generation(config, tokenizer, directory)
@@ -166,10 +165,9 @@ def _report(
     ranks: list[dict[str, Any]],
     total_s: float,
 ) -> None:
-    from rich.console import Console
-
     from mpi_spp.report.guidance import sequences_of
     from mpi_spp.report.summary import print_tables, summarize
+    from mpi_spp.report.tables import reports
 
     sequences, generation = sequences_of(ranks), request["generation"]
     answer = {
@@ -183,5 +181,5 @@ def _report(
         **generation.told(),
     }
     summary = summarize(ranks, answer, asdict(config), total_s)
-    print_tables(summary, Console(stderr=True))
+    print_tables(summary, reports())
     write_json(config.json, summary)
