@@ -122,13 +122,8 @@ def test_the_dry_run_prints_the_script() -> None:
         text=True,
         check=True,
     ).stdout.splitlines()
-<<<<<<< HEAD
     assert words == ["--mpi=pmix", "--cpus-per-task=3", *start.words(), *GENERATE, "--threads", "3"]
-    as_json = json.loads(launch(*asked, "--json").stdout)
-=======
-    assert words == ["--mpi=pmix", "--cpus-per-task=3", sys.executable, "-m", "mpi_spp", *GENERATE, "--threads", "3"]
     as_json = json.loads(launch(*asked, "--json", "-").stdout)
->>>>>>> faces
     assert as_json == {"argv": ["sbatch"], "environment": {}, "script": shown.stdout}
 
 
