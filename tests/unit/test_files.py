@@ -91,3 +91,8 @@ def test_json_that_is_none(tmp_path: Path, content: bytes, said: str) -> None:
 def test_json_of_any_type(tmp_path: Path) -> None:
     (tmp_path / "file").write_text(json.dumps([1, None]))
     assert read_json("--file", tmp_path / "file") == [1, None]
+
+
+def test_lines_end_as_here_whatever_wrote_them(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a\r\nb\rc\n")
+    assert read_text("--file", tmp_path / "file") == "a\nb\nc\n"
