@@ -108,8 +108,9 @@ class RunConfig:
             raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
         if self.chat_template_kwargs is not None:
             check_template_variables("--chat-template-kwargs", self.chat_template_kwargs)
-        if self.prompt_ids is not None and self.chat:
-            raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
+        for name in ("chat", "system", "chat_template_kwargs"):
+            if self.prompt_ids is not None and getattr(self, name) not in (None, False):
+                raise UserError(f"{option_name(name)}: --prompt-ids are used as they are; leave one of them out")
 
     @property
     def is_open(self) -> bool:

@@ -115,11 +115,7 @@ class Engine:
         return self._caches.target(capacity, self._cut(prompt_tokens or capacity))
 
     def generate(
-        self,
-        prompt_ids: list[int],
-        stop_ids: frozenset[int],
-        max_new_tokens: int,
-        penalties: Penalties = NO_PENALTIES,
+        self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int, penalties: Penalties = NO_PENALTIES
     ) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective."""
         for _, token in self.generate_batch([Request(prompt_ids, stop_ids, max_new_tokens, penalties=penalties)]):
