@@ -1,6 +1,7 @@
 """A launcher of ranks on other hosts is ended when it awaits a lost one, and with status 0 believed by a sign alone."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -89,6 +90,33 @@ def test_what_outlives_the_launcher_is_not_waited_for(variables: dict[str, str])
         assert process.wait(20) == 0
     os.kill(left, signal.SIGKILL)
     assert time.monotonic() - began < 20
+
+
+KILLED = """
+import mmap, os, signal, sys, time
+own, model = open(sys.argv[1], "w+b"), open(sys.argv[2], "w+b")
+maps = [(file.truncate(4096), mmap.mmap(file.fileno(), 4096)) for file in (own, model)]
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(0.3 if len(sys.argv) == 3 else 60)
+"""
+
+
+@pytest.mark.parametrize("stubborn", ["", "stays"])
+def test_what_a_killed_launcher_leaves_is_removed(stubborn: str, tmp_path: Path, variables: dict[str, str]) -> None:
+    """Its ranks, the memory that they share and its folder; nothing that may be another's."""
+    name = f"mpi-spp-test-{os.getpid()}"
+    own, model = Path(f"/dev/shm/sm_segment.{name}"), Path(f"/dev/shm/{name}")
+    (tmp_path / "ompi.1").mkdir()
+    rank = shlex.join(["env", "PMI_RANK=0", sys.executable, "-c", KILLED, str(own), str(model), *stubborn.split()])
+    script = f"mkdir {tmp_path}/ompi.$$; ls {tmp_path}; {rank}; true"
+    began = time.monotonic()
+    with start(script, variables | {"TMPDIR": str(tmp_path)}) as process:
+        stdout, stderr = process.communicate(timeout=30)
+    found = [path.exists() for path in (own, model)]
+    model.unlink()
+    assert (process.returncode, found, stderr) == (128 + signal.SIGKILL, [False, True], "")
+    assert stdout.count("ompi.") == 2 and [path.name for path in tmp_path.glob("ompi.*")] == ["ompi.1"]
+    assert time.monotonic() - began < 8
 
 
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
