@@ -30,6 +30,7 @@ _PASSED_ON = {
     signal.SIGTSTP, signal.SIGCONT,
 }  # fmt: skip
 _SECONDS_BETWEEN_LOOKS = 0.05
+_OF_SHELLS: dict[int, int] = {signal.SIGTSTP: signal.SIGSTOP, signal.SIGCONT: signal.SIGCONT}  # what ranks get
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _HOST_WAITED_FOR = "the ranks on this host have ended, and mpirun still waits for another one; ending it"
 _NO_SIGN = "mpirun ended, but rank 0 did not say that its work is done; a host may have gone down (see above)"
@@ -142,7 +143,7 @@ def _end_ranks(leftovers: Leftovers, seconds: float) -> None:
     until = time.monotonic() + seconds
     while ranks := [process for process in _note_all(leftovers) if _is_rank(process)]:
         if time.monotonic() > until:
-            _kill(ranks)
+            _send(signal.SIGKILL, ranks)
         time.sleep(_SECONDS_BETWEEN_LOOKS)
         _bury()
 
@@ -158,6 +159,8 @@ def _pass_on(number: int, launcher: "subprocess.Popen[bytes]") -> None:
     if number == signal.SIGCHLD:
         return
     launcher.send_signal(number)
+    if number in _OF_SHELLS:  # MPICH's launcher hands neither on
+        _send(_OF_SHELLS[number], [process for process in _descendants(os.getpid()) if _is_rank(process)])
     if number == signal.SIGTSTP:
         os.kill(os.getpid(), signal.SIGSTOP)  # until someone says SIGCONT, which is passed on next
 
@@ -171,13 +174,13 @@ def _end(launcher: "subprocess.Popen[bytes]") -> None:
     except subprocess.TimeoutExpired:
         launcher.kill()
         launcher.wait()
-    _kill(others)
+    _send(signal.SIGKILL, others)
 
 
-def _kill(processes: Sequence[int]) -> None:
+def _send(number: int, processes: Sequence[int]) -> None:
     for process in processes:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(process, signal.SIGKILL)
+            os.kill(process, number)
 
 
 def _descendants(process: int) -> Iterator[int]:

@@ -131,6 +131,26 @@ def test_a_signal_reaches_the_launcher_once(send: Any, variables: dict[str, str]
     assert (process.returncode, stdout) == (3, "caught\n")
 
 
+def test_ctrl_z_stops_the_ranks_until_fg(variables: dict[str, str]) -> None:
+    """Whatever the launcher makes of it."""
+
+    def becomes(process: int, states: str) -> None:
+        until = time.monotonic() + 10
+        while (state := Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]) not in states:
+            assert time.monotonic() < until, state
+            time.sleep(0.02)
+
+    with start("trap '' TSTP; PMI_RANK=0 sleep 60 & echo $!; wait; exit 3", variables) as process:
+        rank = int(process.stdout.readline())
+        process.send_signal(signal.SIGTSTP)
+        becomes(rank, "T")
+        becomes(process.pid, "T")
+        process.send_signal(signal.SIGCONT)
+        becomes(rank, "S")
+        os.kill(rank, signal.SIGTERM)
+        assert process.wait(10) == 3
+
+
 def test_who_kills_the_guard_ends_the_launcher(variables: dict[str, str]) -> None:
     with start("echo ready; exec sleep 60", variables) as process:
         assert process.stdout.readline() == "ready\n"
