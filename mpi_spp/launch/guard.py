@@ -19,6 +19,7 @@ from typing import IO
 
 from mpi_spp.launch.leftovers import Leftovers
 from mpi_spp.launch.sign import Sieve
+from mpi_spp.limits import memory_kills
 
 _PATIENCE_SECONDS = 20.0  # launchers usually end a tenth of a second after their ranks
 _LOOKS = 4  # in that time
@@ -33,6 +34,11 @@ _SECONDS_BETWEEN_LOOKS = 0.05
 _OF_SHELLS: dict[int, int] = {signal.SIGTSTP: signal.SIGSTOP, signal.SIGCONT: signal.SIGCONT}  # what ranks get
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _HOST_WAITED_FOR = "the ranks on this host have ended, and mpirun still waits for another one; ending it"
+_BAD_INPUT = 2  # status of ranks that have said so
+_NO_MEMORY = (
+    "Linux has ended a process here for want of memory, most likely a rank; `mpi-spp doctor --model` tells what one"
+    " needs, and --max-memory refuses what does not fit"
+)
 _NO_SIGN = "mpirun ended, but rank 0 did not say that its work is done; a host may have gone down (see above)"
 
 
@@ -65,10 +71,10 @@ def run_guarded(
         start_new_session=True,
         preexec_fn=prepare,
     )
-    leftovers = Leftovers(environment)
+    leftovers, killed_before = Leftovers(environment), memory_kills()
     if sign is None:
         _attend(launcher, awaited, patience, leftovers)
-        return _status(launcher)
+        return _status(launcher, killed_before)
     sieve = Sieve(sign)
     assert launcher.stderr is not None
     reader = threading.Thread(target=_hand_on, args=(launcher.stderr, sieve), daemon=True)
@@ -78,10 +84,12 @@ def run_guarded(
     if launcher.returncode == 0 and not sieve.found:
         _say(_NO_SIGN)
         return 1
-    return _status(launcher)
+    return _status(launcher, killed_before)
 
 
-def _status(launcher: "subprocess.Popen[bytes]") -> int:
+def _status(launcher: "subprocess.Popen[bytes]", killed_before: int) -> int:
+    if launcher.returncode not in (0, _BAD_INPUT) and memory_kills() > killed_before:
+        _say(_NO_MEMORY)
     return launcher.returncode if launcher.returncode >= 0 else 128 - launcher.returncode  # as shells tell of signals
 
 

@@ -131,6 +131,17 @@ def test_a_signal_reaches_the_launcher_once(send: Any, variables: dict[str, str]
     assert (process.returncode, stdout) == (3, "caught\n")
 
 
+def test_want_of_memory_is_named(variables: dict[str, str]) -> None:
+    """By the kernel's count, which is another's here."""
+    counted = "import mpi_spp.launch.guard as guard\nguard.memory_kills = iter((4, 5)).__next__\nsys.exit"
+    lacking = GUARDED.replace("sys.exit", counted)
+    for status, is_told in ((137, True), (2, False)):
+        program = [sys.executable, "-c", lacking, f"exit {status}", SIGN, str(PATIENCE)]
+        done = subprocess.run(program, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=20)
+        assert done.returncode == status
+        assert ("mpi-spp: error: Linux has ended a process here for want of memory" in done.stderr) == is_told
+
+
 def test_ctrl_z_stops_the_ranks_until_fg(variables: dict[str, str]) -> None:
     """Whatever the launcher makes of it."""
 
