@@ -8,7 +8,8 @@ from mpi_spp import registry
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
 from mpi_spp.partition import CONTEXT_SPLITS
-from mpi_spp.units import MemoryLimit
+from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
+from mpi_spp.units import MemoryLimit, counted
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
@@ -32,12 +33,17 @@ class RunConfig:
     questions: str | None = None
     chat: bool | None = None  # None: a chat when the model has a chat template
     system: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # variables of the chat template
     max_new_tokens: int = 100
     ignore_eos: bool = False
     temperature: float = 0.0  # 0: greedy
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     seed: int | None = None  # None: one is drawn when it is needed
+    repetition_penalty: float | None = None  # None: as the generation configuration says, else 1: off
+    presence_penalty: float = 0.0  # 0: off
+    frequency_penalty: float = 0.0  # 0: off
+    generation_config: str = "auto"  # the model's own; none: no file; else a file or its folder
     num_return_sequences: int = 1
     guidance_scale: float = 1.0  # 1: off
     negative_prompt: str | None = None  # None: the prompt's last token alone
@@ -100,6 +106,8 @@ class RunConfig:
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
         if self.trace is not None and self.trace in ("-", self.json):
             raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
+        if self.chat_template_kwargs is not None:
+            check_template_variables("--chat-template-kwargs", self.chat_template_kwargs)
         if self.prompt_ids is not None and self.chat:
             raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
 
@@ -124,23 +132,27 @@ class RunConfig:
         """Raise UserError unless each stage gets a layer, and given numbers are those of all layers and stages."""
         if num_stages > num_layers:
             raise UserError(
-                f"{num_stages} stages, but {self.model} has {num_layers} layers; start {num_layers} ranks or fewer,"
+                f"{num_stages} stages, but {self.model} has {counted(num_layers, 'layer')}; start"
+                f" {counted(num_layers, 'rank')} or fewer,"
                 " or split layers as well: --mesh with tp, or --prefill tensor --decode tensor"
             )
         if not isinstance(self.layer_split, tuple):
             return
         if len(self.layer_split) != num_stages:
             raise UserError(
-                f"--layer-split: {self._layer_counts} is for {len(self.layer_split)} stages, but there are {num_stages}"
-                "; give one number for each stage"
+                f"--layer-split: {self._layer_counts} is for {counted(len(self.layer_split), 'stage')}, not"
+                f" {num_stages}; give one number for each stage"
             )
         if sum(self.layer_split) != num_layers:
             raise UserError(
-                f"--layer-split: {self._layer_counts} is {sum(self.layer_split)} layers, but {self.model} has"
-                f" {num_layers}; give numbers that add up to {num_layers}"
+                f"--layer-split: {self._layer_counts} is {counted(sum(self.layer_split), 'layer')}, but"
+                f" {self.model} has {num_layers}; give numbers that add up to {num_layers}"
             )
 
     def _check_sampling(self) -> None:
+        for name in PENALTY_RANGES:
+            if getattr(self, name) is not None:
+                check_penalty(name, getattr(self, name), option_name(name))
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise UserError(f"--temperature: {self.temperature} is no finite number from 0 up; give 0 (greedy) or 0.8")
         if self.top_k < 0:

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass, replace
 
 from mpi_spp.errors import UserError
+from mpi_spp.units import counted
 
 AXES = ("dp", "pp", "ep", "tp")
 
@@ -56,7 +57,7 @@ def mesh_of(text: str | None, num_ranks: int) -> Mesh:
     mesh = Mesh(pp=num_ranks) if text is None else parse_mesh(text)
     if mesh.size != num_ranks:
         raise UserError(
-            f"--mesh: {text} is for {mesh.size} ranks, but {num_ranks} run; start {mesh.size}, or change it"
+            f"--mesh: {text} is for {counted(mesh.size, 'rank')}, not {num_ranks}; start {mesh.size}, or change it"
         )
     return mesh
 

@@ -61,7 +61,7 @@ def load_strategies(config: RunConfig, mesh: Mesh, alone: bool = False) -> Strat
             " rank alone; choose replicated"
         )
     sync_name = config.sync_strategy
-    if sync_name == "auto":
+    if sync_name == "auto" or len(ranks) == 1:  # one rank has nobody to exchange a cache with
         sync_name = sync_that_joins(source, target, len(ranks))
     if alone and sync_name == "shared":
         raise UserError(

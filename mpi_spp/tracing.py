@@ -15,6 +15,7 @@ from mpi_spp.comm.world import World
 from mpi_spp.report.perfetto import write_trace
 from mpi_spp.report.timed import PHASES, TimedWork, keeping_timed
 from mpi_spp.report.timeline import Event, Timeline
+from mpi_spp.units import counted
 
 _MOST = 300_000  # of a kind on a rank: some 200 MB together, and more than a viewer shows
 
@@ -102,7 +103,9 @@ def _timeline(record: Record, world: World, first: list[ClockOffset], last: list
 def _write(file: Path, timelines: list[Timeline]) -> None:
     write_trace(file, timelines)
     count = sum(len(timeline.events) for timeline in timelines)
-    _print(f"mpi-spp: {file}: {count} events of {len(timelines)} ranks; open it in https://ui.perfetto.dev")
+    _print(
+        f"mpi-spp: {file}: {counted(count, 'event')} of {counted(len(timelines), 'rank')}; open it in https://ui.perfetto.dev"
+    )
 
 
 def _event_of_work(work: TimedWork, clock: Clock) -> Event:

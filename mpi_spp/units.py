@@ -1,4 +1,4 @@
-"""Amounts of memory as people write and read them."""
+"""Amounts as people write and read them."""
 
 import re
 from collections.abc import Iterable
@@ -59,6 +59,11 @@ def show_bytes(count: float) -> str:
             return f"{count:.0f} B" if unit == "B" else f"{count:.4g} {unit}"
         count /= 1024
     return f"{count:.4g} TiB"
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 rank`, `3 ranks`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _factor(unit: str) -> int | None:

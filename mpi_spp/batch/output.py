@@ -4,10 +4,13 @@ import fcntl
 import json
 import os
 from collections.abc import Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from mpi_spp.errors import UserError
+from mpi_spp.outputs import write_text
+from mpi_spp.units import counted
 
 Made = Mapping[str, str]  # by option: what the answers were made of
 
@@ -16,7 +19,8 @@ class Output:
     """Whole lines only. What they were made of stands in a file beside it, NAME.resume, so that no two runs mix.
 
     `kept` answers are there already, of which `failed` are errors. A last line that was cut off is removed. Raises
-    UserError, and changes nothing, where going on would spoil what is there.
+    UserError, and changes nothing, where going on would spoil what is there. `lost`: why a line could not be written,
+    and none behind it.
     """
 
     def __init__(self, path: Path, made: Made, numbers: Sequence[int]) -> None:
@@ -25,18 +29,33 @@ class Output:
             self._file = self._open()
         except OSError as error:
             raise UserError(f"--output: {path} cannot be written ({error.strerror}); give a file that can") from None
-        self.kept = self.failed = 0
+        self.kept = self.failed = self._written = 0
+        self.lost: UserError | None = None
         self._resume(made, numbers)
 
     def append(self, answer: Mapping[str, Any]) -> None:
-        """Write one line, whole and at once."""
-        self._file.write(json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-        self._file.flush()
+        """Write one line, whole and at once, unless one before it could not be."""
+        if self.lost is not None:
+            return
+        line = json.dumps(answer, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+        end = self._file.tell()
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            self._file.truncate(end)
+            kept = counted(self.kept + self._written, "line")
+            self.lost = UserError(
+                f"--output: {self._path} cannot be written ({error.strerror}); {kept} there, and the same"
+                " command goes on when it can be"
+            )
+        else:
+            self._written += 1
 
-    def _open(self) -> BinaryIO:
+    def _open(self) -> FileIO:
         if self._path.exists() and not self._path.is_file():
             raise UserError(f"--output: {self._path} is no file; give one, so that the run can be gone on with")
-        file = self._path.open("a+b")
+        file = self._path.open("a+b", buffering=0)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -51,7 +70,7 @@ class Output:
             self._require_same(beside, made)
             self._file.truncate(self._read_kept(numbers))
         else:
-            _write_whole(beside, json.dumps(made, indent=1) + "\n")
+            write_text("--output", beside, json.dumps(made, indent=1) + "\n")
         self._file.seek(0, os.SEEK_END)
 
     def _require_same(self, beside: Path, made: Made) -> None:
@@ -74,19 +93,19 @@ class Output:
     def _read_kept(self, numbers: Sequence[int]) -> int:
         """Count the whole lines, and return how many bytes they are."""
         size = 0
-        self._file.seek(0)
-        for line in self._file:
-            if not line.endswith(b"\n"):
-                break
-            answer = _answer_in(line)
-            if self.kept == len(numbers) or answer.get("line") != numbers[self.kept]:
-                raise UserError(
-                    f"--output: {self._path}:{self.kept + 1} is not the answer that stands there by the order of the"
-                    " input; remove the file, or give another"
-                )
-            self.kept += 1
-            self.failed += "error" in answer
-            size += len(line)
+        with self._path.open("rb") as lines:
+            for line in lines:
+                if not line.endswith(b"\n"):
+                    break
+                answer = _answer_in(line)
+                if self.kept == len(numbers) or answer.get("line") != numbers[self.kept]:
+                    raise UserError(
+                        f"--output: {self._path}:{self.kept + 1} is not the answer that stands there by the order of"
+                        " the input; remove the file, or give another"
+                    )
+                self.kept += 1
+                self.failed += "error" in answer
+                size += len(line)
         return size
 
 
@@ -96,13 +115,3 @@ def _answer_in(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return answer if isinstance(answer, dict) else {}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    """All of it or nothing."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    except OSError as error:
-        raise UserError(f"--output: {path} cannot be written ({error.strerror}); choose another place") from None

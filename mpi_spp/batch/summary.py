@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpi_spp.batch.work import Work
+from mpi_spp.units import counted
 
 
 def summarize(
@@ -32,6 +33,6 @@ def one_line(summary: Mapping[str, Any]) -> str:
     kept = f", {summary['kept']} were there already" if summary["kept"] else ""
     rate = f", {summary['new_tokens_per_s']:.1f} new tokens/s" if summary["new_tokens"] else ""
     return (
-        f"{summary['lines']} lines: {summary['answered']} answered, {summary['skipped']} skipped{kept};"
-        f" {summary['prompt_tokens']} prompt tokens, {summary['new_tokens']} new tokens{rate}"
+        f"{counted(summary['lines'], 'line')}: {summary['answered']} answered, {summary['skipped']} skipped{kept};"
+        f" {counted(summary['prompt_tokens'], 'prompt token')}, {counted(summary['new_tokens'], 'new token')}{rate}"
     )

@@ -52,8 +52,13 @@ class Work:
         self.totals = Totals()
 
     def take(self) -> Group:
-        """The next group of requests, without bad lines, which are answered here; empty when all are handed out."""
+        """The next group of requests, without bad lines, which are answered here; empty when all are handed out.
+
+        Empty also when answers could not be kept.
+        """
         for places in self._groups:
+            if self.output.lost is not None:
+                break
             if group := list(self._requests(places)):
                 return group
         return []

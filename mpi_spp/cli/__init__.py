@@ -2,7 +2,6 @@
 
 import gc
 import importlib
-import io
 import os
 import pkgutil
 import signal
@@ -14,6 +13,7 @@ import click
 
 from mpi_spp import __version__, cpu
 from mpi_spp.cli._debug import limit, wait_for_debugger_if_asked
+from mpi_spp.cli._streams import OutputLost, take_streams
 from mpi_spp.comm.environment import launched_rank, launched_size
 from mpi_spp.config import default_of
 from mpi_spp.errors import UserError
@@ -49,10 +49,17 @@ def commands() -> None:
 def main() -> NoReturn:
     """Run one command on this rank and leave with its status: 0, 2 for bad input, 1 for any other failure.
 
-    Ctrl-C and the launcher's signals end the process at once, wherever it is: inside MPI or torch too.
+    Ctrl-C and the launcher's signals end the process at once, wherever it is: inside MPI or torch too. Where standard
+    output cannot be written the status is 2, or as after SIGPIPE when its reader has left.
     """
+    take_streams()
     try:
-        _run()
+        try:
+            _run()
+        finally:
+            sys.stdout.flush()  # the end of the interpreter could not say that it fails
+    except OutputLost as lost:
+        _leave_without_output(lost)
     except SystemExit as leave:
         if leave.code == 0 and launched_rank() == 0:
             give_sign()
@@ -64,7 +71,6 @@ def _run() -> NoReturn:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     if launched_rank() > 0:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until the process ends): help and version texts come from one rank
-    _show_what_can_be_shown()
     try:
         cpu.believed()  # refuses a word that is none
         wait_for_debugger_if_asked()
@@ -76,6 +82,8 @@ def _run() -> NoReturn:
         _leave_with(UserError(error.format_message() + hint))
     except UserError as error:
         _leave_with(error)
+    except OutputLost:
+        raise
     except Exception:
         _abort()
     _leave()
@@ -90,13 +98,6 @@ def _leave() -> None:
         leave()
 
 
-def _show_what_can_be_shown() -> None:
-    """A terminal that has no sign for a character shows `?`; an answer must not end with an error for that."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
-
-
 def _leave_with(error: UserError) -> NoReturn:
     """Say what is wrong from one rank, and end all ranks with status 2."""
     if launched_size() > 1:
@@ -109,6 +110,17 @@ def _leave_with(error: UserError) -> NoReturn:
     if launched_rank() == 0:
         print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def _leave_without_output(lost: OutputLost) -> NoReturn:
+    """Say so, unless a reader has seen what it wanted and left; other ranks are in the middle of their work."""
+    if not lost.reader_has_left:
+        print(f"mpi-spp: error: {lost}", file=sys.stderr, flush=True)
+    if launched_size() > 1:
+        from mpi_spp.comm.world import abort
+
+        abort(lost.status)
+    sys.exit(lost.status)
 
 
 def _abort() -> NoReturn:

@@ -9,7 +9,7 @@ import click
 
 from mpi_spp.cli._debug import limit
 from mpi_spp.cli._options import device_options, json_option, memory_option, timeout_option
-from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.comm.bench import DTYPES, MODES, OPERATIONS, TRANSPORTS
 from mpi_spp.errors import UserError
 from mpi_spp.report.progress import Progress
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 _GROWTH = 4  # from one size of a range to the next
 _LARGEST = 1 << 30  # what raw MPI counts in 32 bits
-_COLUMNS = 160  # a launcher hides the terminal's width, and figures must not be cut
 
 
 def parse_sizes(text: str) -> tuple[int, ...]:
@@ -99,7 +98,7 @@ def _names_option(name: str, choices: Sequence[str], help_text: str) -> Callable
 @click.option("--plot", type=click.Path(), help="Draw the curves to this .png or .svg.")
 def comm(sizes: tuple[int, ...], json: str | None, plot: str | None, **options: Any) -> None:
     """Time and bandwidth of messages: our communicator against raw MPI, pickles, and torch.distributed."""
-    _check(sizes, json, plot, options)
+    _check(sizes, plot, options)
 
     import torch
 
@@ -109,6 +108,7 @@ def comm(sizes: tuple[int, ...], json: str | None, plot: str | None, **options: 
     from mpi_spp.model.device import choose_device
 
     world = the_world(limit(options["timeout"]))
+    world.on_rank_0(lambda: check_outputs(json, plot=plot))
     if world.size == 1:
         raise UserError(
             "bench comm: one rank has nobody to exchange messages with; start two or more:"
@@ -137,13 +137,12 @@ def comm(sizes: tuple[int, ...], json: str | None, plot: str | None, **options: 
             " see --transports, --modes, --sizes and --max-memory"
         )
     machine = _machine(world, str(device))
-    if world.rank == 0:
-        configuration = {**options, "sizes": sizes, "device": device.type}
-        _tell(points, missing + left_out, configuration, machine, json, plot)
+    configuration = {**options, "sizes": sizes, "device": device.type}
+    world.on_rank_0(lambda: _tell(points, missing + left_out, configuration, machine, json, plot))
 
 
-def _check(sizes: tuple[int, ...], json: str | None, plot: str | None, options: dict[str, Any]) -> None:
-    """Refuse what cannot be measured or kept, before anything is loaded."""
+def _check(sizes: tuple[int, ...], plot: str | None, options: dict[str, Any]) -> None:
+    """Refuse what cannot be measured or drawn, before anything is loaded."""
     if not 0 < options["seconds"] < float("inf"):
         raise UserError(f"--seconds: {options['seconds']} is no time to measure for; give more than 0")
     for name, least in (("rounds", 1), ("tests", 0)):
@@ -152,12 +151,10 @@ def _check(sizes: tuple[int, ...], json: str | None, plot: str | None, options: 
     odd = next((size for size in sizes if size % DTYPES[options["dtype"]]), None)
     if odd is not None and "allreduce" in options["operations"]:
         raise UserError(f"--sizes: {odd} bytes are no whole number of {options['dtype']} for an allreduce")
-    check_writable(json)
     if plot is not None:
         from mpi_spp.report.plots import require_plots
 
         require_plots(plot, "--plot")
-        check_writable(plot, "--plot")
 
 
 def _memory_bytes(world: "World", max_memory: MemoryLimit) -> int:
@@ -219,10 +216,9 @@ def _tell(
     json: str | None,
     plot: str | None,
 ) -> None:
-    """Tables, JSON and the picture. Tables make way where JSON has standard output."""
-    from rich.console import Console
-
+    """Tables, JSON and the picture."""
     from mpi_spp.report.comm import case_of, comparisons, fits, print_comm
+    from mpi_spp.report.tables import console
 
     cases = [case_of(asdict(point)) for point in points]
     result = {
@@ -235,8 +231,8 @@ def _tell(
         "left_out": [asdict(one) for one in left_out],
         "machine": machine,
     }
-    stream = sys.stderr if json == "-" else sys.stdout
-    print_comm(result, Console(file=stream, width=_COLUMNS))
+    if json != "-":
+        print_comm(result, console(sys.stdout))
     write_json(json, result)
     if plot is not None:
         from mpi_spp.report.comm_plot import plot_comm

@@ -1,22 +1,32 @@
-"""Results as JSON: refused before the work if they could not be kept after it."""
+"""Results as JSON, and tables: refused before the work if they could not be kept after it."""
 
 import json
-import os
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from mpi_spp.cli._streams import require_stdout
 from mpi_spp.comm.environment import launched_size
-from mpi_spp.errors import UserError
+from mpi_spp.outputs import require_different, require_writable, write_text
+
+if TYPE_CHECKING:
+    pass
+
+_PIPE_COLUMNS = 80  # where nothing says how wide the reader's terminal is
 
 
-def check_writable(path: str | None, option: str = "--json") -> None:
-    """Raise UserError when an option names a file that cannot be written."""
-    if path in (None, "-"):
-        return
-    file = Path(str(path))
-    if file.is_dir() or not os.access(file if file.exists() else file.parent, os.W_OK):
-        raise UserError(f"{option}: {file} cannot be written; give a file in a directory that you may write to")
+def check_outputs(json: str | None, also_read: dict[str, Any] | None = None, shows: bool = True, **others: Any) -> None:
+    """Raise UserError when what options name cannot be written, or one of them is another, or is what is read.
+
+    `others`: by the option's name, such as `plot`, or the argument's; `also_read`: files by how errors name them;
+    `shows`: whether standard output gets something, too.
+    """
+    written = {"--json": json} | {name if name.isupper() else f"--{name}": path for name, path in others.items()}
+    require_different(written, also_read or {})
+    for option, path in written.items():
+        if path is not None and str(path) != "-":
+            require_writable(option, path)
+    if shows or json == "-":
+        require_stdout()
 
 
 def may_share_terminal() -> bool:
@@ -24,10 +34,10 @@ def may_share_terminal() -> bool:
     return sys.stdout.isatty() or launched_size() > 1
 
 
-def write_json(path: str | None, value: dict[str, Any]) -> None:
+def write_json(path: str | None, value: Any) -> None:
     """Write what `--json` asked for: to a file, to standard output for "-", nowhere for None."""
     text = json.dumps(value, indent=1) + "\n"
     if path == "-":
         sys.stdout.write(text)
     elif path is not None:
-        Path(path).write_text(text, encoding="utf-8")
+        write_text("--json", path, text)

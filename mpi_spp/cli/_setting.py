@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mpi_spp.plan.setting import Setting
     from mpi_spp.plan.speeds import Speeds
 
+MOST_RANKS = 1 << 14  # of a forecast
+_BEYOND_USE = 1e15  # of any length, rate or share
 _LINKS = ("100mbe", "1gbe", "10gbe", "25gbe", "100gbe", "infiniband", "nvlink")  # plan.links.PRESETS, without torch
 _OF_LINKS = ("link", "link_latency_us", "link_gbit", "inside_link", "inside_latency_us", "inside_gbit")
 
@@ -39,11 +41,14 @@ link_options = together(
 
 
 def take(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The options of lengths and links, and those named, out of all; the rest is a run's. Raises UserError below 1."""
+    """The options of lengths and links, and those named, out of all; the rest is a run's.
+
+    Raises UserError for numbers that are not positive, or beyond all use.
+    """
     given = {name: options.pop(name) for name in ("prompt_tokens", "new_tokens", *_OF_LINKS, *names)}
     for name, value in given.items():
-        if isinstance(value, int | float) and value <= 0:
-            raise UserError(f"{option_name(name)}: {value} is too small; give more than 0")
+        if isinstance(value, int | float) and not 0 < value < _BEYOND_USE:
+            raise UserError(f"{option_name(name)}: {value} is no number to reckon with; give one above 0")
     return given
 
 

@@ -1,6 +1,5 @@
 """`mpi-spp launch --scheduler slurm`: the options that Slurm needs, under Slurm's names."""
 
-import json
 import sys
 from dataclasses import fields
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import click
 
 from mpi_spp.cli._options import together
+from mpi_spp.cli._output import write_json
 from mpi_spp.config import option_name
 from mpi_spp.errors import UserError
 from mpi_spp.launch import slurm
@@ -42,12 +42,11 @@ def allocation_of(options: dict[str, Any], gpu_ids: tuple[int, ...]) -> slurm.Al
     return slurm.Allocation(**options)
 
 
-def print_or_submit(asked: slurm.Allocation, request: LaunchRequest, dry_run: bool, as_json: bool) -> None:
+def print_or_submit(asked: slurm.Allocation, request: LaunchRequest, dry_run: bool, json: str | None) -> None:
     """Print the script, or submit it and end with sbatch's status."""
     script = slurm.batch_script(request, asked)
     if not dry_run:
         sys.exit(slurm.submit(script))
-    if as_json:
-        print(json.dumps({"argv": ["sbatch"], "environment": {}, "script": script}, indent=1))
-    else:
+    write_json(json, {"argv": ["sbatch"], "environment": {}, "script": script})
+    if json != "-":
         print(script, end="")

@@ -11,11 +11,12 @@ import click
 
 from mpi_spp.cli._bench_comm import comm
 from mpi_spp.cli._options import Decorator, json_option, model_options, schedule_options, together, trace_options
-from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig, default_of, option_name
 from mpi_spp.errors import UserError
 from mpi_spp.report.experts import load_line
+from mpi_spp.units import counted
 
 # What all cases of a result have in common.
 _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
@@ -73,10 +74,11 @@ def compare(before: str, after: str, tolerance: float, json: str | None) -> None
     """Ratios of two results of the same benchmark; status 1 when AFTER is slower beyond the noise."""
     from mpi_spp.report.samples import compare as compare_results
 
+    check_outputs(json, {"BEFORE": before, "AFTER": after})
     rows = compare_results(_read(before), _read(after), tolerance)
     if not rows:
         raise UserError(f"{after}: has no case in common with {before}; compare results of the same benchmark")
-    for row in rows:
+    for row in rows if json != "-" else ():
         click.echo(f"{row['verdict']:6}  {row['ratio']:.3f}  [{row['low']:.3f}, {row['high']:.3f}]  {row['name']}")
     write_json(json, {"before": before, "after": after, "tolerance": tolerance, "cases": rows})
     sys.exit(1 if any(row["verdict"] == "slower" for row in rows) else 0)
@@ -87,8 +89,8 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
     for name, value in workload_options.items():
         if value < (0 if name == "warmup" else 2 if (name, kind) == ("new_tokens", "decode") else 1):
             raise UserError(f"{option_name(name)}: {value} is too small for a measurement")
-    check_writable(json)
-    configs = _cases(options | {"max_new_tokens": workload_options["new_tokens"]})  # by which "auto" chooses
+    expected = {"max_new_tokens": workload_options["new_tokens"]}  # by which "auto" chooses
+    configs = _cases(options | expected | {"json": json})
 
     from mpi_spp.benchmark import Workload, machine, measure
     from mpi_spp.cli._start import join, open_engine, show_choice
@@ -110,9 +112,13 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
             "cases": measure(engine, configs, workload, kind),
             "machine": machine(engine),
         }
-    if world.rank == 0:
-        _print_cases(result)
+
+    def report() -> None:
+        if json != "-":
+            _print_cases(result)
         write_json(json, result)
+
+    world.on_rank_0(report)
 
 
 def _cases(options: dict[str, Any]) -> dict[str, RunConfig]:
@@ -146,7 +152,7 @@ def _print_cases(result: dict[str, Any]) -> None:
     ranks = result["machine"]["ranks"]
     threads = ",".join(str(rank["threads"]) for rank in ranks)
     lengths = ", ".join(f"{name} {value}" for name, value in result["workload"].items())
-    click.echo(f"{result['benchmark']}: {result['model']}, {len(ranks)} ranks, threads {threads}, {lengths}")
+    click.echo(f"{result['benchmark']}: {result['model']}, {counted(len(ranks), 'rank')}, threads {threads}, {lengths}")
     for line in processor_lines(ranks):
         click.echo(line)
     for case in result["cases"]:

@@ -1,14 +1,15 @@
 """`mpi-spp doctor`: what is wrong with the machines of a job, and what to do about it."""
 
-import json
 import os
 import sys
+from functools import partial
 from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from mpi_spp.cli._debug import limit
-from mpi_spp.cli._options import timeout_option
+from mpi_spp.cli._options import json_option, timeout_option
+from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.comm.environment import launched_rank
 from mpi_spp.launch.placement import local_numbers
 
@@ -22,9 +23,9 @@ if TYPE_CHECKING:
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of the prompt.")
 @click.option("--new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of the answer.")
 @timeout_option
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as a JSON list.")
+@json_option("Write the findings as a list to this file;")
 def command(
-    model: str | None, threads: int | None, prompt_tokens: int, new_tokens: int, timeout: int, as_json: bool
+    model: str | None, threads: int | None, prompt_tokens: int, new_tokens: int, timeout: int, json: str | None
 ) -> None:
     """Look at this machine, or at all machines of a job: mpi-spp launch -np 3 --hostfile F -- doctor --model M
 
@@ -36,11 +37,16 @@ def command(
     from mpi_spp.doctor.job import Question, ask
 
     job, world = ask(Question(model, threads, prompt_tokens, new_tokens, limit(timeout)))
+    check = partial(check_outputs, json)
+    if world is not None:
+        world.on_rank_0(check)
+    elif launched_rank() == 0:
+        check()
     findings = examine(job)
     if world is None and launched_rank() > 0:
         _leave_quietly(findings)
     if launched_rank() == 0:
-        _show([finding.as_data() for finding in findings], len(job.ranks), as_json)
+        _show([finding.as_data() for finding in findings], len(job.ranks), json)
     if world is not None:
         from mpi_spp.comm.world import leave
 
@@ -58,13 +64,11 @@ def _leave_quietly(findings: list["Finding"]) -> NoReturn:
     sys.exit(1)
 
 
-def _show(findings: list[dict[str, object]], num_ranks: int, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(findings, indent=1), flush=True)
-        return
-    from rich.console import Console
+def _show(findings: list[dict[str, object]], num_ranks: int, json: str | None) -> None:
+    if json != "-":
+        from mpi_spp.report.findings import print_findings
+        from mpi_spp.report.tables import console
 
-    from mpi_spp.report.findings import print_findings
-
-    print_findings(findings, num_ranks, Console(width=None if sys.stdout.isatty() else 160))
+        print_findings(findings, num_ranks, console(sys.stdout, markup=True))
+    write_json(json, findings)
     sys.stdout.flush()

@@ -1,6 +1,5 @@
 """`mpi-spp launch`: start a command on several ranks, with the options that the MPI at hand needs."""
 
-import json
 import os
 import shlex
 import sys
@@ -10,7 +9,8 @@ import click
 
 from mpi_spp import start
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
-from mpi_spp.cli._options import parse_gpu_ids
+from mpi_spp.cli._options import json_option, parse_gpu_ids
+from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
 from mpi_spp.comm.environment import launched_size
 from mpi_spp.errors import UserError
@@ -53,7 +53,7 @@ _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 )
 @slurm_options
 @click.option("--dry-run", is_flag=True, help="Print the line, or the script, and start nothing.")
-@click.option("--json", "as_json", is_flag=True, help="With --dry-run: print it as JSON.")
+@json_option("With --dry-run: write it to this file;")
 @click.option("--debug-rank", type=click.IntRange(min=0), help="This rank waits for a debugger.")
 @click.option(
     "--debug-port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="Where it waits."
@@ -66,7 +66,7 @@ def command(
     threads: int | None,
     interface: str | None,
     dry_run: bool,
-    as_json: bool,
+    json: str | None,
     debug_rank: int | None,
     debug_port: int,
     inner: tuple[str, ...],
@@ -78,8 +78,9 @@ def command(
     Ranks on other hosts start by ssh, and need this Python and the model under the same paths.
     With --scheduler slurm the command is submitted, to run on nodes that Slurm chooses.
     """
-    if as_json and not dry_run:
-        raise click.UsageError("--json: prints the line of --dry-run; give both")
+    if json is not None and not dry_run:
+        raise click.UsageError("--json: keeps the line of --dry-run; give it behind the COMMAND for what that measures")
+    check_outputs(json, {"--hostfile": hostfile})
     if launched_size() > 1:
         raise UserError("launch: runs under an mpirun already; start it on its own, or leave it out")
     hosts = read_hostfile(hostfile) if hostfile is not None else ()
@@ -94,7 +95,7 @@ def command(
         program = (*start.words(), *inner)
         exports = _debugging(debug_rank, debug_port, num_ranks)
         request = request_here(program, num_ranks, hosts, threads, exports, interface)
-        print_or_submit(asked, request, dry_run, as_json)
+        print_or_submit(asked, request, dry_run, json)
         return
     num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, num_cores_here())
     check_gpu_ids(gpu_ids, num_ranks, hosts)
@@ -108,7 +109,7 @@ def command(
         inner += keep_for_rank_0(only_here)
     argv, environment = _line(launcher, inner, num_ranks, hosts, threads, exports, interface)
     if dry_run:
-        _print(argv, environment, as_json)
+        _print(argv, environment, json)
     else:
         _start(argv, {**os.environ, **environment}, finished)
 
@@ -170,10 +171,9 @@ def _line(
     return mpirun_line(request_here(program, num_ranks, hosts, threads, exports, interface), launcher)
 
 
-def _print(argv: list[str], environment: dict[str, str], as_json: bool) -> None:
-    if as_json:
-        print(json.dumps({"argv": argv, "environment": environment}, indent=1))
-    else:
+def _print(argv: list[str], environment: dict[str, str], json: str | None) -> None:
+    write_json(json, {"argv": argv, "environment": environment})
+    if json != "-":
         print(*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(argv))
 
 

@@ -1,12 +1,12 @@
 """`mpi-spp model`: the models on this machine."""
 
-import json
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import click
 
+from mpi_spp.cli._options import json_option
+from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.model import store
 from mpi_spp.model.gguf import DTYPES, convert
 from mpi_spp.report.progress import Steps
@@ -17,23 +17,25 @@ def command() -> None:
     """Get, list and convert models."""
 
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON on stdout.")
+_json = json_option("Write the result to this file;")
 
 
 @command.command("get")
 @click.argument("name")
-@as_json
-def get(name: str, as_json: bool) -> None:
+@_json
+def get(name: str, json: str | None) -> None:
     """Put the model NAME (see 'mpi-spp model list') into the store; at once when it is there."""
-    with closing(Steps()) as progress:
+    check_outputs(json)
+    with Steps() as progress:
         path = store.get(name, progress)
-    _print_result({"name": name, "path": str(path)}, str(path), as_json)
+    _print_result({"name": name, "path": str(path)}, str(path), json)
 
 
 @command.command("list")
-@as_json
-def list_models(as_json: bool) -> None:
+@_json
+def list_models(json: str | None) -> None:
     """List the models of the store, and those that 'mpi-spp model get' knows."""
+    check_outputs(json)
     stored: list[dict[str, Any]] = [
         {"name": name, "path": str(store.store_path(name)), "bytes": store.model_size(name)}
         for name in store.stored_models()
@@ -45,20 +47,23 @@ def list_models(as_json: bool) -> None:
     ]
     lines = [f"stored     {model['name']}  {model['bytes'] / 1e6:.0f} MB  {model['path']}" for model in stored]
     lines += [f"available  {model['name']}  {model['summary']}" for model in available]
-    _print_result({"stored": stored, "available": available}, "\n".join(lines), as_json)
+    _print_result({"stored": stored, "available": available}, "\n".join(lines), json)
 
 
 @command.command("convert")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("directory", type=click.Path(path_type=Path))
 @click.option("--dtype", type=click.Choice(DTYPES), default="bfloat16", show_default=True, help="Of the weights.")
-@as_json
-def convert_gguf(file: Path, directory: Path, dtype: str, as_json: bool) -> None:
+@_json
+def convert_gguf(file: Path, directory: Path, dtype: str, json: str | None) -> None:
     """Convert the GGUF FILE to a new Hugging Face model DIRECTORY with safetensors."""
-    with closing(Steps()) as progress:
+    check_outputs(json, {"FILE": file})
+    with Steps() as progress:
         convert(file, directory, dtype, progress)
-    _print_result({"path": str(directory), "dtype": dtype}, str(directory), as_json)
+    _print_result({"path": str(directory), "dtype": dtype}, str(directory), json)
 
 
-def _print_result(result: dict[str, Any], text: str, as_json: bool) -> None:
-    click.echo(json.dumps(result) if as_json else text)
+def _print_result(result: dict[str, Any], text: str, json: str | None) -> None:
+    if json != "-":
+        click.echo(text)
+    write_json(json, result)

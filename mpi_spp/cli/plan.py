@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpi_spp.cli._options import json_option, model_options, schedule_options
-from mpi_spp.cli._output import check_writable, write_json
-from mpi_spp.cli._setting import length_options, link_options, read_known, take
+from mpi_spp.cli._output import check_outputs, write_json
+from mpi_spp.cli._setting import MOST_RANKS, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
+from mpi_spp.mesh import parse_mesh
 from mpi_spp.units import limits_by_host
 
 if TYPE_CHECKING:
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 
 
 @click.command("plan")
-@click.option("--num-ranks", type=click.IntRange(min=1), help="Ranks, all on this host.  [default: one a core]")
+@click.option(
+    "-np",
+    "--num-ranks",
+    type=click.IntRange(1, MOST_RANKS),
+    help="Ranks, all on this host.  [default: those of --mesh, else one a core]",
+)
 @click.option("--hosts", help="Hosts with their ranks, such as a:2,b:2.")
 @click.option("--hostfile", type=click.Path(), help="The hosts; `max-memory=8GiB` behind one limits its ranks.")
 @schedule_options()
@@ -34,10 +40,12 @@ def command(json: str | None, **options: Any) -> None:
     Speeds are those that runs on this machine have left in the cache folder; where there are none they are assumed,
     and the output says which.
     """
-    check_writable(json)
     given = take(options, "num_ranks", "hosts", "hostfile")
+    check_outputs(json, {"--hostfile": given["hostfile"]})
     config = RunConfig(**options)
-    hosts = _hosts(given)
+    hosts = _hosts(given, config.mesh)
+    if sum(host.slots for host in hosts) > MOST_RANKS:
+        raise UserError(f"plan: more than {MOST_RANKS} ranks; give fewer")
     data, joints = _plan(config, hosts, given)
     if json != "-":
         _show(data, joints)
@@ -59,8 +67,8 @@ def _plan(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> 
     return data, _joints(found.setting)
 
 
-def _hosts(given: dict[str, Any]) -> tuple["Host", ...]:
-    """The hosts by whichever option names them."""
+def _hosts(given: dict[str, Any], mesh: str | None) -> tuple["Host", ...]:
+    """The hosts by whichever option names them; else this one, with the ranks of the mesh."""
     from mpi_spp.launch.hostfile import Host, parse_hosts, read_hostfile
     from mpi_spp.launch.placement import num_cores_here
 
@@ -71,6 +79,8 @@ def _hosts(given: dict[str, Any]) -> tuple["Host", ...]:
         return parse_hosts(given["hosts"])
     if given["hostfile"] is not None:
         return read_hostfile(given["hostfile"])
+    if mesh is not None and given["num_ranks"] is None:
+        return (Host("localhost", parse_mesh(mesh).size),)
     return (Host("localhost", given["num_ranks"] or num_cores_here()),)
 
 
@@ -116,10 +126,9 @@ def _joints(setting: "Setting") -> list[dict[str, Any]]:
 def _show(data: dict[str, Any], joints: list[dict[str, Any]]) -> None:
     import sys
 
-    from rich.console import Console
-
     from mpi_spp.report.plan import print_plan
+    from mpi_spp.report.tables import console
 
     if "choice" in data:
         click.echo(f"chosen {data['choice']['reason']}")
-    print_plan(data, joints, Console(width=None if sys.stdout.isatty() else 160))
+    print_plan(data, joints, console(sys.stdout))

@@ -7,26 +7,32 @@ import click
 
 from mpi_spp import cpu
 from mpi_spp.cli._options import json_option, model_options, schedule_options
-from mpi_spp.cli._output import check_writable, write_json
-from mpi_spp.cli._setting import Known, length_options, link_options, read_known, take
+from mpi_spp.cli._output import check_outputs, write_json
+from mpi_spp.cli._setting import MOST_RANKS, Known, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.mesh import parse_mesh
 from mpi_spp.units import limits_by_host
 
 if TYPE_CHECKING:
     from mpi_spp.plan.setting import Setting
 
 _DEVICES = ("jetson-orin-nano", "jetson-agx-orin", "l4", "rtx-4090", "a100-80gb", "h100-sxm")  # plan.devices.DEVICES
-_MOST_RANKS = 1 << 14
+_RANKS = "1,2,4,...,64"
 
 
-def parse_ranks(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+def parse_ranks(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
+    """Read `4` and so on; nothing is an empty tuple."""
+    return () if value is None else _read_ranks(value)
+
+
+def _read_ranks(value: str) -> tuple[int, ...]:
     """Read `4`, `1,2,3` or `1,2,4,...,1024`: dots go on doubling after a doubling, else by the same step."""
     parts = [part.strip() for part in value.split(",")]
-    numbers = [int(part) for part in parts if part.isascii() and part.isdecimal()]
+    numbers = [int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < 9]
     dots = parts.count("...")
-    if len(numbers) + dots != len(parts) or not all(1 <= number <= _MOST_RANKS for number in numbers):
-        raise click.BadParameter(f"{value!r} is no list of counts from 1 to {_MOST_RANKS}, such as 1,2,4,...,1024")
+    if len(numbers) + dots != len(parts) or not all(1 <= number <= MOST_RANKS for number in numbers):
+        raise click.BadParameter(f"{value!r} is no list of counts from 1 to {MOST_RANKS}, such as 1,2,4,...,1024")
     if numbers != sorted(set(numbers)):
         raise click.BadParameter(f"{value!r} does not rise from count to count")
     if dots and (dots > 1 or parts.index("...") != len(parts) - 2 or len(numbers) < 3):
@@ -45,7 +51,10 @@ def _filled(numbers: list[int]) -> list[int]:
 
 @click.command("simulate")
 @click.option(
-    "--ranks", default="1,2,4,...,64", show_default=True, callback=parse_ranks, metavar="N|N,N,...,N", help="How many."
+    "--ranks",
+    callback=parse_ranks,
+    metavar="N|N,N,...,N",
+    help=f"How many.  [default: those of --mesh with pp, else {_RANKS}]",
 )
 @click.option("--ranks-per-host", type=click.IntRange(min=1), help="How many of them share one.  [default: its cores]")
 @schedule_options()
@@ -66,16 +75,16 @@ def command(json: str | None, plot: str | None, ranks: tuple[int, ...], **option
     The model of time is that of `plan` and of `--prefill auto`. Costs of layers and links are those that runs on this
     machine have left in the cache folder, unless options give others.
     """
-    check_writable(json)
+    check_outputs(json, plot=plot)
     if plot is not None:
         from mpi_spp.report.plots import require_plots
 
-        check_writable(plot, "--plot")
         require_plots(plot, "--plot")
     given = take(options, "ranks_per_host", "compute", "tflops", "memory_gb_per_s", "knee_percent")
     config = RunConfig(**options)
     from mpi_spp.plan.simulation import knee, simulate
 
+    ranks = ranks or _default_ranks(config.mesh)
     per_host = given["ranks_per_host"] or _cores()
     known = read_known(config, per_host)
     alone = _setting(replace(known, config=replace(config, mesh=None, layer_split="auto")), 1, per_host, given)
@@ -84,11 +93,21 @@ def command(json: str | None, plot: str | None, ranks: tuple[int, ...], **option
     data = _told(known, per_host, given) | {"worth": worth, "knee": knee(rows, worth), "rows": rows}
     if json != "-":
         _show(data)
+    write_json(json, data)
     if plot is not None:
         from mpi_spp.report.simulation import draw
 
         draw(data, plot)
-    write_json(json, data)
+
+
+def _default_ranks(mesh: str | None) -> tuple[int, ...]:
+    """Those of a mesh that says how many stages there are, else ever more."""
+    size = None if mesh is None or "pp" not in mesh else parse_mesh(mesh).size
+    if size is None:
+        return _read_ranks(_RANKS)
+    if size > MOST_RANKS:
+        raise UserError(f"--mesh: {mesh} is for {size} ranks; give {MOST_RANKS} or fewer")
+    return (size,)
 
 
 def _cores() -> int:
@@ -147,8 +166,7 @@ def _told(known: Known, per_host: int, given: dict[str, Any]) -> dict[str, Any]:
 def _show(data: dict[str, Any]) -> None:
     import sys
 
-    from rich.console import Console
-
     from mpi_spp.report.simulation import print_simulation
+    from mpi_spp.report.tables import console
 
-    print_simulation(data, Console(width=None if sys.stdout.isatty() else 160))
+    print_simulation(data, console(sys.stdout))

@@ -5,7 +5,7 @@ from pathlib import Path
 import click
 
 from mpi_spp.cli._options import json_option
-from mpi_spp.cli._output import check_writable, write_json
+from mpi_spp.cli._output import check_outputs, write_json
 
 _FILE = click.argument("file", type=click.Path(path_type=Path))
 
@@ -24,17 +24,17 @@ def summary(file: Path, json: str | None) -> None:
     busy: it computed; bubble: it waited for a rank that was late; exposed: it waited for a message that was on its way;
     other: none of these. Counted from the start of the first prefill to the end of all computation.
     """
+    check_outputs(json, {"FILE": file})
     from mpi_spp.report.perfetto import read_trace
     from mpi_spp.report.trace_summary import print_trace_summary, summarize_trace
 
-    check_writable(json)
     found = summarize_trace(read_trace(file))
     if json != "-":
         import sys
 
-        from rich.console import Console
+        from mpi_spp.report.tables import console
 
-        print_trace_summary(found, Console(width=None if sys.stdout.isatty() else 160))
+        print_trace_summary(found, console(sys.stdout))
     write_json(json, {"file": str(file), **found})
 
 
@@ -45,9 +45,11 @@ def summary(file: Path, json: str | None) -> None:
 def plot(file: Path, picture: Path, json: str | None) -> None:
     """Draw the ranks as rows, chunks coloured, into a .png, a .svg, or a .html that needs no other file."""
     from mpi_spp.report.perfetto import read_trace
-    from mpi_spp.report.trace_plot import write_plot
+    from mpi_spp.report.plots import require_plots
+    from mpi_spp.report.trace_plot import SUFFIXES, write_plot
 
-    check_writable(json)
+    check_outputs(json, {"FILE": file}, PICTURE=picture)
+    require_plots(picture, "PICTURE", SUFFIXES)
     timelines = read_trace(file)
     write_plot(picture, timelines, file.name)
     events = {str(timeline.rank): len(timeline.events) for timeline in timelines}

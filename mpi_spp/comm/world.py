@@ -244,6 +244,12 @@ def leave_together(error: UserError, timeout: float) -> NoReturn:
     sys.exit(2)
 
 
+def abort_with(error: UserError) -> NoReturn:
+    """Print the error and end all ranks at once with status 2, for a rank whose error others do not wait for."""
+    print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
+    abort(2)
+
+
 def abort(status: int) -> NoReturn:
     """End all ranks of the job at once with this status."""
     sys.stdout.flush()

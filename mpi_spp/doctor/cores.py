@@ -3,7 +3,8 @@
 from collections.abc import Iterator, Sequence
 
 from mpi_spp.doctor.facts import JobFacts, RankFacts, where
-from mpi_spp.doctor.finding import Finding, Level, counted
+from mpi_spp.doctor.finding import Finding, Level
+from mpi_spp.units import counted
 
 _LAUNCH = "start with `mpi-spp launch` without --threads, which divides the cores of each host"
 

@@ -46,11 +46,6 @@ def failure_of(
     return Finding(id, Level.FAILURE, what, advice or do, ranks, hosts)
 
 
-def counted(number: int, noun: str) -> str:
-    """`1 rank`, `3 ranks`."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def exit_status(findings: Iterable[Finding]) -> int:
     """1 when something will fail, else 0."""
     return int(any(finding.level is Level.FAILURE for finding in findings))

@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from mpi_spp.doctor.facts import JobFacts, where
-from mpi_spp.doctor.finding import Finding, Level, counted
-from mpi_spp.units import show_bytes
+from mpi_spp.doctor.finding import Finding, Level
+from mpi_spp.units import counted, show_bytes
 
 
 def check(job: JobFacts) -> Iterator[Finding]:

@@ -133,12 +133,12 @@ def _wanted(rank: RankFacts, question: Question) -> Wanted:
 def _checked(rank: RankFacts, shape: "ModelConfig") -> RankFacts:
     """With what is wrong with the weights: from the files' headers alone, as a run does it."""
     from mpi_spp.model.checkpoint import Checkpoint
-    from mpi_spp.model.products import stage_shapes
+    from mpi_spp.model.weights import require_weights
 
     if rank.model is None or rank.model.directory is None:
         return rank
     try:
-        Checkpoint(Path(rank.model.directory)).require(stage_shapes(shape, range(shape.num_hidden_layers)))
+        require_weights(Checkpoint(Path(rank.model.directory)), shape)
     except UserError as error:
         return replace(rank, model=replace(rank.model, problem=str(error)))
     return rank

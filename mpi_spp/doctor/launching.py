@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 from mpi_spp.doctor.facts import JobFacts, where
-from mpi_spp.doctor.finding import Finding, Level, counted, failure_of
+from mpi_spp.doctor.finding import Finding, Level, failure_of
+from mpi_spp.units import counted
 
 
 def check(job: JobFacts) -> Iterator[Finding]:

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from mpi_spp.doctor.facts import JobFacts, RankFacts, where
-from mpi_spp.doctor.finding import Finding, Level, counted
-from mpi_spp.units import show_bytes
+from mpi_spp.doctor.finding import Finding, Level
+from mpi_spp.units import counted, show_bytes
 
 T = TypeVar("T")
 

@@ -44,11 +44,14 @@ CATALOGUE = {
 
 def cache_directory() -> Path:
     """`$MPI_SPP_CACHE`, or `~/.cache/mpi-spp`, as a whole path. Raises UserError where there is no such home."""
-    named = os.environ.get("MPI_SPP_CACHE") or "~/.cache/mpi-spp"
-    path = os.path.expanduser(named)
-    if path.startswith("~"):
-        raise UserError(f"{named}: whose home that is cannot be known here; set MPI_SPP_CACHE to a directory")
-    return Path(os.path.abspath(path))
+    chosen = os.environ.get("MPI_SPP_CACHE")
+    directory = os.path.expanduser(chosen or "~/.cache/mpi-spp")
+    if directory.startswith("~"):
+        whose = (
+            f"MPI_SPP_CACHE: {chosen} is in the home of nobody who is known" if chosen else "no home directory is known"
+        )
+        raise UserError(f"{whose}; set MPI_SPP_CACHE to a directory")
+    return Path(os.path.abspath(directory))
 
 
 def store_path(name: str) -> Path:
@@ -61,13 +64,18 @@ def is_stored(name: str) -> bool:
     if not name or name.startswith(".") or "/" in name:
         return False
     directory = store_path(name)
-    return (directory / "config.json").is_file() and any(directory.glob("*.safetensors"))
+    return os.path.isfile(directory / "config.json") and any(directory.glob("*.safetensors"))
 
 
 def stored_models() -> list[str]:
     """The names of all models in the store."""
     directory = cache_directory() / "models"
-    names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
+    try:
+        names = os.listdir(directory) if os.path.isdir(directory) else []
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot be read ({error.strerror}); set MPI_SPP_CACHE to another directory"
+        ) from None
     return sorted(name for name in names if is_stored(name))
 
 

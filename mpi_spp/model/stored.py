@@ -1,14 +1,17 @@
 """Where a tensor lies in the files: under its own name, an older one, or within one that holds all experts.
 
+Names may lack the `model.` in front, or have it once more, as transformers allows.
+
 Source: `conversion_mapping.py` of transformers 5, whose `save_pretrained` writes either form.
 """
 
 import re
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _EXPERT = re.compile(r"(?P<prefix>.*\.mlp\.experts\.)(?P<number>\d+)\.(?P<kind>gate|up|down)_proj\.weight")
+_PREFIX = "model."
 _OF_MIXTRAL = {"gate": "w1", "up": "w3", "down": "w2"}
 
 
@@ -51,7 +54,13 @@ class Part:
 
 def find(name: str, names: Container[str]) -> Stored | None:
     """Where the tensor of this name lies among these; None: nowhere."""
-    return next((stored for stored in _spellings(name) if stored.name in names), None)
+    found = (replace(one, name=spelled) for one in _spellings(name) for spelled in _prefixed(one.name))
+    return next((stored for stored in found if stored.name in names), None)
+
+
+def _prefixed(name: str) -> list[str]:
+    """With and without what the names of a model within another begin with; of several the first in order counts."""
+    return sorted({name, name.removeprefix(_PREFIX), _PREFIX + name})
 
 
 def _spellings(name: str) -> list[Stored]:

@@ -11,7 +11,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.mesh import Mesh
 from mpi_spp.plan.forecast import Forecast, forecast
 from mpi_spp.plan.setting import Setting
-from mpi_spp.units import show_bytes
+from mpi_spp.units import counted, show_bytes
 
 _MOST_RANKS = 64
 _LONGEST_CHUNK = 512  # of a rank's own tokens: more buffers than with any that would be planned
@@ -77,7 +77,7 @@ def refusal(what: Forecast) -> UserError:
     host, need = what.lacking
     where = f" of {host}" if len(set(what.setting.hosts)) > 1 else ""
     return UserError(
-        f"--max-memory: {what.name} on {len(what.setting.hosts)} ranks needs {show_bytes(need)}{where}, but"
+        f"--max-memory: {what.name} on {counted(len(what.setting.hosts), 'rank')} needs {show_bytes(need)}{where}, but"
         f" {show_bytes(what.setting.limits[host])} are allowed; {nearest(what.setting)}"
     )
 

@@ -14,6 +14,7 @@ from mpi_spp.plan.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Link, Lin
 from mpi_spp.plan.speeds import Speeds, StepCost, assumed_cost, assumed_step
 from mpi_spp.plan.steps import MakeStage, measure_steps
 from mpi_spp.schedule import Cost
+from mpi_spp.units import counted
 
 if TYPE_CHECKING:
     from mpi_spp.comm.communicator import Communicator
@@ -135,7 +136,7 @@ def _remembered_steps(
     best = min(found, key=lambda counts: (abs(counts[0] - per_host), abs(counts[1] - num_ranks)))
     both, alone = found[best]
     before, after = (max(1.0, count * what.threads / cores) for count in (best[0], per_host))
-    origin = "remembered" if best[0] == per_host else f"remembered of {best[0]} ranks a host"
+    origin = "remembered" if best[0] == per_host else f"remembered of {counted(best[0], 'rank')} a host"
     return (alone if per_host == 1 else both.slower(after / before)), alone, origin
 
 

@@ -11,6 +11,7 @@ from mpi_spp.mesh import Mesh, parse_mesh
 from mpi_spp.plan.choice import choose, require_room
 from mpi_spp.plan.forecast import Forecast, forecast
 from mpi_spp.plan.setting import Setting
+from mpi_spp.units import counted
 
 Row = dict[str, Any]
 
@@ -29,12 +30,14 @@ def mesh_for(text: str | None, num_ranks: int, num_layers: int) -> Mesh:
     if text is not None and "pp" in text:
         if named.size != num_ranks:
             raise UserError(
-                f"--mesh: {text} is for {named.size} ranks, not {num_ranks}; leave pp out or change --ranks"
+                f"--mesh: {text} is for {counted(named.size, 'rank')}, not {num_ranks}; leave pp out or change --ranks"
             )
         return named
     others = named.dp * named.stage_size
     if num_ranks % others:
-        raise UserError(f"--mesh: {text} does not divide {num_ranks} ranks; give --ranks multiples of {others}")
+        raise UserError(
+            f"--mesh: {text} does not divide {counted(num_ranks, 'rank')}; give --ranks multiples of {others}"
+        )
     stages = num_ranks // others
     if text is not None or stages <= num_layers:
         return Mesh(named.dp, stages, named.tp, named.ep)

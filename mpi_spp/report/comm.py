@@ -11,6 +11,8 @@ from rich.table import Table
 
 from mpi_spp.report.hockney import fit
 from mpi_spp.report.samples import describe
+from mpi_spp.report.tables import table, tables_of
+from mpi_spp.units import counted
 
 OURS, BARE = "wrapper", "raw"  # the transports whose difference is what our wrapper costs
 
@@ -83,24 +85,25 @@ def print_comm(result: Row, console: Console) -> None:
     """A table for every operation and mode, one of the fitted lines, and what was left out."""
     ratios = {(row["operation"], row["mode"], row["message_bytes"]): row for row in result["comparisons"]}
     for (operation, mode), group in _by(result["cases"], "operation", "mode"):
-        console.print(_exchanges(f"{operation}, {mode}, {result['num_ranks']} ranks", group, ratios))
+        title = f"{operation}, {mode}, {counted(result['num_ranks'], 'rank')}"
+        for made in _exchanges(title, group, ratios, console.width):
+            console.print(made)
     if result["fits"]:
         console.print(_lines(result["fits"]))
     for line in gaps(result["left_out"]):
         console.print(line, highlight=False, soft_wrap=True)
 
 
-def _exchanges(title: str, cases: Sequence[Row], ratios: Mapping[tuple[str, str, int], Row]) -> Table:
+def _exchanges(
+    title: str, cases: Sequence[Row], ratios: Mapping[tuple[str, str, int], Row], width: int
+) -> Iterator[Table]:
     """Times of all transports side by side."""
     names = list(dict.fromkeys(case["transport"] for case in cases))
     hides = any(case["overlap"] is not None for case in cases)
     others = [name for name in names if name != OURS] if OURS in names else []
-    table = Table(title=title)
-    table.add_column("message", justify="right")
-    columns = [f"{name} us" for name in names] + [f"{name} hidden" for name in names if hides]
-    columns += [f"{OURS} - {BARE} us"] * (BARE in others) + [f"x {name}" for name in others]
-    for column in [*columns, f"{names[0]} GB/s"]:
-        table.add_column(column, justify="right")
+    columns = ["message", *(f"{name}\nus" for name in names), *(f"{name}\nhidden" for name in names if hides)]
+    columns += [f"{OURS}\n- {BARE} us"] * (BARE in others) + [f"x {name}" for name in others] + [f"{names[0]}\nGB/s"]
+    rows = []
     for (size,), group in _by(cases, "message_bytes"):
         of = {case["transport"]: case for case in group}
         ratio = ratios.get((group[0]["operation"], group[0]["mode"], size), {})
@@ -109,18 +112,17 @@ def _exchanges(title: str, cases: Sequence[Row], ratios: Mapping[tuple[str, str,
         cells += [_cell(of.get(name), lambda case: f"{case['overlap']:.0%}") for name in names if hides]
         cells += [_cell(ratio.get("overhead_s"), lambda seconds: f"{seconds * 1e6:+.1f}")] * (BARE in others)
         cells += [_cell(speeds.get(name), lambda speed: f"{speed:.2f}") for name in others]
-        table.add_row(_size(size), *cells, _cell(of.get(names[0]), lambda case: f"{case['median'] / 1e9:.3g}"))
-    return table
+        rows.append((_size(size), *cells, _cell(of.get(names[0]), lambda case: f"{case['median'] / 1e9:.3g}")))
+    return tables_of(columns, rows, title, width)
 
 
 def _lines(rows: Sequence[Row]) -> Table:
-    table = Table("operation", "mode", "transport", title="seconds = alpha + bytes that a rank receives / beta")
-    for column in ("alpha us", "beta GB/s", "mean deviation"):
-        table.add_column(column, justify="right")
+    columns = (*_SERIES, "alpha us", "beta GB/s", "mean\ndeviation")
+    made = table(*columns, title="seconds = alpha + bytes that a rank receives / beta")
     for row in rows:
         beta = _cell(row["bytes_per_s"], lambda rate: f"{rate / 1e9:.3g}")
-        table.add_row(*(row[name] for name in _SERIES), _microseconds(row["alpha_s"]), beta, f"{row['deviation']:.0%}")
-    return table
+        made.add_row(*(row[name] for name in _SERIES), _microseconds(row["alpha_s"]), beta, f"{row['deviation']:.0%}")
+    return made
 
 
 def _by(rows: Sequence[Row], *names: str) -> Iterator[tuple[tuple[Any, ...], list[Row]]]:

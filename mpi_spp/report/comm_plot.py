@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mpi_spp.report.plots import save
+from mpi_spp.units import counted
+
 _LINES = {"blocking": "-", "nonblocking": "--", "persistent": ":"}
 _INCHES = 3.6  # of a panel
 
@@ -37,9 +40,9 @@ def plot_comm(result: Mapping[str, Any], path: str) -> None:
             panel.grid(True, which="major", alpha=0.3)
     panels[0][0].set_ylabel("time, us")
     panels[1][0].set_ylabel("received by a rank, GB/s")
-    figure.suptitle(f"{result['num_ranks']} ranks, {result['machine']['mpi']}, {result['machine']['cpu']}")
+    figure.suptitle(f"{counted(result['num_ranks'], 'rank')}, {result['machine']['mpi']}, {result['machine']['cpu']}")
     figure.legend(list(drawn.values()), list(drawn), loc="outside lower center", ncols=4)
-    figure.savefig(path)
+    save(figure, "--plot", path)
 
 
 def _series(cases: Sequence[Mapping[str, Any]], operation: str) -> dict[str, list[Mapping[str, Any]]]:

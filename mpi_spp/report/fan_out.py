@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 
 from mpi_spp.report.summary import print_ranks
+from mpi_spp.report.tables import table
+from mpi_spp.units import counted
 
 
 def fan_out_timings(ranks: list[dict[str, Any]], total_s: float) -> dict[str, float]:
@@ -53,17 +55,17 @@ def _timeline(summary: dict[str, Any]) -> Table:
     timings, answers = summary["timings"], summary["answers"]
     prefill_end = timings["load_s"] + timings["prefill_s"]
     sync_end = prefill_end + timings["sync_exposed_s"]
-    shared = f"{summary['shared_tokens']} shared tokens, {summary['prefill_tokens_per_s']:.1f} tokens/s"
+    shared = f"{counted(summary['shared_tokens'], 'shared token')}, {summary['prefill_tokens_per_s']:.1f} tokens/s"
     exposed = f"exposed sync {timings['sync_exposed_s'] * 1e3:.1f} ms"
-    made = f"{len(answers)} answers, {summary['new_tokens']} new tokens"
+    done = f"{counted(len(answers), 'answer')}, {counted(summary['new_tokens'], 'new token')}"
     rows = [
         ("prefill start", timings["load_s"], "from the start of the program: imports, weights, tokenizer"),
         ("prefill end", prefill_end, shared),
         ("sync end", sync_end, exposed),
-        ("fan-out end", sync_end + timings["fan_out_s"], f"{made}, {summary['fan_out_tokens_per_s']:.1f} tokens/s"),
+        ("fan-out end", sync_end + timings["fan_out_s"], f"{done}, {summary['fan_out_tokens_per_s']:.1f} tokens/s"),
         ("total", timings["total_s"], f"{summary['tokens_per_s']:.1f} tokens/s from the prefill's start"),
     ]
-    table = Table("moment", "s", "", title=f"{summary['world_size']} ranks")
+    made = table("moment", "s", "", title=counted(summary["world_size"], "rank"), wraps=[""])
     for name, seconds, note in rows:
-        table.add_row(name, f"{seconds:.3f}", note)
-    return table
+        made.add_row(name, f"{seconds:.3f}", note)
+    return made

@@ -4,10 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
+
+from mpi_spp.report.tables import table
 
 _STYLES = {"failure": "bold red", "warning": "yellow", "note": "cyan", "ok": "green"}
 _MOST_HOSTS = 3  # that are named; of more the number is told
@@ -15,13 +15,13 @@ _MOST_HOSTS = 3  # that are named; of more the number is told
 
 def print_findings(findings: list[dict[str, Any]], num_ranks: int, console: Console) -> None:
     """One row each: whom it is about, unless that is everybody; what; what to do. And a line that counts them."""
-    table = Table("", "check", "finding", box=box.SIMPLE_HEAD)
+    made = table("", "check", "finding", wraps=["finding"])
     for finding in findings:
         level = finding["level"]
         advice = f"[bold]{escape(finding['do'])}[/]" if finding["do"] else ""
         lines = (escape(_where(finding, num_ranks)), escape(finding["what"]), advice)
-        table.add_row(f"[{_STYLES[level]}]{level}[/]", finding["id"], "\n".join(filter(None, lines)))
-    console.print(table)
+        made.add_row(f"[{_STYLES[level]}]{level}[/]", finding["id"], "\n".join(filter(None, lines)))
+    console.print(made)
     counts = Counter(finding["level"] for finding in findings)
     console.print(", ".join(f"{counts[level]} {level}" for level in _STYLES), highlight=False)
 

@@ -4,6 +4,8 @@ from typing import Any
 
 from rich.table import Table
 
+from mpi_spp.report.tables import table
+
 
 def sequences_of(ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Of the ranks' facts: each sequence's name, ranks, prompt tokens, chunks and seconds; none without guidance.
@@ -20,13 +22,14 @@ def sequences_of(ranks: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def pair_table(sequences: list[dict[str, Any]], scale: float) -> Table:
     """One row a sequence."""
-    table = Table("sequence", "ranks", "prompt tokens", "prefill s", "exposed sync ms", title=f"guidance scale {scale}")
+    columns = ("sequence", "ranks", "prompt\ntokens", "prefill s", "exposed\nsync ms")
+    made = table(*columns, title=f"guidance scale {scale}", wraps=["ranks"])
     for one in sequences:
-        table.add_row(
+        made.add_row(
             one["sequence"],
             ",".join(map(str, one["ranks"])),
             str(one["prompt_tokens"]),
             f"{one['prefill_s']:.3f}",
             f"{one['sync_exposed_s'] * 1e3:.1f}",
         )
-    return table
+    return made

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mpi_spp.errors import UserError
+from mpi_spp.outputs import written
 from mpi_spp.report.timeline import CATEGORIES, Event, Timeline, in_order
 
 _WRITER = "mpi-spp"
@@ -26,14 +27,11 @@ _End = tuple[int, int, Event]  # a rank's side of a message: process, thread, ev
 
 def write_trace(path: Path, timelines: list[Timeline]) -> None:
     """One file of all ranks. Raises UserError where it cannot be written."""
-    try:
-        with path.open("w", encoding="utf-8") as file:
-            file.write('{"displayTimeUnit":"ms","traceEvents":[')
-            for number, entry in enumerate(_entries(timelines)):
-                file.write((",\n" if number else "\n") + json.dumps(entry, separators=(",", ":")))
-            file.write('\n],"otherData":' + json.dumps(_about(timelines)) + "}\n")
-    except OSError as error:
-        raise UserError(f"--trace: {path} cannot be written ({error.strerror}); give another file") from None
+    with written("--trace", path) as file:
+        file.write(b'{"displayTimeUnit":"ms","traceEvents":[')
+        for number, entry in enumerate(_entries(timelines)):
+            file.write(((",\n" if number else "\n") + json.dumps(entry, separators=(",", ":"))).encode())
+        file.write(('\n],"otherData":' + json.dumps(_about(timelines)) + "}\n").encode())
 
 
 def read_trace(path: Path) -> list[Timeline]:

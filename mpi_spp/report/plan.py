@@ -5,6 +5,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from mpi_spp.report.tables import table
+from mpi_spp.units import counted
+
 _ORIGINS = {"layers": "layers of the prefill", "steps": "steps of the decode", "links": "messages"}
 
 
@@ -22,18 +25,20 @@ def print_plan(plan: dict[str, Any], joints: list[dict[str, Any]], console: Cons
 
 
 def _ranks(plan: dict[str, Any]) -> Table:
-    columns = ("rank", "host", "prefill layers", "decode layers", "KV heads")
+    columns = ("rank", "host", "prefill\nlayers", "decode\nlayers", "KV heads")
     sizes = ("weights", "cache", "buffers", "program", "total")
-    table = Table(*columns, *(f"{name} MiB" for name in sizes), title=f"memory, {plan['dtype']}, {plan['kernels']}")
+    title = f"memory in MiB, {plan['dtype']}, {plan['kernels']}"
+    made = table(*columns, *sizes, title=title, wraps=["host"])
     for rank in plan["ranks"]:
         heads = " / ".join(_span(rank[f"{phase}_kv_heads"]) for phase in ("prefill", "decode"))
         spans = (_span(rank["prefill_layers"]), _span(rank["decode_layers"]), heads)
-        table.add_row(str(rank["rank"]), rank["host"], *spans, *(_mib(rank[f"{name}_bytes"]) for name in sizes))
-    return table
+        made.add_row(str(rank["rank"]), rank["host"], *spans, *(_mib(rank[f"{name}_bytes"]) for name in sizes))
+    return made
 
 
 def _traffic(plan: dict[str, Any]) -> Table:
-    table = Table("rank", "phase", "messages", "bytes sent", "bytes received", title="messages and bytes per token")
+    columns = ("rank", "phase", "messages", "bytes sent", "bytes received")
+    made = table(*columns, title="messages and bytes per token", wraps=["phase"])
     for rank in plan["ranks"]:
         traffic = rank["traffic"]
         for name, key, tokens in (
@@ -42,10 +47,10 @@ def _traffic(plan: dict[str, Any]) -> Table:
             ("decode", "decode_per_token", 1),
         ):
             values = (traffic[key][field] / tokens for field in ("messages", "sent", "received"))
-            table.add_row(
+            made.add_row(
                 str(rank["rank"]), name, *(f"{value:.4g}" if value < 100 else f"{value:.0f}" for value in values)
             )
-    return table
+    return made
 
 
 def _times(plan: dict[str, Any]) -> Table:
@@ -55,24 +60,25 @@ def _times(plan: dict[str, Any]) -> Table:
         (
             "prefill",
             seconds["prefill"],
-            f"{plan['prompt_tokens']} tokens in {len(chunks)} chunks of up to {max(chunks)}",
+            f"{counted(plan['prompt_tokens'], 'token')} in {counted(len(chunks), 'chunk')} of up to {max(chunks)}",
         ),
         ("exposed sync", seconds["sync"], f"prefill and sync: {rates['prefill']:.0f} tokens/s"),
         ("one new token", seconds["token"], f"{rates['decode']:.1f} tokens/s"),
-        ("request", seconds["request"], f"with {new} new tokens"),
+        ("request", seconds["request"], f"with {counted(new, 'new token')}"),
     )
-    table = Table("predicted", "s", "", title=f"{plan['prefill']} then {plan['decode']} on {plan['mesh']}")
+    made = table("predicted", "s", "", title=f"{plan['prefill']} then {plan['decode']} on {plan['mesh']}", wraps=[""])
     for name, value, note in rows:
-        table.add_row(name, f"{value:.4g}", note)
-    table.caption = ", ".join(f"{_ORIGINS[name]}: {origin}" for name, origin in plan["speeds"]["origins"].items())
-    return table
+        made.add_row(name, f"{value:.4g}", note)
+    made.caption = ", ".join(f"{_ORIGINS[name]}: {origin}" for name, origin in plan["speeds"]["origins"].items())
+    return made
 
 
 def _joints(joints: list[dict[str, Any]]) -> Table:
-    columns = ("prefill", "leaves", "decode", "wants", "syncs", "auto takes", "MiB received by a rank", "exposed ms")
-    table = Table(*columns, title="which sync joins which prefill with which decode")
+    columns = ("prefill", "leaves", "decode", "wants", "syncs", "auto\ntakes", "MiB to\na rank", "exposed\nms")
+    title = "which sync joins which prefill with which decode"
+    made = table(*columns, title=title, wraps=["leaves", "wants", "syncs"])
     for joint in joints:
-        table.add_row(
+        made.add_row(
             *(joint[name] for name in ("prefill", "source", "decode", "target")),
             ", ".join(joint["syncs"]),
             joint["chosen"],
@@ -82,7 +88,7 @@ def _joints(joints: list[dict[str, Any]]) -> Table:
                 else ("-", "-")
             ),
         )
-    return table
+    return made
 
 
 def _span(span: list[int]) -> str:

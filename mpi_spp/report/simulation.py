@@ -4,12 +4,16 @@ from pathlib import PurePath
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+
+from mpi_spp.report.plots import save
+from mpi_spp.report.tables import table
+from mpi_spp.units import counted
 
 _ORIGINS = {"layers": "layers of the prefill", "steps": "steps of the decode", "links": "messages"}
+_STRATEGIES = "prefill\nsync\ndecode"
 _COLUMNS = (
-    "ranks", "hosts", "mesh", "prefill", "sync", "decode", "chunks", "prefill s", "exposed sync s", "decode tokens/s",
-    "request s", "speed-up", "efficiency",
+    "mesh", "chunks", "prefill\ns", "exposed\nsync s", "decode\ntokens/s", "request\ns", "speed-\nup",
+    "effi-\nciency",
 )  # fmt: skip
 _LINES = {"prefill": "prefill", "sync": "exposed sync", "token": "one new token", "request": "request"}
 
@@ -17,17 +21,18 @@ _LINES = {"prefill": "prefill", "sync": "exposed sync", "token": "one new token"
 def print_simulation(data: dict[str, Any], console: Console) -> None:
     """A row for each count of ranks, where the figures come from, and where more ranks stop paying."""
     lengths = f"{data['prompt_tokens']} + {data['new_tokens']} tokens"
-    run = f"{data['dtype']}, {data['kernels']}, threads {data['threads']}, {data['ranks_per_host']} ranks a host"
-    table = Table(*_COLUMNS, title=f"{data['model']}, {lengths}, {run}")
-    for row in data["rows"]:
-        table.add_row(*_cells(row))
+    hosts = f"{counted(data['ranks_per_host'], 'rank')} a host"
+    run = f"{data['dtype']}, {data['kernels']}, threads {data['threads']}, {hosts}"
     simulated = [row for row in data["rows"] if "refused" not in row]
+    made = table("ranks", _STRATEGIES, *_COLUMNS, title=f"{data['model']}, {lengths}, {run}", wraps=["mesh"])
+    for row in data["rows"]:
+        made.add_row(str(row["ranks"]), *_cells(row))
     origins = simulated[-1]["origins"]
-    table.caption = ", ".join(f"{_ORIGINS[name]}: {origin}" for name, origin in origins.items())
-    console.print(table)
+    made.caption = ", ".join(f"{_ORIGINS[name]}: {origin}" for name, origin in origins.items())
+    console.print(made)
     for row in data["rows"]:
         if "refused" in row:
-            console.print(f"{row['ranks']} ranks: {row['refused']}", highlight=False)
+            console.print(f"{counted(row['ranks'], 'rank')}: {row['refused']}", highlight=False)
     console.print(knee_in_words(data))
 
 
@@ -35,23 +40,19 @@ def knee_in_words(data: dict[str, Any]) -> str:
     """One sentence."""
     if data["knee"] is None:
         return f"Every step that was tried gains {data['worth']:.0%} or more for a doubling of ranks."
-    return f"After {data['knee']} ranks a doubling of ranks gains less than {data['worth']:.0%}."
+    return f"After {counted(data['knee'], 'rank')} a doubling of ranks gains less than {data['worth']:.0%}."
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
     if "refused" in row:
-        return [str(row["ranks"]), *["-"] * (len(_COLUMNS) - 1)]
+        return ["-"] * (len(_COLUMNS) + 1)
     seconds = row["seconds"]
     return [
-        str(row["ranks"]),
-        str(row["hosts"]),
-        row["mesh"],
-        row["prefill"],
-        row["sync_strategy"],
-        row["decode"],
+        f"{row['prefill']}\n{row['sync_strategy']}\n{row['decode']}",
+        row["mesh"].replace(",", " "),
         f"{row['chunks']} to {row['longest_chunk']}",
         f"{seconds['prefill']:.4g}",
-        f"{seconds['sync']:.4g}",
+        f"{seconds['sync']:.3g}",
         f"{row['tokens_per_s']['decode']:.1f}",
         f"{seconds['request']:.4g}",
         f"{row['speed_up']:.2f}",
@@ -87,4 +88,4 @@ def draw(data: dict[str, Any], path: str) -> None:
         axes.legend()
     request = f"{PurePath(data['model']).name}, {data['prompt_tokens']} + {data['new_tokens']} tokens"
     figure.suptitle(f"{request}\n{knee_in_words(data)}", fontsize="medium")
-    figure.savefig(path, dpi=120)
+    save(figure, "--plot", path, dpi=120)

@@ -8,6 +8,8 @@ from rich.table import Table
 from mpi_spp.cpu import shortened
 from mpi_spp.report.experts import expert_load, load_line
 from mpi_spp.report.guidance import pair_table
+from mpi_spp.report.tables import table
+from mpi_spp.units import counted
 
 _PHASES = ("prefill", "decode")
 
@@ -103,10 +105,10 @@ def _timeline(summary: dict[str, Any]) -> Table:
         ("decode end", decode_start + timings["decode_s"], _rate(new_tokens, summary["decode_tokens_per_s"], "new")),
         ("total", timings["total_s"], f"finished by {summary['finish_reason']}"),
     ]
-    table = Table("moment", "s", "", title=f"{summary['world_size']} ranks")
+    made = table("moment", "s", "", title=counted(summary["world_size"], "rank"), wraps=[""])
     for name, seconds, note in rows:
-        table.add_row(name, f"{seconds:.3f}", note)
-    return table
+        made.add_row(name, f"{seconds:.3f}", note)
+    return made
 
 
 def _exposed(timings: dict[str, float]) -> str:
@@ -116,17 +118,16 @@ def _exposed(timings: dict[str, float]) -> str:
 
 def _rate(tokens: int, per_second: float | None, kind: str) -> str:
     rate = "" if per_second is None else f", {per_second:.1f} tokens/s"
-    return f"{tokens} {kind} tokens{rate}"
+    return f"{counted(tokens, f'{kind} token')}{rate}"
 
 
 def _ranks(ranks: list[dict[str, Any]], load: dict[str, Any] | None) -> Table:
-    table = Table("rank", "host", "device", "threads", "prefill", "decode", "vocabulary", "MB sent", "peak MB")
-    table.caption = "prefill, decode: layers, key/value heads of each"
-    if load is not None:
-        table.add_column("expert pairs")
+    columns = ("rank", "host", "device", "threads", "prefill", "decode", "vocabulary", "MB\nsent", "peak\nMB")
+    made = table(*columns, *([] if load is None else ["expert\npairs"]), wraps=["host"])
+    made.caption = "prefill, decode: layers, key/value heads of each"
     for number, rank in enumerate(ranks):
         vocabulary = rank["vocabulary"]
-        table.add_row(
+        made.add_row(
             str(rank["rank"]),
             rank["host"],
             rank["device"],
@@ -137,7 +138,7 @@ def _ranks(ranks: list[dict[str, Any]], load: dict[str, Any] | None) -> Table:
             f"{rank['peak_memory_bytes'] / 1e6:.0f}",
             *([] if load is None else [f"{load['by_rank'][number]:,}"]),
         )
-    return table
+    return made
 
 
 def _span(ends: list[int]) -> str:

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from mpi_spp.errors import UserError
+from mpi_spp.outputs import write_text
+from mpi_spp.report.plots import save
 from mpi_spp.report.states import BUSY, Piece, pieces_of
 from mpi_spp.report.timeline import Timeline, window_of
 from mpi_spp.report.trace_summary import kind_of
@@ -31,7 +33,7 @@ _CHUNKS = "viridis"
 _PIXELS = 2400  # across a picture: what is thinner than half of one is not drawn
 _LABEL_SHARE = 0.012  # of a picture's width: a chunk that is narrower bears no number
 _MOST_ARROWS = 400
-_SUFFIXES = (".png", ".svg", ".html")
+SUFFIXES = (".png", ".svg", ".html")
 
 
 class _View(NamedTuple):
@@ -57,23 +59,16 @@ class _Box(NamedTuple):
 
 def write_plot(path: Path, timelines: list[Timeline], title: str) -> None:
     """Draw into a .png, .svg or .html file; the last is a page that needs no other file. Raises UserError."""
-    if path.suffix not in _SUFFIXES:
-        raise UserError(f"{path}: is no picture; give a name that ends in {', '.join(_SUFFIXES)}")
     figure = _draw(timelines, title)
-    try:
-        if path.suffix == ".html":
-            path.write_text(_page(figure, title), encoding="utf-8")
-        else:
-            figure.savefig(path, dpi=160)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written ({error.strerror}); give another file") from None
+    if path.suffix == ".html":
+        write_text("PICTURE", path, _page(figure, title))
+    else:
+        save(figure, "PICTURE", path, dpi=160)
 
 
 def _draw(timelines: list[Timeline], title: str) -> Figure:
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise UserError("matplotlib is not installed; get it with `pip install 'mpi-spp[plots]'`") from None
+    from matplotlib.figure import Figure
+
     views, pieces = list(_views(timelines)), pieces_of(timelines)
     if not views:
         raise UserError("the trace holds no work of any rank, so there is nothing to draw; trace a run that computes")

@@ -1,6 +1,7 @@
 """What a trace says in numbers: how busy each rank was, what it waited for, and what the run waited for."""
 
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 from rich.console import Console
@@ -8,7 +9,9 @@ from rich.table import Table
 
 from mpi_spp.report.critical_path import critical_path
 from mpi_spp.report.states import BUBBLE, BUSY, EXPOSED, Piece, pieces_of
+from mpi_spp.report.tables import table, tables_of
 from mpi_spp.report.timeline import Timeline, window_of
+from mpi_spp.units import counted
 
 
 def summarize_trace(timelines: list[Timeline]) -> dict[str, Any]:
@@ -29,12 +32,13 @@ def summarize_trace(timelines: list[Timeline]) -> dict[str, Any]:
 def print_trace_summary(summary: dict[str, Any], console: Console) -> None:
     """One row a rank, one a kind of work, and the critical path."""
     console.print(_ranks(summary))
-    console.print(_work(summary))
+    for made in _work(summary, console.width):
+        console.print(made)
     path = summary["critical_path"]
     by_rank = ", ".join(f"rank {rank} {seconds:.3f} s" for rank, seconds in enumerate(path["work_s"]))
     console.print(
         f"critical path: {summary['window_s']:.3f} s = work of {by_rank}, and {path['messages_s']:.3f} s for"
-        f" {path['messages']} messages",
+        f" {counted(path['messages'], 'message')}",
         highlight=False,
         soft_wrap=True,
     )
@@ -88,11 +92,14 @@ def _path(timelines: list[Timeline]) -> dict[str, Any]:
 
 
 def _ranks(summary: dict[str, Any]) -> Table:
-    table = Table("rank", "host", "busy s", "busy", "bubble s", "exposed s", "other s", "messages", "MB in sends")
-    table.title = f"{summary['world_size']} ranks, {summary['window_s']:.3f} s from the first computation to the last"
-    table.caption = "bubble: waits for a rank that was late; exposed: for a message on its way"
+    columns = ("rank", "host", "busy s", "busy", "bubble s", "exposed s", "other s", "messages", "MB in\nsends")
+    made = table(*columns, wraps=["host"])
+    made.title = (
+        f"{counted(summary['world_size'], 'rank')}, {summary['window_s']:.3f} s from the first computation to the last"
+    )
+    made.caption = "bubble: waits for a rank that was late; exposed: for a message on its way"
     for rank in summary["ranks"]:
-        table.add_row(
+        made.add_row(
             str(rank["rank"]),
             rank["host"],
             f"{rank['busy_s']:.3f}",
@@ -101,13 +108,11 @@ def _ranks(summary: dict[str, Any]) -> Table:
             str(rank["messages"]),
             f"{rank['bytes_in_sends'] / 1e6:.2f}",
         )
-    return table
+    return made
 
 
-def _work(summary: dict[str, Any]) -> Table:
+def _work(summary: dict[str, Any], width: int) -> Iterator[Table]:
     """Seconds of every kind of work, by rank."""
     kinds = list(dict.fromkeys(kind for rank in summary["ranks"] for kind in rank["work_s"]))
-    table = Table("work, s", *(f"rank {rank['rank']}" for rank in summary["ranks"]))
-    for kind in kinds:
-        table.add_row(kind, *(f"{rank['work_s'].get(kind, 0.0):.3f}" for rank in summary["ranks"]))
-    return table
+    rows = [(kind, *(f"{rank['work_s'].get(kind, 0.0):.3f}" for rank in summary["ranks"])) for kind in kinds]
+    return tables_of(["work", *(f"rank {rank['rank']}" for rank in summary["ranks"])], rows, "seconds of work", width)

@@ -101,9 +101,7 @@ CASES = {
     "chunk size that is no number": Case("'--chunk-size': 'big'", ("--prompt", "hi", "--chunk-size", "big")),
     "a layer split that is none": Case("'--layer-split': 'odd' is neither", ("--prompt", "hi", "--layer-split", "odd")),
     "a rank without a layer": Case("--layer-split: 3,0,2 leaves", ("--prompt", "hi", "--layer-split", "3,0,2")),
-    "layers for other ranks": Case(
-        f"5 is for 1 stages, but there are {NUM_RANKS}", ("--prompt", "hi", "--layer-split", "5")
-    ),
+    "layers for other ranks": Case(f"5 is for 1 stage, not {NUM_RANKS}", ("--prompt", "hi", "--layer-split", "5")),
     "layers for another model": Case(
         "--layer-split: 3,3,1 is 7 layers, but {model} has 5", ("--prompt", "hi", "--layer-split", "3,3,1")
     ),

@@ -16,6 +16,7 @@ from mpirun import Ended, mpi_spp, mpirun, run
 from mpi_spp.doctor.finding import counted
 from mpi_spp.launch.launcher import find_launcher
 from mpi_spp.launch.placement import cores_here
+from mpi_spp.model.store import cache_directory
 
 TIMEOUT_SECONDS = 120  # on two free cores each takes a few; loading torch on busy ones takes long
 SMALL_SHM = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4m tmpfs /dev/shm && exec "$@"', "sh")
@@ -23,8 +24,9 @@ SMALL_SHM = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4m tmpfs /dev/
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder whose store has a model, "reciting"."""
+    """A cache folder whose store has a model, "reciting", and the kernels that were compiled for all tests."""
     directory = tmp_path_factory.mktemp("cache")
+    (directory / "kernels").symlink_to(cache_directory() / "kernels")
     reciting_model.build(directory / "models" / "reciting")
     return directory
 
@@ -35,7 +37,7 @@ def launch(*arguments: str, before: Sequence[str] = (), **settings: Any) -> Ende
 
 def asked_with_caches(ranks: Ranks, *folders: Path) -> Ended:
     """Each rank has its own cache folder, as on hosts that have disks of their own."""
-    words = ["doctor", "--model", "reciting", "--json"]
+    words = ["doctor", "--model", "reciting", "--json", "-"]
     return ranks.run_different([words] * len(folders), variables=[{"MPI_SPP_CACHE": str(path)} for path in folders])
 
 
@@ -53,7 +55,7 @@ def of(ended: Ended, id: str) -> dict[str, Any]:
 
 
 def test_a_job_to_which_nothing_is_wrong(cache: Path) -> None:
-    words = ("doctor", "--model", "reciting", "--json")
+    words = ("doctor", "--model", "reciting", "--json", "-")
     ended = launch("-np", "2", "--", *words, variables={"MPI_SPP_CACHE": str(cache)})
     assert ended.status == 0, ended.stdout
     assert of(ended, "launcher")["ranks"] == [0, 1]
@@ -90,7 +92,7 @@ def test_two_mpis_are_mixed(ours_launches: bool) -> None:
     theirs = other_python()
     launcher = find_launcher() if ours_launches else find_launcher(prefix=str(Path(theirs).parent.parent))
     python = theirs if ours_launches else sys.executable
-    ended = run(mpirun(3, mpi_spp("doctor", "--json", python=python), launcher), TIMEOUT_SECONDS)
+    ended = run(mpirun(3, mpi_spp("doctor", "--json", "-", python=python), launcher), TIMEOUT_SECONDS)
     finding = of(ended, "launcher")
     assert finding["level"] == "failure" and "the launcher started 3 ranks" in finding["what"] and finding["do"]
     assert ended.status == 1
@@ -98,7 +100,7 @@ def test_two_mpis_are_mixed(ours_launches: bool) -> None:
 
 def test_threads_are_oversubscribed(console: Ranks) -> None:
     cores = len(cores_here())
-    finding = of(console.run("doctor", "--threads", str(cores), "--json"), "oversubscribed")
+    finding = of(console.run("doctor", "--threads", str(cores), "--json", "-"), "oversubscribed")
     assert finding["level"] == "warning" and finding["ranks"] == [0, 1, 2]
     assert f"3 ranks with {3 * cores} threads together share {counted(cores, 'core')}" in finding["what"]
 
@@ -106,7 +108,7 @@ def test_threads_are_oversubscribed(console: Ranks) -> None:
 def test_a_small_dev_shm() -> None:
     if subprocess.run([*SMALL_SHM, "true"], capture_output=True, timeout=10).returncode:
         pytest.skip("this machine does not let a process have a /dev/shm of its own")
-    ended = launch("-np", "3", "--", "doctor", "--json", before=SMALL_SHM)
+    ended = launch("-np", "3", "--", "doctor", "--json", "-", before=SMALL_SHM)
     finding = of(ended, "shm")
     assert finding["level"] in ("warning", "failure")
     assert "4 MiB free in /dev/shm" in finding["what"] and "remount" in finding["do"]

@@ -63,7 +63,7 @@ def test_any_number_of_ranks_gives_the_same_text(console: Ranks, alone: Ranks) -
         ("--negative-prompt: the prompt is empty", [*GUIDED, "--negative-prompt", " "]),
         ("the negative prompt has", [*GUIDED, "--negative-prompt", "x" * 64]),
         ("--mesh: pp=3 is for one sequence of a guidance pair, so it needs 6 ranks", [*GUIDED, "--mesh", "pp=3"]),
-        ("--layer-split: 3,2 is for 2 stages, but there are 1", [*GUIDED, "--layer-split", "3,2"]),
+        ("--layer-split: 3,2 is for 2 stages, not 1", [*GUIDED, "--layer-split", "3,2"]),
         ("--sync-strategy: none cannot bring", [*GUIDED, "--sync-strategy", "none"]),
     ],
 )

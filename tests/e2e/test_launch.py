@@ -194,16 +194,16 @@ def test_a_port_that_is_taken_is_one_line() -> None:
 
 def test_dry_run_prints_a_line_that_works() -> None:
     arguments = ["-np", "2", "--threads", "1", "--dry-run"]
-    printed = launch(*arguments, "--", "model", "list", "--json").stdout
+    printed = launch(*arguments, "--", "model", "list", "--json", "-").stdout
     assert printed.startswith("HWLOC_COMPONENTS=-gl ") and printed.count("\n") == 1
     copied = run(["sh", "-c", printed])
     assert copied.returncode == 0 and "available" in json.loads(copied.stdout)
-    as_json = json.loads(launch(*arguments, "--json", "--", "model", "list").stdout)
+    as_json = json.loads(launch(*arguments, "--json", "-", "--", "model", "list").stdout)
     assert as_json["environment"] == {"HWLOC_COMPONENTS": "-gl"} and as_json["argv"][-2:] == ["model", "list"]
 
 
 def test_shared_options_reach_the_inner_command() -> None:
-    words = ["-np", "2", "--gpu-ids", "5,6", "--threads", "3", "--dry-run", "--json"]
+    words = ["-np", "2", "--gpu-ids", "5,6", "--threads", "3", "--dry-run", "--json", "-"]
     argv = json.loads(launch(*words, "--", "generate", "--model", "m", "--prompt", "x").stdout)["argv"]
     assert argv[-4:] == ["--gpu-ids", "5,6", "--threads", "3"]
     assert argv[argv.index("mpi_spp.launch.placement") + 1 :][:2] == ["--threads", "3"]

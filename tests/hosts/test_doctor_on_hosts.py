@@ -28,7 +28,7 @@ def test_what_one_host_lacks_is_named(three_hosts: Network, tmp_path: Path) -> N
     cover(second, model.parent)
     cover(third, Path("/dev/shm"), "-o", "size=4m")
     words = ["launch", "--hostfile", str(three_hosts.hostfile), "--interface", "eth0", "--threads", "1"]
-    doctor = ["doctor", "--model", str(model), "--json"]
+    doctor = ["doctor", "--model", str(model), "--json", "-"]
     ended = run(first.line(*mpi_spp(*words, "--", *doctor, python=sys.executable)), timeout=RUN_SECONDS)
     assert ended.status == 1, ended.stderr
     findings = json.loads(ended.stdout)

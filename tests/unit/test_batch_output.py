@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from full_disk import files_no_larger_than
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mpi_spp.batch.fingerprint import made_of
 from mpi_spp.batch.output import Output
 from mpi_spp.batch.work import Work, groups_of
-from mpi_spp.cli.batch import Files, _require_different
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.request import Request
@@ -116,20 +116,20 @@ def test_only_options_that_change_answers_count(tmp_path: Path) -> None:
     assert len(made) < len(fields(config))
 
 
-def test_one_file_is_not_written_over_another(tmp_path: Path) -> None:
-    a, b = tmp_path / "a", tmp_path / "b"
-    (tmp_path / "link").symlink_to(a)
-    apart = Files(a, b, 8)
-    _require_different(apart, "-", str(tmp_path / "c"))
-    for files, answers, trace in (
-        (Files(a, a, 8), None, None),
-        (Files(a, tmp_path / "link", 8), None, None),
-        (apart, str(b), None),
-        (apart, None, str(a)),
-        (apart, str(tmp_path / "c"), str(tmp_path / "c")),
-    ):
-        with pytest.raises(UserError, match="too; give another file"):
-            _require_different(files, answers, trace)
+def test_a_disk_that_is_full_keeps_whole_lines_and_ends_the_work(tmp_path: Path) -> None:
+    path = tmp_path / "out"
+    lines = [(number, b'{"prompt_ids": [1]}') for number in NUMBERS]
+    output = Output(path, MADE, NUMBERS)
+    work = Work(lines, groups_of(3, 1, 2), Ids(), output, lambda number, error: None)  # type: ignore[arg-type]
+    ((first, _), (second, _)) = work.take()
+    with files_no_larger_than(150):
+        for place in (first, second):
+            work.finish(place, [5, 9])
+        assert work.take() == []
+    assert output.lost is not None and "cannot be written (File too large); 1 line there" in str(output.lost)
+    close(output)
+    assert [json.loads(line)["line"] for line in path.read_text().splitlines()] == [1]
+    assert Output(path, MADE, NUMBERS).kept == 1
 
 
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 9))

@@ -199,7 +199,7 @@ def test_what_was_left_out_is_told_once_for_each_reason() -> None:
 
 
 def test_tables() -> None:
-    console = Console(file=io.StringIO(), width=160)
+    console = Console(file=io.StringIO(), width=80)
     told = result()
     json.dumps(told)
     print_comm(told, console)
@@ -215,7 +215,7 @@ def test_a_series_with_a_gap() -> None:
     told = result()
     told["cases"] = [case for case in told["cases"] if case["name"] != "allgather blocking gloo 1 MiB"]
     told["comparisons"] = comparisons(told["cases"])
-    console = Console(file=io.StringIO(), width=160)
+    console = Console(file=io.StringIO(), width=80)
     print_comm(told, console)
     row = next(line for line in console.file.getvalue().splitlines() if "1 MiB" in line)  # type: ignore[attr-defined]
     assert row.count(" - ") == 2

@@ -1,6 +1,7 @@
 """Reading safetensors: what is whole is read exactly, and what is not is named in one line."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def shards(directory: Path) -> None:
 
 
 def write_index(directory: Path, content: object) -> None:
+    (directory / SINGLE).unlink(missing_ok=True)
     (directory / INDEX).write_text(json.dumps(content))
 
 
@@ -136,10 +138,38 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: (shards(d), save_file({"z": torch.ones(1)}, d / "b.safetensors")),
         "b.safetensors: 'b' cannot be read",
     ),
-    "index with a tensor less": (lambda d: write_index(d, {"weight_map": {"a": SINGLE}}), "'b'"),
-    "index that is no JSON": (lambda d: (d / INDEX).write_text("{"), INDEX),
-    "index that is not UTF-8": (lambda d: (d / INDEX).write_bytes(b"\xff"), INDEX),
+    "index with a tensor less": (
+        lambda d: (shards(d), write_index(d, {"weight_map": {"a": "a.safetensors"}})),
+        "'b'",
+    ),
+    "index that is no JSON": (lambda d: (write_index(d, {}), (d / INDEX).write_text("{")), INDEX),
+    "index that is not UTF-8": (lambda d: (write_index(d, {}), (d / INDEX).write_bytes(b"\xff")), INDEX),
     "index without a map": (lambda d: write_index(d, {}), INDEX),
+    "a pipe": (lambda d: ((d / SINGLE).unlink(), os.mkfifo(d / SINGLE)), "it is no regular file"),
+    "a device": (lambda d: ((d / SINGLE).unlink(), (d / SINGLE).symlink_to("/dev/zero")), "it is no regular file"),
+    "a link to nothing": (lambda d: ((d / SINGLE).unlink(), (d / SINGLE).symlink_to("gone")), "points to a file"),
+    "a pipe for a shard": (
+        lambda d: (shards(d), (d / "b.safetensors").unlink(), os.mkfifo(d / "b.safetensors")),
+        r"b\.safetensors: .*it is no regular file",
+    ),
+    "a header of a gigabyte": (lambda d: overwrite(d, 0, (1 << 30).to_bytes(8, "little")), "1073741824 bytes"),
+    "MLX weights": (
+        lambda d: save_file(TENSORS | {"b": torch.ones(5, dtype=torch.uint32), "b.scales": torch.ones(5)}, d / SINGLE),
+        "b is of dtype U32; .* nothing quantised",
+    ),
+    "AWQ weights": (lambda d: save_file({"a.qweight": torch.ones(3)}, d / SINGLE), "'a'; these weights are quantised"),
+    "an adapter": (lambda d: save_file({"a.lora_A.weight": torch.ones(3)}, d / SINGLE), "'a'; these .* an adapter"),
+    "index that is a pipe": (lambda d: (write_index(d, {}), (d / INDEX).unlink(), os.mkfifo(d / INDEX)), INDEX),
+    "index that is a device": (
+        lambda d: (write_index(d, {}), (d / INDEX).unlink(), (d / INDEX).symlink_to("/dev/zero")),
+        "more than 64 MiB",
+    ),
+    "index with deep JSON": (lambda d: (write_index(d, {}), (d / INDEX).write_text("[" * 10**5)), "nested too deeply"),
+    "index with half a character": (
+        lambda d: (write_index(d, {}), (d / INDEX).write_text('{"weight_map": {"a": "\\ud800"}}')),
+        "surrogates not allowed",
+    ),
+    "index with a name that is too long": (lambda d: write_index(d, {"weight_map": {"a": "x" * 5000}}), "too long"),
     "index that is a list": (lambda d: write_index(d, [1]), INDEX),
     "index whose map is a list": (lambda d: write_index(d, {"weight_map": ["a"]}), INDEX),
     "index whose map is null": (lambda d: write_index(d, {"weight_map": None}), INDEX),

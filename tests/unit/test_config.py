@@ -85,7 +85,7 @@ def test_one_prompt_is_required(options: dict[str, Any], named: str) -> None:
 @pytest.mark.parametrize(
     "split, named",
     [
-        ((3, 2), "--layer-split: 3,2 is for 2 stages, but there are 3; give one number for each stage"),
+        ((3, 2), "--layer-split: 3,2 is for 2 stages, not 3; give one number for each stage"),
         ((2, 2, 2), "--layer-split: 2,2,2 is 6 layers, but m has 5; give numbers that add up to 5"),
     ],
 )

@@ -39,6 +39,15 @@ def test_a_mesh_is_read(text: str, mesh: Mesh) -> None:
     assert parse_mesh(str(mesh)) == mesh
 
 
+@pytest.mark.parametrize("sync", ["auto", *registry.choices("sync")])
+def test_on_one_rank_every_sync_is_accepted(sync: str) -> None:
+    """A study over 1, 2 and 3 ranks has one command."""
+    for prefill, decode in itertools.product(registry.choices("prefill"), registry.choices("decode")):
+        config = RunConfig(model="", prefill=prefill, decode=decode, sync_strategy=sync)
+        for alone in (False, True):
+            assert load_strategies(config, Mesh(dp=2), alone).sync_name == "none"
+
+
 @pytest.mark.parametrize("text", ["", "pp", "pp=0", "pp=-1", "xp=2", "pp=2,pp=2", "pp=2;tp=2", "pp=2,", "pp=two"])
 def test_what_is_no_mesh_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="--mesh"):
@@ -47,7 +56,7 @@ def test_what_is_no_mesh_is_refused(text: str) -> None:
 
 def test_a_mesh_of_other_ranks_is_refused() -> None:
     assert mesh_of(None, 5) == Mesh(pp=5)
-    with pytest.raises(UserError, match="for 4 ranks, but 3 run"):
+    with pytest.raises(UserError, match="for 4 ranks, not 3"):
         mesh_of("pp=2,tp=2", 3)
 
 

@@ -1,6 +1,7 @@
 """Forecasts of memory, traffic and times, and the choice by them: pure functions, of models that need not be there."""
 
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -173,12 +174,12 @@ def plan(directory: Path, *arguments: str) -> Result:
 def test_the_command_shows_tables(directory: Path) -> None:
     shown = plan(directory, "--num-ranks", "3", "--decode", "tensor", "--chunk-size", "128")
     assert shown.exit_code == 0, shown.output
-    for word in ("KV heads", "bytes received", "exposed sync", "reshard", "assumed", "auto takes"):
+    for word in ("KV heads", "bytes received", "exposed sync", "reshard", "assumed", "which sync joins"):
         assert word in shown.output, word
+    assert max(map(len, shown.output.splitlines())) <= 80 and "…" not in shown.output
 
 
 def test_the_command_writes_json(directory: Path, tmp_path: Path) -> None:
-    import json
 
     path = tmp_path / "plan.json"
     arguments = ("--hosts", "a:2,b:1", "--decode", "auto", "--link-gbit", "1", "--json", str(path))
@@ -189,12 +190,24 @@ def test_the_command_writes_json(directory: Path, tmp_path: Path) -> None:
     assert told["choice"]["decode"] == told["decode"] and len(told["joints"]) >= len(PAIRS)
 
 
+@pytest.mark.parametrize("mesh, ranks", [("pp=3", 3), ("pp=2,tp=2", 4), ("dp=2,pp=3", 3)])
+def test_a_mesh_says_how_many_ranks_are_planned(directory: Path, mesh: str, ranks: int) -> None:
+    """Of one replica."""
+    told = json.loads(plan(directory, "--mesh", mesh, "--json", "-").stdout)
+    assert len(told["ranks"]) == ranks
+
+
 @pytest.mark.parametrize(
     "arguments, says",
     [
         (("--num-ranks", "2", "--max-memory", "1MB"), "--max-memory: "),
         (("--num-ranks", "2", "--hosts", "a:2"), "leave one of them out"),
-        (("--num-ranks", "2", "--mesh", "pp=3"), "is for 3 ranks"),
+        (("--num-ranks", "2", "--mesh", "pp=3"), "is for 3 ranks, not 2"),
+        (("--hosts", "a:2,b:2", "--mesh", "pp=3"), "is for 3 ranks, not 4"),
+        (("--mesh", "pp=999999999"), "more than 16384 ranks"),
+        (("--hosts", "a:16000,b:16000"), "more than 16384 ranks"),
+        (("--num-ranks", "2", "--link-gbit", "nan", "--prompt-tokens", "8"), "--link-gbit: nan"),
+        (("--num-ranks", "2", "--inside-gbit", "1e400"), "--inside-gbit: inf"),
         (("--num-ranks", "2", "--prompt-tokens", "2000000"), "positions"),
         (("--num-ranks", "2", "--link-gbit", "0"), "--link-gbit"),
         (("--num-ranks", "2", "--link", "1gbe"), "all ranks are on one host"),

@@ -123,7 +123,7 @@ def test_the_dry_run_prints_the_script() -> None:
         check=True,
     ).stdout.splitlines()
     assert words == ["--mpi=pmix", "--cpus-per-task=3", *start.words(), *GENERATE, "--threads", "3"]
-    as_json = json.loads(launch(*asked, "--json").stdout)
+    as_json = json.loads(launch(*asked, "--json", "-").stdout)
     assert as_json == {"argv": ["sbatch"], "environment": {}, "script": shown.stdout}
 
 

@@ -169,15 +169,15 @@ def run(*arguments: str) -> Result:
 
 
 def test_list_before_and_after_get(tiny: Path) -> None:
-    assert json.loads(run("list", "--json").stdout) == {
+    assert json.loads(run("list", "--json", "-").stdout) == {
         "stored": [],
         "available": [{"name": "tiny", "source": "tiny-model==1.0", "summary": "a tiny one"}],
     }
-    got = run("get", "tiny", "--json")
+    got = run("get", "tiny", "--json", "-")
     path = str(store.store_path("tiny"))
     assert json.loads(got.stdout) == {"name": "tiny", "path": path}
     assert got.stderr.splitlines()[0].startswith("downloading tiny-model==1.0") and "saving" in got.stderr
-    listed = json.loads(run("list", "--json").stdout)
+    listed = json.loads(run("list", "--json", "-").stdout)
     size = sum(file.stat().st_size for file in store.store_path("tiny").iterdir())
     assert listed == {"stored": [{"name": "tiny", "path": path, "bytes": size}], "available": []}
     assert path in run("list").stdout
@@ -185,7 +185,7 @@ def test_list_before_and_after_get(tiny: Path) -> None:
 
 def test_convert_command(wheel: Path, tmp_path: Path) -> None:
     gguf, directory = str(wheel.parent / "tiny.gguf"), str(tmp_path / "model")
-    result = run("convert", gguf, directory, "--dtype", "float32", "--json")
+    result = run("convert", gguf, directory, "--dtype", "float32", "--json", "-")
     assert json.loads(result.stdout) == {"path": directory, "dtype": "float32"}
     assert json.loads((tmp_path / "model" / "config.json").read_text())["dtype"] == "float32"
     assert isinstance(run("convert", gguf, directory).exception, UserError)
@@ -194,3 +194,22 @@ def test_convert_command(wheel: Path, tmp_path: Path) -> None:
 def test_importing_the_store_is_cheap() -> None:
     code = "import sys, mpi_spp.cli.model; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "place, named", [("~no-such-user/x", "MPI_SPP_CACHE: ~no-such-user/x"), ("", "no home directory")]
+)
+def test_a_home_that_is_not_known(monkeypatch: pytest.MonkeyPatch, place: str, named: str) -> None:
+    """Of another user, or of an id without a name."""
+    monkeypatch.setenv("MPI_SPP_CACHE", place)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(UserError, match=f"{named}.*; set MPI_SPP_CACHE to a directory"):
+        store.stored_models()
+
+
+def test_a_store_that_is_a_file_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("MPI_SPP_CACHE", str(tmp_path / "cache"))
+    assert store.stored_models() == []
+    assert not store.is_stored("x" * 5000)

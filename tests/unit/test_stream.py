@@ -34,7 +34,7 @@ def stream(tokenizer: Any, ids: list[int]) -> tuple[list[str], str, str]:
     """The pieces, the rest and the whole text of an answer."""
     stream = TextStream(tokenizer)
     pieces = [stream.push(token) for token in ids]
-    return pieces, stream.rest(ids), stream.text(ids)
+    return pieces, stream.rest(), stream.text(ids)
 
 
 some_text = st.text(st.characters(codec="utf-8", exclude_characters="\ufffd\0"), max_size=20)

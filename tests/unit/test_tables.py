@@ -1,0 +1,42 @@
+"""Tables for people: see mpi_spp/report/tables.py."""
+
+import io
+
+import pytest
+
+from mpi_spp.report.tables import console, table, tables_of
+
+
+def lines_of(*made: object) -> list[str]:
+    shown = io.StringIO()
+    printed = console(shown)
+    for one in made:
+        printed.print(one)
+    return shown.getvalue().splitlines()
+
+
+def test_what_is_too_long_goes_on_below_and_nothing_is_cut() -> None:
+    made = table("rank", "host", "threads", title="[three] ranks of :host:", wraps=["host"])
+    made.add_row("0", "a-host-with-a-long-name." * 8, "9" * 20)
+    lines = lines_of(made)
+    assert max(map(len, lines)) <= 80 and "[three] ranks of :host:" in lines[1]
+    together = "".join("".join(line[5:58].split()) for line in lines[4:])
+    assert together.startswith("a-host-with-a-long-name.a-host") and together.count("name.") == 8
+    assert "9" * 20 in lines[4] and "threads" in lines[2]
+
+
+def test_more_columns_than_fit_are_tables_below() -> None:
+    columns = ["message", *(f"rank {rank}" for rank in range(30))]
+    lines = lines_of(*tables_of(columns, [["1 KiB", *map(str, range(1000, 1030))]], "seconds", 80))
+    assert max(map(len, lines)) <= 80
+    figures = " ".join(line for line in lines if "1 KiB" in line).replace("1 KiB", "").split()
+    assert figures == [str(figure) for figure in range(1000, 1030)]
+
+
+@pytest.mark.parametrize(
+    "columns, width",
+    [("120", 120), ("", 80), ("0", 80), ("-5", 80), ("3", 80), ("9" * 5000, 80), ("²", 80), ("1e3", 80), ("nan", 80)],
+)
+def test_the_width(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert console(io.StringIO()).width == width
