@@ -1,6 +1,7 @@
 """Long work shows itself, short work does not."""
 
 import io
+import time
 from collections.abc import Callable
 
 import pytest
@@ -84,3 +85,16 @@ def test_steps_have_a_line_each(wait: Callable[[float], None], capsys: pytest.Ca
     steps.close()
     expected = ["downloading", "mpi-spp: downloading: 50% in 8 s, about 8 s left", "unpacking"]
     assert capsys.readouterr().err.splitlines() == expected
+
+
+def test_work_that_lasts_is_announced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A refusal that comes sooner stands alone."""
+    monkeypatch.setattr(progress, "_SILENCE_SECONDS", 0.05)
+    with progress.announced("soon done"):
+        pass
+    with progress.announced("of another rank", shows=False):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+    with progress.announced("trying kernels"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "mpi-spp: trying kernels ...\n"
