@@ -59,10 +59,20 @@ class World:
         start = f"the start of rank {launched_rank()} ({self.host}) together with the other ranks"
         with guarded(timeout if launched_size() > 1 else 0, start):
             self._start()
-        if self.size > 1 and timeout:
-            Watchdog(self._life, timeout).start()
+        if self.size > 1:
+            self._timeout, self._watchdog = timeout, Watchdog(self._life, timeout)
+            self._watchdog.start()
             # MPI ends when Python has: no thread of it can look on, so the kernel's clock does.
-            atexit.register(signal.alarm, math.ceil(max(timeout, _SECONDS_TO_END)))
+            atexit.register(self._limit_the_end)
+
+    def set_limit(self, timeout: float) -> None:
+        """Let a wait in vain end the job after so many seconds from now on; 0: no limit."""
+        if self.size > 1:
+            self._timeout = timeout
+            self._watchdog.set_limit(timeout)
+
+    def _limit_the_end(self) -> None:
+        signal.alarm(math.ceil(max(self._timeout, _SECONDS_TO_END)) if self._timeout else 0)
 
     def _start(self) -> None:
         _start_mpi()
@@ -189,10 +199,15 @@ def library_version() -> str:
 _worlds: list[World] = []
 
 
-def the_world(timeout: float = 0) -> World:
-    """The job that this process belongs to. The first call is collective, and its `timeout` counts: see World."""
+def the_world(timeout: float | None = None) -> World:
+    """The job that this process belongs to. The first call is collective.
+
+    `timeout`: see World; of a later call it counts from then on; None: as it is, at first no limit.
+    """
     if not _worlds:
-        _worlds.append(World(timeout))
+        _worlds.append(World(timeout or 0))
+    elif timeout is not None:
+        _worlds[0].set_limit(timeout)
     return _worlds[0]
 
 
@@ -220,7 +235,7 @@ def leave_together(error: UserError, timeout: float) -> NoReturn:
     """
     if not error.agreed:
         try:
-            the_world(timeout).agree(error)
+            the_world(None if _worlds else timeout).agree(error)
         except UserError as agreed:
             error = agreed
     if launched_rank() == 0:
