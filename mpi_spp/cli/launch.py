@@ -10,7 +10,7 @@ import click
 
 from mpi_spp import start
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
-from mpi_spp.cli._options import json_option, parse_gpu_ids
+from mpi_spp.cli._options import FILE, json_option, parse_gpu_ids
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
 from mpi_spp.comm.environment import launched_size
@@ -40,7 +40,7 @@ _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 
 @click.command("launch", context_settings={"allow_interspersed_args": False})
 @click.option("-np", "-n", "num_ranks", type=click.IntRange(1, MOST_RANKS), metavar="N", help=_RANKS_HELP)
-@click.option("--hostfile", type=click.Path(), help="The hosts, in the format of Open MPI, MPICH or Intel MPI.")
+@click.option("--hostfile", type=FILE, help="The hosts, in the format of Open MPI, MPICH or Intel MPI.")
 @click.option("--gpu-ids", callback=parse_gpu_ids, help="GPUs of each host, one a rank: 5,6,7.")
 @click.option(
     "--threads",
