@@ -108,3 +108,10 @@ def test_a_dash_is_standard_input() -> None:
     program = "from mpi_spp.files import read_text; print(read_text('--file', '-'))"
     done = subprocess.run([sys.executable, "-c", program], input=b"hello", capture_output=True, timeout=10)
     assert done.stdout == b"hello\n"
+
+
+def test_lines_end_as_everywhere(tmp_path: Path) -> None:
+    """A file that was written on Windows, or on an old Macintosh, is the same prompt."""
+    path = tmp_path / "text"
+    path.write_bytes(b"one\r\ntwo\rthree\n")
+    assert read_text("--prompt-file", path) == "one\ntwo\nthree\n"
