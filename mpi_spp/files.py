@@ -44,7 +44,7 @@ def read_beginning(source: str, path: str | Path, count: int = 64) -> bytes:
 
 
 def read_text(source: str, path: str | Path, most_bytes: int = MOST_TEXT_BYTES, advice: str = "") -> str:
-    """UTF-8 without a mark at its beginning, whose lines end with newlines. Raises UserError as `read_bytes`."""
+    """UTF-8 without the mark that some editors put first, its lines ended as here. Raises UserError as `read_bytes`."""
     content = read_bytes(source, path, most_bytes, advice)
     try:
         return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")

@@ -110,8 +110,6 @@ def test_a_dash_is_standard_input() -> None:
     assert done.stdout == b"hello\n"
 
 
-def test_lines_end_as_everywhere(tmp_path: Path) -> None:
-    """A file that was written on Windows, or on an old Macintosh, is the same prompt."""
-    path = tmp_path / "text"
-    path.write_bytes(b"one\r\ntwo\rthree\n")
-    assert read_text("--prompt-file", path) == "one\ntwo\nthree\n"
+def test_lines_end_as_here_whatever_wrote_them(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a\r\nb\rc\n")
+    assert read_text("--file", tmp_path / "file") == "a\nb\nc\n"
