@@ -37,6 +37,12 @@ def room_in_group(limit: str, usage: str, statistics: str, cache_name: str) -> i
     return max(0, int(limit) - int(usage or 0) + int(rows.get(cache_name, 0)))
 
 
+def memory_kills(root: Path = _ROOT) -> int:
+    """Return how many processes Linux has ended for want of memory since it started, in control groups too."""
+    rows = (line.split() for line in read(root / "proc/vmstat").splitlines())
+    return next((int(row[1]) for row in rows if row[0] == "oom_kill"), 0)
+
+
 def cpu_quota(root: Path = _ROOT) -> float | None:
     """Return how many cores' time all processes of this one's control groups may use together; None: no limit.
 

@@ -2,7 +2,6 @@
 
 import os
 import shlex
-import signal
 import sys
 from typing import Any, NoReturn
 
@@ -179,15 +178,10 @@ def _print(argv: list[str], environment: dict[str, str], json: str | None) -> No
 
 
 def _start(argv: list[str], environment: dict[str, str], finished: str | None) -> NoReturn:
-    """Turn into mpirun; where a host may be lost, for which there is a sign of rank 0's end, stay beside it."""
+    """Run mpirun and stay beside it. `finished`: a sign of rank 0's end, where a host may be lost."""
     sys.stdout.flush()
     try:
-        if finished is not None:
-            sys.exit(run_guarded(argv, environment, finished))
-        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)  # standard input is for the user's next command
-        # Its exit status, Ctrl-C and other signals need nobody between it and the shell.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and mpirun would inherit that
-        os.execvpe(argv[0], argv, environment)
+        sys.exit(run_guarded(argv, environment, finished))
     except OSError as error:
         raise UserError(
             f"{argv[0]}: cannot be started ({error.strerror}); name a working mpirun in MPI_SPP_MPIRUN"

@@ -2,8 +2,8 @@
 
 Launchers take standard input to hand it to rank 0, though the user may have meant it for the next command; Open MPI 5
 never hands on its end; and all close other descriptors. So `launch` gives them nothing to read. It reads what such a
-file has, into one without a name, which is open as long as this process, or the launcher that it becomes, runs: rank 0
-finds it there, nobody else may, and nothing is left behind.
+file has, into one without a name, which is open as long as this process runs: rank 0 finds it there, nobody else may,
+and nothing is left behind.
 """
 
 import os
@@ -52,7 +52,6 @@ def _kept(option: str, path: str) -> str:
             kept = os.dup(copy.fileno())
     except OSError as error:
         raise UserError(f"{option}: {path} cannot be read ({error.strerror}); give a file") from None
-    os.set_inheritable(kept, True)  # by the launcher that this process becomes
     return f"/proc/{os.getpid()}/fd/{kept}"
 
 

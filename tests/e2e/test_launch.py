@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -218,7 +219,7 @@ def test_limits_of_a_hostfile_reach_the_ranks(tmp_path: Path) -> None:
 
 
 def test_no_file_of_a_model_is_run(tmp_path: Path) -> None:
-    """Neither by `launch` in its folder, nor by its ranks; which get what is on standard input."""
+    """In its folder, neither by `launch`, nor by its ranks, nor by a plain command. They get standard input."""
     model = reciting_model.build(tmp_path / "model")
     for name in ("json", "random", "queue", "torch", "numpy", "tokenizers", "mpi4py", "sitecustomize"):
         (model / f"{name}.py").write_text("import os; os.write(2, b'was run'); os._exit(9)")
@@ -228,4 +229,6 @@ def test_no_file_of_a_model_is_run(tmp_path: Path) -> None:
     clean = environment() | {"PYTHONPATH": ""}
     ended = run([*words(), "launch", "-np", "2", "--", *question], cwd=model, env=clean, input="hello")
     assert (ended.returncode, "was run" in ended.stderr) == (0, False), ended.stderr
-    assert ended.stdout
+    shutil.rmtree(model / "mpi_spp")  # it is Python that looks for it here
+    plain = run([sys.executable, "-m", "mpi_spp", *question], cwd=model, input="hello")
+    assert (plain.returncode, plain.stdout, "was run" in plain.stderr) == (0, ended.stdout, False), plain.stderr

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mpi_spp.limits import cpu_quota, memory_available, within_quota
+from mpi_spp.limits import cpu_quota, memory_available, memory_kills, within_quota
 
 
 def tree(root: Path, groups: str, files: dict[str, str]) -> Path:
@@ -52,6 +52,13 @@ def test_a_quota_of_cpu_time(groups: str, files: dict[str, str], quota: float | 
 )
 def test_memory(groups: str, files: dict[str, str], available: int, tmp_path: Path) -> None:
     assert memory_available(tree(tmp_path, groups, files)) == available
+
+
+def test_processes_that_were_ended_for_want_of_memory(tmp_path: Path) -> None:
+    assert memory_kills(tmp_path) == 0
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/vmstat").write_text("nr_free_pages 17\noom_kill 3\n")
+    assert memory_kills(tmp_path) == 3
 
 
 @pytest.mark.parametrize("quota, processes, threads", [(None, 3, 8), (1, 1, 1), (1, 2, 1), (5, 2, 2), (100, 2, 8)])
