@@ -18,7 +18,7 @@ from mpi_spp.report.experts import load_line
 from mpi_spp.units import counted
 
 # What all cases of a result have in common.
-_MOST_SAMPLES = 10_000  # that are compared in seconds
+_MOST_SAMPLES = _MOST_ROUNDS = 10_000  # that are compared in seconds
 _BEYOND_USE = 1e100  # of a rate
 _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
 
@@ -92,6 +92,8 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
     for name, value in workload_options.items():
         if value < (0 if name == "warmup" else 2 if (name, kind) == ("new_tokens", "decode") else 1):
             raise UserError(f"{option_name(name)}: {value} is too small for a measurement")
+        if value > _MOST_ROUNDS and name in ("warmup", "repetitions"):
+            raise UserError(f"{option_name(name)}: {value} is too much; give {_MOST_ROUNDS} or fewer")
     expected = {"max_new_tokens": workload_options["new_tokens"]}  # by which "auto" chooses
     configs = _cases(options | expected | {"json": json})
 
@@ -178,6 +180,6 @@ def _read(path: str) -> dict[str, Any]:
 def _is_measured(case: dict[str, Any]) -> bool:
     """Whether it has what `compare` looks at."""
     samples = case.get("samples")
-    if not isinstance(case.get("name"), str) or not isinstance(samples, list) or not 0 < len(samples) < _MOST_SAMPLES:
+    if not isinstance(case.get("name"), str) or not isinstance(samples, list) or not 0 < len(samples) <= _MOST_SAMPLES:
         return False
     return all(isinstance(one, int | float) and 0 < one < _BEYOND_USE for one in [case.get("median"), *samples])
