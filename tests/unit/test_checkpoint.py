@@ -103,7 +103,7 @@ def test_experts_of_two_prefixes_are_refused(tmp_path: Path) -> None:
     """transformers would give them other numbers."""
     experts, name = stored_experts("one each"), "model.layers.0.mlp.experts.1.up_proj.weight"
     save_file(experts | {name.removeprefix("model."): experts.pop(name)}, tmp_path / SINGLE)
-    with pytest.raises(UserError, match="experts begin with '' and 'model.'; they must be alike"):
+    with pytest.raises(UserError, match=r"experts begin with '' and 'model\.'; they must be alike"):
         Checkpoint(tmp_path).require(
             {f"model.layers.0.mlp.experts.{number}.up_proj.weight": (4, 2) for number in (0, 1)}
         )
