@@ -1,7 +1,8 @@
 """From a model directory to what a rank computes with, in steps that each end in agreement of all ranks."""
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.device import choose_device, choose_dtype
 from mpi_spp.model.quantized import QuantizedStore
+from mpi_spp.model.sizes import WeightSizes, sizes_of
 from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import (
     Track,
@@ -37,7 +39,7 @@ from mpi_spp.report.timed import timed
 from mpi_spp.schedule import Cost
 from mpi_spp.shares import Share, split_layer
 from mpi_spp.teams import teams_of
-from mpi_spp.units import limits_by_host
+from mpi_spp.units import limits_by_host, memory_warnings
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +61,8 @@ class Loader:
         self.checkpoint, self.device = world.together(check)
         self.dtype = choose_dtype(config.dtype, model.dtype or checkpoint_dtype(self.checkpoint), self.device)
         self._backend = self._choose_kernels()
+        self._warned = False
+        self._warn_of_memory(self._at_least)
         self._store = self._quantized()
 
     def stage(
@@ -67,6 +71,7 @@ class Loader:
         """Read some shares of some layers, and one of so many slices of the vocabulary. Collective."""
         log.info("loading %s as %s on %s, kernels: %s", self.directory, self.dtype, self.device, self.kernels)
         rows = split_evenly(self.model.vocab_size, num_vocabularies)[vocabulary]
+        self._warn_of_memory(lambda sizes: sizes.of_stage(layers, rows, shares))
         with timed("load"):
             return self._world.together(lambda: self._load(layers, rows, shares))
 
@@ -100,6 +105,28 @@ class Loader:
             shares,
             self._track("loading"),
         )
+
+    def _warn_of_memory(self, need: Callable[[WeightSizes], float]) -> None:
+        """Say once on which host the weights do not fit: a rank that runs out of memory ends without a word.
+
+        No more than a warning, since of what is mapped from files a part may leave the memory again. Collective.
+        """
+        config, world = self._config, self._world
+        if self._warned:
+            return
+        sizes = sizes_of(self.model, self.dtype, self.kernels, config.quantize, config.quantize_group_size)
+        needed = need(sizes) if self.device.type == "cpu" else 0
+        lines = memory_warnings(world.gather((world.host, needed, memory_available())))
+        self._warned = bool(lines)
+        for line in lines if world.rank == 0 else ():
+            print(f"mpi-spp: warning: {line}", file=sys.stderr, flush=True)
+
+    def _at_least(self, sizes: WeightSizes) -> float:
+        """Bytes of this rank's weights before it is known which they are; 0 where strategies are still to be chosen."""
+        if self._config.is_open:
+            return 0
+        whole = sizes.of_layer() * self.model.num_hidden_layers + sizes.of_head(range(self.model.vocab_size))
+        return whole * self._copies_on_host() / self._world.local_size
 
     def _some_layers(self) -> Stage:
         """A few layers of each kind, to be measured and let go."""
