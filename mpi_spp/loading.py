@@ -2,7 +2,7 @@
 
 import logging
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.native.library import NoKernels
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.limits import memory_available
-from mpi_spp.model.arithmetic import Chosen, choose, products_of, room_on_host
+from mpi_spp.model.arithmetic import Chosen, bytes_of_weights, choose, products_of, room_on_host
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.device import choose_device, choose_dtype
 from mpi_spp.model.quantized import QuantizedStore
-from mpi_spp.model.sizes import WeightSizes, sizes_of
 from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import (
     Track,
@@ -62,7 +61,9 @@ class Loader:
         self.dtype = choose_dtype(config.dtype, model.dtype or checkpoint_dtype(self.checkpoint), self.device)
         self._backend = self._choose_kernels()
         self._warned = False
-        self._warn_of_memory(self._at_least)
+        if not config.is_open:  # a measurement of layers comes before what each rank must load is known
+            share = self._copies_on_host() / world.local_size
+            self._warn_of_memory(share * model.num_hidden_layers, share * model.vocab_size)
         self._store = self._quantized()
 
     def stage(
@@ -71,7 +72,7 @@ class Loader:
         """Read some shares of some layers, and one of so many slices of the vocabulary. Collective."""
         log.info("loading %s as %s on %s, kernels: %s", self.directory, self.dtype, self.device, self.kernels)
         rows = split_evenly(self.model.vocab_size, num_vocabularies)[vocabulary]
-        self._warn_of_memory(lambda sizes: sizes.of_stage(layers, rows, shares))
+        self._warn_of_memory(sum(map(len, layers.values())) / len(shares), len(rows))
         with timed("load"):
             return self._world.together(lambda: self._load(layers, rows, shares))
 
@@ -106,27 +107,21 @@ class Loader:
             self._track("loading"),
         )
 
-    def _warn_of_memory(self, need: Callable[[WeightSizes], float]) -> None:
-        """Say once on which host the weights do not fit: a rank that runs out of memory ends without a word.
+    def _warn_of_memory(self, layers: float, rows: float) -> None:
+        """Say once on which host so many layers and rows of the head on each rank do not fit. Collective.
 
-        No more than a warning, since of what is mapped from files a part may leave the memory again. Collective.
+        A rank that runs out of memory ends without a word. No more than a warning, since of what is mapped from files a
+        part may leave the memory again.
         """
         config, world = self._config, self._world
         if self._warned:
             return
-        sizes = sizes_of(self.model, self.dtype, self.kernels, config.quantize, config.quantize_group_size)
-        needed = need(sizes) if self.device.type == "cpu" else 0
-        lines = memory_warnings(world.gather((world.host, needed, memory_available())))
+        of_layer, of_row = bytes_of_weights(self.model, self.kernels, self.dtype, config.quantize)
+        need = layers * of_layer + rows * of_row if self.device.type == "cpu" else 0
+        lines = memory_warnings(world.gather((world.host, need, memory_available())))
         self._warned = bool(lines)
         for line in lines if world.rank == 0 else ():
             print(f"mpi-spp: warning: {line}", file=sys.stderr, flush=True)
-
-    def _at_least(self, sizes: WeightSizes) -> float:
-        """Bytes of this rank's weights before it is known which they are; 0 where strategies are still to be chosen."""
-        if self._config.is_open:
-            return 0
-        whole = sizes.of_layer() * self.model.num_hidden_layers + sizes.of_head(range(self.model.vocab_size))
-        return whole * self._copies_on_host() / self._world.local_size
 
     def _some_layers(self) -> Stage:
         """A few layers of each kind, to be measured and let go."""

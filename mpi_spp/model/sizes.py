@@ -39,17 +39,6 @@ class WeightSizes:
         alike = next(number for number in range(layer + 1) if self._has_experts(number) == self._has_experts(layer))
         return self._of_kind(count, alike, expert_groups, with_experts)
 
-    def of_stage(self, layers: Mapping[int, Sequence[int]], rows: range, shares: Sequence[Share]) -> int:
-        """The bytes of what `load_stage` makes of the same arguments."""
-        kinds: dict[tuple[bool, tuple[int, ...]], list[int]] = {}
-        for number, indices in layers.items():
-            kinds.setdefault((self._has_experts(number), tuple(indices)), []).append(number)
-        total = self.of_head(rows)
-        for (_, indices), alike in kinds.items():
-            made = self._load({alike[0]: indices}, range(0), shares).weights.layers[alike[0]]
-            total += len(alike) * sum(share.nbytes for share in made.values())
-        return total
-
     def of_layer(self) -> float:
         """The bytes of a layer, on average."""
         layers = range(self._config.num_hidden_layers)

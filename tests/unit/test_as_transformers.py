@@ -11,12 +11,6 @@ import torch
 from tiny_model import Tensors, build, configure, edit, our_tokens, tokens_of_transformers
 
 from mpi_spp.errors import UserError
-from mpi_spp.kernels.plain import Plain
-from mpi_spp.model.checkpoint import Checkpoint
-from mpi_spp.model.config import read_config
-from mpi_spp.model.sizes import sizes_of
-from mpi_spp.model.weights import load_stage
-from mpi_spp.shares import split_layer
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -128,19 +122,3 @@ def test_windows(tmp_path: Path, model_type: str, settings: dict[str, Any], chan
     directory = build(tmp_path / "model", model_type, **settings)
     configure(directory, **changes)
     assert our_tokens(directory) == tokens_of_transformers(directory)
-
-
-@pytest.mark.parametrize("change", [dict, with_other_head])
-def test_the_weights_of_a_stage_are_known_before_it_is_loaded(
-    tmp_path: Path, change: Callable[[Tensors], Tensors]
-) -> None:
-    """With a head of its own too: the embedding stays in its file in either case."""
-    directory = build(tmp_path / "model", tie_word_embeddings=True)
-    edit(directory, change)
-    config, shares = read_config(directory), split_layer(read_config(directory), 2)
-    sizes = sizes_of(config, torch.float32, "plain", None, 32)
-    layers, rows = {0: [0, 1], 2: [1], 3: [1]}, range(10, 40)
-    stage = load_stage(
-        Checkpoint(directory), config, layers, rows, torch.float32, torch.device("cpu"), Plain(), shares=shares
-    )
-    assert sizes.of_stage(layers, rows, shares) == stage.weights.nbytes
