@@ -19,6 +19,8 @@ KERNELS = ("auto", "plain", "packed", "widened", "blockwise", "native", "native-
 QUANTIZE = ("int8", "int4")
 LAYER_SPLITS = ("auto", "even")
 CUDA_AWARE = ("auto", "yes", "no")
+MOST_THREADS = 1024
+_LARGEST_GROUP = 1 << 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,13 @@ class RunConfig:
         self._check_choice("kernels", KERNELS)
         if self.quantize is not None:
             self._check_choice("quantize", QUANTIZE)
-        if self.quantize_group_size < 16 or self.quantize_group_size % 16:
-            raise UserError(f"--quantize-group-size: {self.quantize_group_size} is no multiple of 16; give 32 or 64")
+        if self.threads is not None and self.threads > MOST_THREADS:
+            raise UserError(f"--threads: {self.threads} is more than any machine has; give {MOST_THREADS} or fewer")
+        if not 16 <= self.quantize_group_size <= _LARGEST_GROUP or self.quantize_group_size % 16:
+            raise UserError(
+                f"--quantize-group-size: {self.quantize_group_size} is no multiple of 16 up to {_LARGEST_GROUP}; give"
+                " 32 or 64"
+            )
         if self.mesh is not None:
             parse_mesh(self.mesh)
         self._check_sampling()
@@ -108,8 +115,9 @@ class RunConfig:
             raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
         if self.chat_template_kwargs is not None:
             check_template_variables("--chat-template-kwargs", self.chat_template_kwargs)
-        if self.prompt_ids is not None and self.chat:
-            raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
+        for name in ("chat", "system", "chat_template_kwargs"):
+            if self.prompt_ids is not None and getattr(self, name) not in (None, False):
+                raise UserError(f"{option_name(name)}: --prompt-ids are used as they are; leave one of them out")
 
     @property
     def is_open(self) -> bool:

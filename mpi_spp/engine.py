@@ -19,6 +19,7 @@ from mpi_spp.decode._job import DecodeJob, Growing
 from mpi_spp.diagnosis import not_finite
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
+from mpi_spp.limits import require_threads
 from mpi_spp.loading import Loader
 from mpi_spp.measuring import Measuring
 from mpi_spp.model.batch import one_span
@@ -64,6 +65,7 @@ class Engine:
         self.model, self.world, self._prompt_tokens, self._alone = model, world, prompt_tokens, alone
         self._program_bytes = resident_bytes()
         self.threads = config.threads or world.default_threads()
+        world.together(lambda: require_threads(self.threads))
         torch.set_num_threads(self.threads)
         team = next(team for team in teams_of(config, world.size) if world.rank in team.ranks)
         self.mesh = team.mesh
@@ -115,11 +117,7 @@ class Engine:
         return self._caches.target(capacity, self._cut(prompt_tokens or capacity))
 
     def generate(
-        self,
-        prompt_ids: list[int],
-        stop_ids: frozenset[int],
-        max_new_tokens: int,
-        penalties: Penalties = NO_PENALTIES,
+        self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int, penalties: Penalties = NO_PENALTIES
     ) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective."""
         for _, token in self.generate_batch([Request(prompt_ids, stop_ids, max_new_tokens, penalties=penalties)]):

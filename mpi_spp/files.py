@@ -23,21 +23,31 @@ def read_bytes(source: str, path: str | Path, most_bytes: int, advice: str = "")
         raise UserError(f"{source} never ends under Open MPI's own mpirun; start with `mpi-spp launch`, or give a file")
     try:
         with open(path, "rb", opener=_opened) as file:
-            content = _read(file, most_bytes + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = _read(file, most_bytes + 1) if size <= most_bytes else b""
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}){advice}") from None
     except ValueError as error:  # a name with a null byte, or with half a character
         raise UserError(f"{source} cannot be read ({error}){advice}") from None
-    if len(content) > most_bytes:
+    if max(size, len(content)) > most_bytes:
         raise UserError(f"{source} has more than {most_bytes // MIB} MiB, the most that is read{advice}")
     return content
 
 
+def read_beginning(source: str, path: str | Path, count: int = 64) -> bytes:
+    """The first bytes of a file, by which to tell what it is. Raises UserError when it cannot be read."""
+    try:
+        with open(path, "rb", opener=_opened) as file:
+            return file.read(count)
+    except OSError as error:
+        raise UserError(f"{source} cannot be read ({error.strerror})") from None
+
+
 def read_text(source: str, path: str | Path, most_bytes: int = MOST_TEXT_BYTES, advice: str = "") -> str:
-    """UTF-8, without the mark that some editors put first. Raises UserError as `read_bytes`."""
+    """UTF-8 without the mark that some editors put first, its lines ended as here. Raises UserError as `read_bytes`."""
     content = read_bytes(source, path, most_bytes, advice)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{source} is not UTF-8 (byte {error.start}); convert it") from None
 

@@ -1,8 +1,13 @@
 """What the machine, a container or a batch system lets this process have."""
 
 import contextlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
+
+from mpi_spp.errors import UserError
+
+_FEW_THREADS, _THREADS_OF_A_CORE = 64, 4
 
 # By the controllers that /proc/self/cgroup names: where the groups are, the limit, the usage, and that of cached files.
 _MEMORY_FILES = {
@@ -17,6 +22,13 @@ def read(path: str | Path) -> str:
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return Path(path).read_text().strip()
     return ""
+
+
+def require_threads(threads: int) -> None:
+    """Raise UserError where so many would only take one another's time, or could not be started."""
+    cores = os.cpu_count() or 1
+    if threads > max(_FEW_THREADS, _THREADS_OF_A_CORE * cores):
+        raise UserError(f"--threads: {threads} is far more than the {cores} cores here; leave it out, or give fewer")
 
 
 def memory_available(root: Path = _ROOT) -> int:

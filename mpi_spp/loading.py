@@ -116,9 +116,10 @@ class Loader:
         config, kept = self._config, cache_directory() / "kernels"
         products = products_of(config, self.model, self.dtype, self.device)
         room = room_on_host(self.model, self._copies_on_host(), self._free_bytes())
-        self.chosen: Chosen = self._world.once_a_host(
-            lambda: while_alive(lambda: choose(config.kernels, products, room, kept))
-        )
+        with progress.announced("trying kernels, once on this machine", shows=self._world.rank == 0):
+            self.chosen: Chosen = self._world.once_a_host(
+                lambda: while_alive(lambda: choose(config.kernels, products, room, kept))
+            )
         log.info("kernels: %s, %s%s", self.kernels, self.chosen.why, self.chosen.warning and f"; {self.chosen.warning}")
         return self._world.together(lambda: self._made(kept))
 

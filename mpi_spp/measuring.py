@@ -9,6 +9,7 @@ from mpi_spp.model.store import cache_directory
 from mpi_spp.plan.links import Links
 from mpi_spp.plan.measured import links_of_job, measured_speeds
 from mpi_spp.plan.speeds import Speeds
+from mpi_spp.report.progress import announced
 from mpi_spp.schedule import Cost
 
 
@@ -24,7 +25,8 @@ class Measuring:
     def costs(self) -> list[Cost]:
         """What a layer costs on each rank."""
         first = self._world.rank - self._comm.rank
-        return self._loader.costs()[first : first + self._comm.size]
+        with announced("measuring what a layer costs, once for this model and threads", self._world.rank == 0):
+            return self._loader.costs()[first : first + self._comm.size]
 
     @cached_property
     def links(self) -> Links:
@@ -35,4 +37,6 @@ class Measuring:
     def speeds(self) -> Speeds:
         """How fast they compute and talk."""
         loader, ranks = self._loader, (self._comm, self._world)
-        return measured_speeds(loader.what, self.costs, loader.first_layers, *ranks, self.links, self._directory)
+        costs, links = self.costs, self.links
+        with announced("measuring what a new token costs, once for this model and ranks", self._world.rank == 0):
+            return measured_speeds(loader.what, costs, loader.first_layers, *ranks, links, self._directory)

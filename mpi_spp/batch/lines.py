@@ -13,7 +13,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.files import MIB, read_bytes
 from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
 
-_MOST_BYTES, _MOST_BYTES_OF_A_PIPE = 1024 * MIB, 256 * MIB  # of a file; of a pipe or a device, which may never end
+_MOST_BYTES, _MOST_BYTES_OF_A_PIPE = 1024 * MIB, 96 * MIB  # of a file; of a pipe or a device, which may never end
 _PROMPTS = ("prompt", "prompt_ids", "messages")
 _LENGTHS = ("max_new_tokens", "max_completion_tokens", "max_tokens")  # the last two are OpenAI's
 _AROUND = ("id", "custom_id", "method", "url", "body")  # OpenAI's batch format

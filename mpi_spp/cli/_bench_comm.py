@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpi_spp.cli._debug import limit
-from mpi_spp.cli._options import device_options, json_option, memory_option, timeout_option
+from mpi_spp.cli._options import FILE, device_options, json_option, memory_option, timeout_option
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.comm.bench import DTYPES, MODES, OPERATIONS, TRANSPORTS
 from mpi_spp.errors import UserError
@@ -95,7 +95,7 @@ def _names_option(name: str, choices: Sequence[str], help_text: str) -> Callable
 @memory_option
 @timeout_option
 @json_option("Write all cases, ratios and fits to this file;")
-@click.option("--plot", type=click.Path(), help="Draw the curves to this .png or .svg.")
+@click.option("--plot", type=FILE, help="Draw the curves to this .png or .svg.")
 def comm(sizes: tuple[int, ...], json: str | None, plot: str | None, **options: Any) -> None:
     """Time and bandwidth of messages: our communicator against raw MPI, pickles, and torch.distributed."""
     _check(sizes, plot, options)

@@ -30,7 +30,7 @@ def wait_for_debugger_if_asked(environment: Mapping[str, str] = os.environ) -> N
     if environment.get(RANK_NAME, "") != str(launched_rank(environment)):
         return
     port = environment.get(PORT_NAME, str(DEFAULT_PORT))
-    if not port.isdigit():
+    if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16):
         raise UserError(f"{PORT_NAME}: {port!r} is no port; give a number, such as {DEFAULT_PORT}")
     _wait(launched_rank(environment), int(port))
 

@@ -21,12 +21,29 @@ from mpi_spp.files import parse_json
 from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.units import MemoryLimit, parse_limit
 
+_DIGITS = 10  # of no GPU's number
 Decorator = Callable[[Any], Any]
+
+
+class File(click.Path):
+    """The name of a file, as the system would take it; whether there is one is for whoever opens it to say."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click.ParamType."""
+        try:
+            return super().convert(value, param, ctx)
+        except ValueError as error:
+            self.fail(f"{value!r} is no name of a file ({error})", param, ctx)
+
+
+FILE = File()
 
 
 def run_option(name: str, help_text: str, **settings: Any) -> Decorator:
     """A click option with the default of RunConfig's field of the same name."""
     default = default_of(name.strip("-").split("/")[0].replace("-", "_"))
+    if isinstance(settings.get("type"), click.Path):
+        settings["type"] = FILE
     if settings.get("multiple"):
         return click.option(name, help=f"{help_text}  [default: {default}]", **settings)
     if default == ():
@@ -48,7 +65,7 @@ def together(*options: Decorator) -> Decorator:
 def parse_gpu_ids(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, ...]:
     """Read `5,6,7`."""
     parts = [] if value is None else [part.strip() for part in value.split(",")]
-    if not all(part.isascii() and part.isdigit() for part in parts):
+    if not all(part.isascii() and part.isdigit() and len(part) < _DIGITS for part in parts):
         raise click.BadParameter(f"{value!r} is no comma-separated list of numbers from 0 up, such as 5,6,7")
     return tuple(map(int, parts))
 
@@ -213,5 +230,5 @@ trace_options = together(
 def json_option(help_text: str) -> Decorator:
     """`--json PATH`, as every command has it."""
     return click.option(
-        "--json", "json", type=click.Path(), metavar="PATH|-", help=f"{help_text} -: it is all of standard output."
+        "--json", "json", type=FILE, metavar="PATH|-", help=f"{help_text} -: it is all of standard output."
     )

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from mpi_spp.cli._debug import limit
 from mpi_spp.config import RunConfig
+from mpi_spp.errors import UserError
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
@@ -63,9 +64,14 @@ def show_choice(engine: "Engine", generation: "Generation | None" = None) -> Non
 
 
 def open_engine(config: RunConfig, world: "World", clock: "Clock", prompt_tokens: int = 1024) -> "Engine":
-    """An engine for work that brings its own token ids. Collective."""
+    """An engine for work that brings its own token ids. Collective; raises UserError where they would be too many."""
     directory = find_model(config, world)
     from mpi_spp.engine import Engine
 
     model = world.on_rank_0(lambda: read_model(directory))
+    if prompt_tokens + config.max_new_tokens > model.max_positions:
+        raise UserError(
+            f"--prompt-tokens: {prompt_tokens} with --new-tokens {config.max_new_tokens} is more than the"
+            f" {model.max_positions} positions of {config.model}; give fewer"
+        )
     return Engine(config, model, directory, world, clock, prompt_tokens)

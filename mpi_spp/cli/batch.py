@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import click
 
 from mpi_spp.cli._options import (
+    File,
     chat_options,
     json_option,
     model_options,
@@ -44,8 +45,8 @@ class Files:
 
 
 @click.command("batch")
-@click.option("--input", required=True, type=click.Path(path_type=Path), help="JSON lines, each with a prompt.")
-@click.option("--output", required=True, type=click.Path(path_type=Path), help="JSON lines, each with an answer.")
+@click.option("--input", required=True, type=File(path_type=Path), help="JSON lines, each with a prompt.")
+@click.option("--output", required=True, type=File(path_type=Path), help="JSON lines, each with an answer.")
 @click.option(
     "--max-num-seqs", default=8, show_default=True, type=click.IntRange(min=1), help="Prompts decoded at once."
 )

@@ -1,24 +1,25 @@
 """`mpi-spp bench`: measure requests, their phases or communication on the ranks at hand, and compare two results."""
 
 import itertools
-import json as jsons
 import sys
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
 from mpi_spp.cli._bench_comm import comm
-from mpi_spp.cli._options import Decorator, json_option, model_options, schedule_options, together, trace_options
+from mpi_spp.cli._options import FILE, Decorator, json_option, model_options, schedule_options, together, trace_options
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig, default_of, option_name
 from mpi_spp.errors import UserError
+from mpi_spp.files import read_json_object
 from mpi_spp.report.experts import load_line
 from mpi_spp.units import counted
 
 # What all cases of a result have in common.
+_MOST_SAMPLES = _MOST_ROUNDS = 10_000  # that are compared in seconds
+_BEYOND_USE = 1e100  # of a rate
 _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
 
 
@@ -66,14 +67,16 @@ def e2e(**options: Any) -> None:
 
 
 @command.command()
-@click.argument("before", type=click.Path())
-@click.argument("after", type=click.Path())
+@click.argument("before", type=FILE)
+@click.argument("after", type=FILE)
 @click.option("--tolerance", default=0.02, show_default=True, help="A smaller change than this does not count.")
 @json_option("Write the ratios to this file;")
 def compare(before: str, after: str, tolerance: float, json: str | None) -> None:
     """Ratios of two results of the same benchmark; status 1 when AFTER is slower beyond the noise."""
     from mpi_spp.report.samples import compare as compare_results
 
+    if not 0 <= tolerance < 1:
+        raise UserError(f"--tolerance: {tolerance} is no share; give one from 0 up and below 1, such as 0.02")
     check_outputs(json, {"BEFORE": before, "AFTER": after})
     rows = compare_results(_read(before), _read(after), tolerance)
     if not rows:
@@ -89,6 +92,8 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
     for name, value in workload_options.items():
         if value < (0 if name == "warmup" else 2 if (name, kind) == ("new_tokens", "decode") else 1):
             raise UserError(f"{option_name(name)}: {value} is too small for a measurement")
+        if value > _MOST_ROUNDS and name in ("warmup", "repetitions"):
+            raise UserError(f"{option_name(name)}: {value} is too much; give {_MOST_ROUNDS} or fewer")
     expected = {"max_new_tokens": workload_options["new_tokens"]}  # by which "auto" chooses
     configs = _cases(options | expected | {"json": json})
 
@@ -165,12 +170,16 @@ def _print_cases(result: dict[str, Any]) -> None:
 
 
 def _read(path: str) -> dict[str, Any]:
-    try:
-        result: dict[str, Any] = jsons.loads(Path(path).read_text(encoding="utf-8"))
-        if all({"name", "samples", "median"} <= case.keys() for case in result["cases"]):
-            return result
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, AttributeError):
-        pass
+    result: dict[str, Any] = read_json_object(path, path)
+    cases = result.get("cases")
+    if isinstance(cases, list) and all(isinstance(case, dict) and _is_measured(case) for case in cases):
+        return result
     raise UserError(f"{path}: is no result of `mpi-spp bench ... --json`")
+
+
+def _is_measured(case: dict[str, Any]) -> bool:
+    """Whether it has what `compare` looks at."""
+    samples = case.get("samples")
+    if not isinstance(case.get("name"), str) or not isinstance(samples, list) or not 0 < len(samples) <= _MOST_SAMPLES:
+        return False
+    return all(isinstance(one, int | float) and 0 < one < _BEYOND_USE for one in [case.get("median"), *samples])

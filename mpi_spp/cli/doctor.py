@@ -11,6 +11,7 @@ from mpi_spp.cli._debug import limit
 from mpi_spp.cli._options import json_option, timeout_option
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.comm.environment import launched_rank
+from mpi_spp.config import MOST_THREADS
 from mpi_spp.launch.placement import local_numbers
 
 if TYPE_CHECKING:
@@ -19,7 +20,9 @@ if TYPE_CHECKING:
 
 @click.command("doctor")
 @click.option("--model", help="Also look whether every host can read this model, and whether it fits.")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads of each rank.  [default: its share of its cores]")
+@click.option(
+    "--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of each rank.  [default: its share of its cores]"
+)
 @click.option("--prompt-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of the prompt.")
 @click.option("--new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of the answer.")
 @timeout_option

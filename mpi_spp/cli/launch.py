@@ -9,10 +9,11 @@ import click
 
 from mpi_spp import start
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
-from mpi_spp.cli._options import json_option, parse_gpu_ids
+from mpi_spp.cli._options import FILE, json_option, parse_gpu_ids
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
 from mpi_spp.comm.environment import launched_size
+from mpi_spp.config import MOST_THREADS
 from mpi_spp.errors import UserError
 from mpi_spp.launch import sign
 from mpi_spp.launch.guard import run_guarded
@@ -39,11 +40,11 @@ _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 
 @click.command("launch", context_settings={"allow_interspersed_args": False})
 @click.option("-np", "-n", "num_ranks", type=click.IntRange(1, MOST_RANKS), metavar="N", help=_RANKS_HELP)
-@click.option("--hostfile", type=click.Path(), help="The hosts, in the format of Open MPI, MPICH or Intel MPI.")
+@click.option("--hostfile", type=FILE, help="The hosts, in the format of Open MPI, MPICH or Intel MPI.")
 @click.option("--gpu-ids", callback=parse_gpu_ids, help="GPUs of each host, one a rank: 5,6,7.")
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_THREADS),
     help="Threads and cores of each rank.  [default: every host divides all its cores; with --scheduler: 1]",
 )
 @click.option(

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from mpi_spp.cli._options import json_option
+from mpi_spp.cli._options import File, json_option
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.model import store
 from mpi_spp.model.gguf import DTYPES, convert
@@ -51,8 +51,8 @@ def list_models(json: str | None) -> None:
 
 
 @command.command("convert")
-@click.argument("file", type=click.Path(path_type=Path))
-@click.argument("directory", type=click.Path(path_type=Path))
+@click.argument("file", type=File(path_type=Path))
+@click.argument("directory", type=File(path_type=Path))
 @click.option("--dtype", type=click.Choice(DTYPES), default="bfloat16", show_default=True, help="Of the weights.")
 @_json
 def convert_gguf(file: Path, directory: Path, dtype: str, json: str | None) -> None:

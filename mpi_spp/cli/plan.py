@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpi_spp.cli._options import json_option, model_options, schedule_options
+from mpi_spp.cli._options import FILE, json_option, model_options, schedule_options
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._setting import MOST_RANKS, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig, option_name
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     help="Ranks, all on this host.  [default: those of --mesh, else one a core]",
 )
 @click.option("--hosts", help="Hosts with their ranks, such as a:2,b:2.")
-@click.option("--hostfile", type=click.Path(), help="The hosts; `max-memory=8GiB` behind one limits its ranks.")
+@click.option("--hostfile", type=FILE, help="The hosts; `max-memory=8GiB` behind one limits its ranks.")
 @schedule_options()
 @model_options
 @length_options

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpi_spp import cpu
-from mpi_spp.cli._options import json_option, model_options, schedule_options
+from mpi_spp.cli._options import FILE, json_option, model_options, schedule_options
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._setting import MOST_RANKS, Known, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig
@@ -67,7 +67,7 @@ def _filled(numbers: list[int]) -> list[int]:
 @click.option("--tflops", type=float, help="Of each rank in 16 bits, in place of what was measured.")
 @click.option("--memory-gb-per-s", type=float, help="That each rank reads, in place of what was measured.")
 @click.option("--knee-percent", default=10.0, show_default=True, help="A doubling that gains less does not pay.")
-@click.option("--plot", type=click.Path(), help="Draw times and efficiency into this file.")
+@click.option("--plot", type=FILE, help="Draw times and efficiency into this file.")
 @json_option("Write the rows to this file;")
 def command(json: str | None, plot: str | None, ranks: tuple[int, ...], **options: Any) -> None:
     """Times of one request on ever more ranks, and where adding ranks stops paying; needs no weights and no MPI.

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
-from mpi_spp.cli._options import json_option
+from mpi_spp.cli._options import File, json_option
 from mpi_spp.cli._output import check_outputs, write_json
 
-_FILE = click.argument("file", type=click.Path(path_type=Path))
+_FILE = click.argument("file", type=File(path_type=Path))
 
 
 @click.group("trace")
@@ -40,7 +40,7 @@ def summary(file: Path, json: str | None) -> None:
 
 @command.command()
 @_FILE
-@click.argument("picture", type=click.Path(path_type=Path))
+@click.argument("picture", type=File(path_type=Path))
 @json_option("Write which ranks and how many events were drawn to this file;")
 def plot(file: Path, picture: Path, json: str | None) -> None:
     """Draw the ranks as rows, chunks coloured, into a .png, a .svg, or a .html that needs no other file."""

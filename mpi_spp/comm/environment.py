@@ -7,10 +7,12 @@ from collections.abc import Mapping
 # allocation).
 _RANK_NAMES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 _SIZE_NAMES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+_DIGITS = 10  # of no count of ranks
 
 
 def _first_integer(names: tuple[str, ...], environment: Mapping[str, str]) -> int | None:
-    return next((int(environment[name]) for name in names if environment.get(name, "").isdigit()), None)
+    found = (environment.get(name, "") for name in names)
+    return next((int(text) for text in found if text.isascii() and text.isdigit() and len(text) < _DIGITS), None)
 
 
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:

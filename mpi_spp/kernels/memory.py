@@ -1,15 +1,19 @@
 """What was measured on this machine, remembered in files."""
 
 import json
-import os
-import tempfile
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mpi_spp import cpu
+from mpi_spp.errors import UserError
+from mpi_spp.files import read_json_object
 from mpi_spp.kernels.native.library import sources_digest
+from mpi_spp.outputs import write_text
+
+log = logging.getLogger(__name__)
 
 
 def measured_on(device: torch.device) -> str:
@@ -27,8 +31,8 @@ def measured_on(device: torch.device) -> str:
 def recall(memory: Path) -> dict[str, Any]:
     """What the file holds; nothing when it cannot be read, which costs a new measurement only."""
     try:
-        return dict(json.loads(memory.read_text(encoding="utf-8"))) if memory.is_file() else {}
-    except (OSError, ValueError, TypeError, RecursionError):  # the last of very many brackets
+        return dict(read_json_object(str(memory), memory)) if memory.is_file() else {}
+    except (OSError, UserError):
         return {}
 
 
@@ -36,9 +40,6 @@ def remember(memory: Path, known: dict[str, Any]) -> None:
     """Replace the file in one step, if it can be written: other runs may read it at this moment."""
     try:
         memory.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=memory.parent) as scratch:
-            written = Path(scratch, memory.name)
-            written.write_text(json.dumps(known, indent=1), encoding="utf-8")
-            os.replace(written, memory)
-    except OSError:
-        pass
+        write_text("what was measured", memory, json.dumps(known, indent=1))
+    except (OSError, UserError) as error:
+        log.info("measured again at the next start: %s", error)

@@ -36,13 +36,19 @@ class Checkpoint:
 
     def require(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Check from the files' headers alone that these tensors are there, in these shapes and in a known dtype."""
+        before_experts = set()
         for name, shape in shapes.items():
             part, path = self._part(name)
+            if ".experts." in name:
+                before_experts.add(part.name.partition("layers.")[0])
             if part.dtype not in _DTYPES:
                 known = ", ".join(_DTYPES)
                 raise UserError(f"{path}: {name} is of dtype {part.dtype}; supported are {known}, nothing quantised")
             if part.shape != shape:
                 raise UserError(f"{path}: {name} has shape {list(part.shape)}, but config.json asks for {list(shape)}")
+        if len(before_experts) > 1:  # transformers sorts them by these names, and so gives them other numbers
+            told = " and ".join(repr(one) for one in sorted(before_experts))
+            raise UserError(f"{self._directory}: the names of a layer's experts begin with {told}; they must be alike")
 
     def read(self, name: str, rows: range | None = None, columns: range | None = None) -> torch.Tensor:
         """One tensor, or only some of its rows (dim 0) or columns (dim 1), memory-mapped.

@@ -9,7 +9,7 @@ import torch
 
 from mpi_spp.errors import UserError
 from mpi_spp.model.families import ExpertFields, Family
-from mpi_spp.model.fields import read_fields
+from mpi_spp.model.fields import read_fields, shown
 from mpi_spp.model.rope import ROPE_TYPES, Rope, make_rope
 from mpi_spp.model.transformers_import import import_checks_alone
 from mpi_spp.shares import Experts, Share
@@ -127,16 +127,20 @@ def _parse(fields: dict[str, Any], path: Path) -> Any:
 
 def _check_kinds(config: Any, path: Path) -> None:
     """Refuse what is of a kind that is not built."""
+    if config.num_key_value_heads is None:  # as transformers leaves it in some families
+        raise UserError(f"{path}: num_key_value_heads is null, but must be a number; get the file again")
     if config.num_attention_heads % config.num_key_value_heads:
         raise UserError(
             f"{path}: num_attention_heads {config.num_attention_heads} is no multiple of"
             f" num_key_value_heads {config.num_key_value_heads}"
         )
     if config.hidden_act not in ACTIVATIONS:
-        raise UserError(f"{path}: hidden_act {config.hidden_act!r} is not supported; {', '.join(ACTIVATIONS)} are")
+        raise UserError(f"{path}: hidden_act {shown(config.hidden_act)} is not supported; {', '.join(ACTIVATIONS)} are")
     rope_type = config.rope_parameters.get("rope_type", "default")
     if rope_type not in ROPE_TYPES or config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{path}: rope_type {rope_type!r} is not supported; {', '.join(ROPE_TYPES)} are (not partial)")
+        raise UserError(
+            f"{path}: rope_type {shown(rope_type)} is not supported; {', '.join(ROPE_TYPES)} are (not partial)"
+        )
 
 
 def _from_transformers(config: Any, fields: dict[str, Any], family: Family, path: Path) -> ModelConfig:
@@ -207,7 +211,9 @@ def _windows(config: Any, fields: dict[str, Any], family: Family, path: Path) ->
     types = getattr(config, "layer_types", None) or alike
     unknown = set(types) - set(_LAYER_TYPES)
     if unknown:
-        raise UserError(f"{path}: layer_types {sorted(unknown)} are not supported; {', '.join(_LAYER_TYPES)} are")
+        raise UserError(
+            f"{path}: layer_types {shown(sorted(unknown))} are not supported; {', '.join(_LAYER_TYPES)} are"
+        )
     if family.sliding_layers != "by layer" and types != alike:
         told = f"all layers of a {family.model_type} are {alike[0]}"
         raise UserError(f"{path}: layer_types say something else than the other fields ({told}); take one of them away")

@@ -91,6 +91,7 @@ KINDS = {
     "partial_rotary_factor": _POSITIVE,
     "rope_parameters": _OBJECT,
     "rope_scaling": _OBJECT,
+    "num_labels": _whole(0, 2**16),  # of which transformers makes a list, whatever the model
     "dtype": _DTYPE,
     "torch_dtype": _DTYPE,
 }

@@ -4,6 +4,7 @@ As for transformers' greedy `generate`, what it says counts unless an option say
 token is done, or refused by name. What is about drawing, lengths, beams or speed is left out, and named.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from mpi_spp.files import json_type, read_json_object
 from mpi_spp.request import NO_PENALTIES, Penalties, check_penalty
 
 _NAME = "generation_config.json"
+_MOST_SHOWN = 40  # characters of a value
 _ADVICE = "; get the model's files again"
 # What changes greedy tokens in transformers and cannot be had here, after the values that change nothing.
 _NOT_BUILT: dict[str, tuple[Any, ...]] = {
@@ -95,7 +97,7 @@ def read_generation(config: RunConfig, tokenizer: Any | None, directory: Path) -
     penalties = _penalties(config, fields, path)
     name, chosen = "repetition_penalty", config.repetition_penalty
     taken = {name: penalties.repetition_penalty} if chosen is None and penalties.repetition_penalty != 1 else {}
-    left_out = {name: fields[name] for name in _LEFT_OUT if _says(fields, name, _LEFT_OUT[name])}
+    left_out = {name: _plain(fields[name]) for name in _LEFT_OUT if _says(fields, name, _LEFT_OUT[name])}
     return Generation(penalties, stop_ids, path.name, taken, left_out)
 
 
@@ -129,6 +131,13 @@ def _require_built(config: RunConfig, fields: Mapping[str, Any], path: Path) -> 
 
 def _says(fields: Mapping[str, Any], name: str, neutral: tuple[Any, ...]) -> bool:
     return name in fields and fields[name] not in neutral
+
+
+def _plain(value: Any) -> Any:
+    """A value that a report can show: the file may hold anything."""
+    if isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
+        return value
+    return repr(value)[:_MOST_SHOWN]
 
 
 def _penalties(config: RunConfig, fields: Mapping[str, Any], path: Path) -> Penalties:

@@ -1,5 +1,6 @@
 """The names of the files that weights are in, and the index of those that are in several."""
 
+import os
 from pathlib import Path
 
 from mpi_spp.errors import UserError
@@ -16,4 +17,7 @@ def read_index(directory: Path) -> dict[str, str]:
     weight_map = read_json_object(str(path), path, _MOST_BYTES).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(value, str) for value in weight_map.values()):
         raise UserError(f"{path}: is not a safetensors index (its 'weight_map' must give a file for each tensor)")
+    for file in set(weight_map.values()):
+        if os.path.isabs(file) or ".." in Path(file).parts:
+            raise UserError(f"{path}: {file!r} is outside of the model's directory; get the index again")
     return weight_map

@@ -29,7 +29,7 @@ class Part:
     """What `Stored` says of a slice of safetensors: to be read in part, too."""
 
     def __init__(self, whole: Any, stored: Stored) -> None:
-        self._whole, self._expert = whole, stored.expert
+        self._whole, self._expert, self.name = whole, stored.expert, stored.name
         self.dtype: str = whole.get_dtype()
         self.shape: tuple[int, ...] = tuple(whole.get_shape())
         self.complete = stored.expert is None or (len(self.shape) == 3 and self.shape[0] > stored.expert)

@@ -76,7 +76,7 @@ class _Process:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
-        self._is_ready = False
+        self._is_ready, self._owner = False, os.getpid()
 
     def ask(self, what: Mapping[str, Any]) -> dict[str, str]:
         """What it answers. An error says what became of it."""
@@ -98,6 +98,8 @@ class _Process:
 
     def begin(self) -> None:
         """Start it if it is not there."""
+        if self._owner != os.getpid():  # a copy of the process that started it
+            self._process, self._owner = None, os.getpid()
         if self._process is None or self._process.poll() is not None:
             self._end()
             self._is_ready = False
@@ -127,7 +129,7 @@ class _Process:
         process.communicate()
         if ended is None:
             return "it does not end"
-        return "it takes too long" if ended == -signal.SIGXCPU else f"its process ended with status {ended}"
+        return "it takes too long" if ended == -signal.SIGPROF else f"its process ended with status {ended}"
 
 
 def _line_of(process: Any, seconds: float) -> bytes | None:

@@ -7,13 +7,16 @@ nor from texts of gigabytes. `mpi_spp.model.template_process` (see start.py) ans
 import importlib
 import importlib.util
 import json
+import os
 import resource
 import select
+import signal
 import sys
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-CPU_SECONDS, MEMORY_BYTES, MOST_CHARACTERS = 2, 2**31, 2**26  # of one rendering; of the process; of a result
+_CPU_SECONDS, _MEMORY_BYTES, _MOST_CHARACTERS = 1.0, 2**29, 2**26  # of one rendering; beside the program; of its text
 _IDLE_SECONDS = 30
 _MODULE = "transformers.utils.chat_template_utils"
 
@@ -21,14 +24,23 @@ _MODULE = "transformers.utils.chat_template_utils"
 def serve() -> None:
     """Answer until nobody asks any more."""
     render = _renderer().render_jinja_template
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _limit(resource.RLIMIT_AS, _address_space() + _MEMORY_BYTES)
+    _limit(resource.RLIMIT_CORE, 0)
     print("ready", flush=True)
     while select.select([sys.stdin], [], [], _IDLE_SECONDS)[0] and (line := sys.stdin.buffer.readline()):
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        seconds = int(used.ru_utime + used.ru_stime) + CPU_SECONDS + 1
-        resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
+        signal.setitimer(signal.ITIMER_PROF, _CPU_SECONDS)  # its signal ends the process, whatever that is doing
         print(json.dumps(_answer(render, json.loads(line))), flush=True)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _address_space() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def _limit(what: int, most: int) -> None:
+    """Within what the user's own limits allow."""
+    hard = resource.getrlimit(what)[1]
+    resource.setrlimit(what, (most if hard == resource.RLIM_INFINITY else min(most, hard), hard))
 
 
 def _answer(render: Any, asked: dict[str, Any]) -> dict[str, str]:
@@ -40,7 +52,7 @@ def _answer(render: Any, asked: dict[str, Any]) -> dict[str, str]:
         return {"error": "it is nested too deeply"}
     except Exception as error:  # of the template's own words, or of any kind that jinja2 knows
         return {"error": str(error)[:500] or type(error).__name__}
-    return {"text": text} if len(text) <= MOST_CHARACTERS else {"error": "it makes a text without measure"}
+    return {"text": text} if len(text) <= _MOST_CHARACTERS else {"error": "it makes a text without measure"}
 
 
 def _renderer() -> ModuleType:

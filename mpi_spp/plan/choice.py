@@ -1,6 +1,8 @@
 """Which strategies to take: the fastest that fit; and where nothing fits, the nearest that would."""
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -84,10 +86,12 @@ def refusal(what: Forecast) -> UserError:
 
 def nearest(setting: Setting) -> str:
     """The nearest setting that fits, as advice: other strategies or mesh, fewer bits, more ranks, fewer tokens."""
-    for advice, tried in _neighbours(setting):
+    smallest = {host: setting.program_bytes * count for host, count in Counter(setting.hosts).items()}
+    may_fit = all(need < setting.limits.get(host, math.inf) for host, need in smallest.items())  # ranks without a model
+    for advice, tried in _neighbours(setting) if may_fit else ():
         if _fits(tried):
             return f"{advice} would fit"
-    tokens = _longest_prompt(setting)
+    tokens = _longest_prompt(setting) if may_fit else None
     if tokens is not None:
         return f"--prompt-tokens {tokens} with --new-tokens {setting.new_tokens} would fit"
     return "nothing that could be tried would fit; give more memory or a smaller model"

@@ -12,12 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from mpi_spp.errors import UserError
+from mpi_spp.files import MOST_TEXT_BYTES, read_beginning, read_text
 from mpi_spp.outputs import written
 from mpi_spp.report.timeline import CATEGORIES, Event, Timeline, in_order
 
 _WRITER = "mpi-spp"
 _FIRST_PID = 1000  # shown behind a rank's name, so it must look like none; 0 would be the idle task of a kernel
 _MARGIN_NS = 100
+_MOST_NS = 1 << 62  # of a clock
+_MOST_BYTES = 2 << 30  # of a file
+_MOST_BYTES_SENT = 1 << 62
 _POSTED = "posted_ns"  # of a receive that is drawn from its sending on
 _LANES = {"send": "sends", "receive": "receives"}  # by kind of message; all others are collective
 
@@ -36,15 +40,17 @@ def write_trace(path: Path, timelines: list[Timeline]) -> None:
 
 def read_trace(path: Path) -> list[Timeline]:
     """The timelines of a file that `write_trace` wrote, in the order of ranks. Raises UserError for any other file."""
+    what = f"{path}: is no trace of mpi-spp; give a file that `--trace FILE` has written"
+    if path.is_file() and not read_beginning(str(path), path).lstrip().startswith(b"{"):
+        raise UserError(what)  # before gigabytes of something else are in memory
+    text = read_text(str(path), path, _MOST_BYTES if path.is_file() else MOST_TEXT_BYTES)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(text)
         if content["otherData"]["writer"] == _WRITER:
             return _timelines(content)
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
         pass
-    raise UserError(f"{path}: is no trace of mpi-spp; give a file that `--trace FILE` has written")
+    raise UserError(what)
 
 
 def placed(timeline: Timeline) -> list[tuple[str, list[Event]]]:
@@ -136,14 +142,28 @@ def _about(timelines: list[Timeline]) -> _Entry:
 
 
 def _timelines(content: _Entry) -> list[Timeline]:
+    """Raises any of the errors that `read_trace` expects where something is not as `write_trace` writes it."""
     events: dict[int, list[Event]] = defaultdict(list)
     for entry in content["traceEvents"]:
         if entry["ph"] == "X" and entry["cat"] in CATEGORIES:
-            start, facts = round(entry["ts"] * 1000), entry["args"]
-            end = start + round(entry["dur"] * 1000)
-            event = Event(entry["cat"], entry["name"], facts.pop(_POSTED, start), end, facts)
-            events[entry["pid"] - _FIRST_PID].append(event)
-    return [
-        Timeline(about["rank"], about["host"], events[about["rank"]], about["clock"], about["dropped"])
+            events[entry["pid"] - _FIRST_PID].append(_event(entry))
+    timelines = [
+        Timeline(about["rank"], about["host"], events[about["rank"]], dict(about["clock"]), int(about["dropped"]))
         for about in content["otherData"]["ranks"]
     ]
+    if [one.rank for one in timelines] != list(range(len(timelines))) or not all(one.host.strip() for one in timelines):
+        raise ValueError("ranks are not counted from 0 up")
+    return timelines
+
+
+def _event(entry: _Entry) -> Event:
+    start, facts = round(entry["ts"] * 1000), dict(entry["args"])
+    end = start + round(entry["dur"] * 1000)
+    posted = facts.pop(_POSTED, start)
+    if not -_MOST_NS < posted <= end < _MOST_NS or not entry["name"].strip():
+        raise ValueError("times are none of a run")
+    if entry["cat"] == "message":
+        named = facts["kind"].strip() and facts["message"].strip()
+        if not named or not 0 <= facts["bytes"] < _MOST_BYTES_SENT:
+            raise ValueError("a message has no kind, name or length")
+    return Event(entry["cat"], entry["name"], posted, end, facts)

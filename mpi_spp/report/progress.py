@@ -1,8 +1,10 @@
 """Long work that shows itself on standard error: a bar on a terminal, else a line every few seconds."""
 
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, TextIO, TypeVar
 
 from tqdm import tqdm
@@ -12,6 +14,7 @@ T = TypeVar("T")
 _SECONDS = 5.0  # between two lines; what is done sooner shows none
 _HELD_BACK_SECONDS = 1.0  # steps of work that fails as soon are not shown
 _BAR_AFTER_SECONDS = 0.5
+_SILENCE_SECONDS = 1.0  # that need no word
 _BAR_OF_A_SHARE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
 
 
@@ -117,6 +120,23 @@ class Steps:
         """Take the bar away."""
         if self._progress is not None:
             self._progress.close()
+
+
+@contextmanager
+def announced(doing: str, shows: bool = True) -> Iterator[None]:
+    """Say what is being done, where that lasts: of work whose parts cannot be counted."""
+    timer = threading.Timer(_SILENCE_SECONDS, _say, [doing, sys.stderr])
+    timer.daemon = True
+    if shows:
+        timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _say(doing: str, file: TextIO) -> None:
+    print(f"mpi-spp: {doing} ...", file=file, flush=True)
 
 
 def track(items: Sequence[T], what: str, unit: str, shows: bool = True) -> Iterator[T]:

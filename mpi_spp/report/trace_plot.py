@@ -124,7 +124,7 @@ def _box(piece: Piece) -> _Box:
     inner, outer = kind_of(piece.inner.name), kind_of(piece.outer.name)
     if inner in _LOOKS:
         return _Box(piece.start, piece.end, inner, "")
-    if outer == "chunk":
+    if outer == "chunk" and piece.outer.name.removeprefix("chunk ").isdecimal():
         return _Box(piece.start, piece.end, outer, piece.outer.name.removeprefix("chunk "))
     return _Box(piece.start, piece.end, outer if outer in _LOOKS else "other", "")
 

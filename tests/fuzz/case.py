@@ -35,7 +35,7 @@ class Case:
     statuses: tuple[int, ...] = (0, 2)
     check: Check | None = None
     oracle: Check | None = None  # asked of transformers, in a process of its own
-    may_speak: bool = False  # lines before a refusal or an answer are wanted
+    may_last: bool = False  # it may be asked for work without measure
     told: list[str] = field(default_factory=list)  # what was changed
 
 

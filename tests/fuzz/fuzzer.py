@@ -14,6 +14,7 @@ import child
 import kinds
 import verdict
 from case import Case, Outcome, Room
+from rendering import Renderer
 
 _MOST_KEPT = 200  # folders of unclean cases
 _MOST_KEPT_ALIKE = 2
@@ -67,13 +68,18 @@ class Fuzzer:
             os.wait()
 
     def _work(self, cases: Sequence[tuple[str, int]], pipe) -> None:  # noqa: ANN001 (a text stream)
+        renderer = Renderer()
         for kind, number in cases:
             try:
+                renderer.ready()
                 result = self.one(kind, number)
             except Exception:  # of the fuzzer's own
                 result = Result(kind, number, None, "", [f"fuzzer: {traceback.format_exc()[-500:]}"])
             pipe.write(json.dumps(asdict(result)) + "\n")  # shorter than what a pipe takes at once
             pipe.flush()
+            if result.faults:
+                renderer.end()  # there may be an answer in it that nobody waits for
+        renderer.end()
 
     def one(self, kind: str, number: int) -> Result:
         """One case; where it is not clean, the smallest of its changes that is so in the same way."""

@@ -2,12 +2,14 @@
 
 import json
 import re
+import signal
 from typing import Any
 
 from case import Case, Outcome
 from child import Limits
 
 MOST_CHARACTERS = 600  # of a line: see mpi_spp/errors.py
+_ENDED_FOR_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
 _PREFIX = "mpi-spp: error: "
 _WORDS_OF_LIBRARIES = re.compile(
     r"Warning|Traceback|\[transformers\]|^Exception|oneMKL|OMP: |panicked|Error in sys", re.MULTILINE
@@ -17,6 +19,8 @@ _WORDS_OF_LIBRARIES = re.compile(
 def faults_of(case: Case, outcome: Outcome, limits: Limits) -> list[str]:
     """What is not clean; the first word of each names its kind."""
     found = [*_of_costs(outcome, limits)]
+    if case.may_last and (outcome.status in (None, *_ENDED_FOR_TIME) or outcome.cpu_seconds > limits.cpu_seconds):
+        return [one for one in found if one.startswith("memory")]
     if outcome.status is None:
         return found
     if outcome.status < 0:
@@ -49,7 +53,7 @@ def _of_refusal(case: Case, outcome: Outcome) -> list[str]:
     lines = outcome.stderr.splitlines()
     line = lines[-1] if lines else ""
     found = []
-    if (len(lines) != 1 and not case.may_speak) or not line.startswith(_PREFIX):
+    if len(lines) != 1 or not line.startswith(_PREFIX):
         found.append(f"lines: {len(lines)} on standard error; {(lines or [''])[0][:160]}")
     elif len(line.replace("ROOM", "")) > MOST_CHARACTERS:
         found.append(f"long: {len(line)} characters; {line[:160]}")
@@ -59,7 +63,7 @@ def _of_refusal(case: Case, outcome: Outcome) -> list[str]:
         found.append(f"names: none of {', '.join(case.names)}; {line[:200]}")
     elif not _is_printable(line):
         found.append(f"control: {ascii(line)[:200]}")
-    if outcome.stdout and not case.may_speak:
+    if outcome.stdout:
         found.append(f"stdout: {outcome.stdout[:80]!r} before a refusal")
     return found
 

@@ -99,6 +99,16 @@ def test_experts_are_found_in_any_form(tmp_path: Path, form: str) -> None:
             assert torch.equal(checkpoint.read(name, columns=range(1, 2)), expected[:, 1:2])
 
 
+def test_experts_of_two_prefixes_are_refused(tmp_path: Path) -> None:
+    """transformers would give them other numbers."""
+    experts, name = stored_experts("one each"), "model.layers.0.mlp.experts.1.up_proj.weight"
+    save_file(experts | {name.removeprefix("model."): experts.pop(name)}, tmp_path / SINGLE)
+    with pytest.raises(UserError, match=r"experts begin with '' and 'model\.'; they must be alike"):
+        Checkpoint(tmp_path).require(
+            {f"model.layers.0.mlp.experts.{number}.up_proj.weight": (4, 2) for number in (0, 1)}
+        )
+
+
 def test_experts_that_are_not_there_are_named(tmp_path: Path) -> None:
     save_file(stored_experts("stacked"), tmp_path / SINGLE)
     with pytest.raises(UserError, match=r"gate_up_proj has no expert 3, but config\.json asks for it"):
@@ -170,6 +180,15 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         "surrogates not allowed",
     ),
     "index with a name that is too long": (lambda d: write_index(d, {"weight_map": {"a": "x" * 5000}}), "too long"),
+    "an index that leads elsewhere": (
+        lambda d: write_index(d, {"weight_map": {"a": "/dev/zero"}}),
+        "'/dev/zero' is outside",
+    ),
+    "an index that leads up": (lambda d: write_index(d, {"weight_map": {"a": "x/../../a"}}), "is outside"),
+    "a file of nulls": (
+        lambda d: ((d / SINGLE).unlink(), (d / SINGLE).touch(), os.truncate(d / SINGLE, 1 << 40)),
+        "the length of a header",
+    ),
     "index that is a list": (lambda d: write_index(d, [1]), INDEX),
     "index whose map is a list": (lambda d: write_index(d, {"weight_map": ["a"]}), INDEX),
     "index whose map is null": (lambda d: write_index(d, {"weight_map": None}), INDEX),

@@ -35,6 +35,8 @@ def make(**options: Any) -> RunConfig:
         ({"cuda_aware": "maybe"}, "--cuda-aware: 'maybe'"),
         ({"device": "cpu", "gpu_ids": (0,)}, "--gpu-ids"),
         ({"prompt": None, "prompt_ids": "f", "chat": True}, "--chat"),
+        ({"prompt": None, "prompt_ids": "f", "system": "s"}, "--system: --prompt-ids are used as they are"),
+        ({"prompt": None, "prompt_ids": "f", "chat_template_kwargs": {"a": 1}}, "--chat-template-kwargs: --prompt-ids"),
         ({"temperature": -0.1}, "--temperature: -0.1"),
         ({"temperature": float("nan")}, "--temperature: nan"),
         ({"temperature": float("inf")}, "--temperature: inf"),
@@ -171,3 +173,17 @@ def test_the_command_line_has_the_defaults_of_the_configuration() -> None:
         if field.name in context.params
     }
     assert RunConfig(**given) == make()
+
+
+@pytest.mark.parametrize(
+    "given, says",
+    [
+        ({"threads": 1025}, "--threads: 1025 is more than any machine has"),
+        ({"threads": 10**29}, "--threads: 1000"),
+        ({"quantize_group_size": 2**31}, "--quantize-group-size: 2147483648 is no multiple of 16 up to 65536"),
+    ],
+)
+def test_numbers_beyond_use(given: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError) as error:
+        RunConfig(model="m", **given)
+    assert str(error.value).startswith(says)

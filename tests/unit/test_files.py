@@ -108,3 +108,8 @@ def test_a_dash_is_standard_input() -> None:
     program = "from mpi_spp.files import read_text; print(read_text('--file', '-'))"
     done = subprocess.run([sys.executable, "-c", program], input=b"hello", capture_output=True, timeout=10)
     assert done.stdout == b"hello\n"
+
+
+def test_lines_end_as_here_whatever_wrote_them(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a\r\nb\rc\n")
+    assert read_text("--file", tmp_path / "file") == "a\nb\nc\n"

@@ -1,6 +1,7 @@
 """Long work shows itself, short work does not."""
 
 import io
+import time
 from collections.abc import Callable
 
 import pytest
@@ -99,3 +100,16 @@ def test_no_step_is_shown_of_what_fails_at_once(
     with Steps() as steps:
         steps("reading", 0.0)
     assert capsys.readouterr().err == "reading\n"
+
+
+def test_work_that_lasts_is_announced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A refusal that comes sooner stands alone."""
+    monkeypatch.setattr(progress, "_SILENCE_SECONDS", 0.05)
+    with progress.announced("soon done"):
+        pass
+    with progress.announced("of another rank", shows=False):
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+    with progress.announced("trying kernels"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "mpi-spp: trying kernels ...\n"

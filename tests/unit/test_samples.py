@@ -9,6 +9,7 @@ import pytest
 from click.testing import CliRunner
 
 from mpi_spp.cli import commands
+from mpi_spp.errors import UserError
 from mpi_spp.report.samples import compare, describe, ratio_bounds
 
 
@@ -55,9 +56,32 @@ def test_the_command_ends_with_1_on_a_regression(tmp_path: Path, middle: float, 
     assert json.loads((tmp_path / "c.json").read_text())["cases"][0]["ratio"] == pytest.approx(middle / 100)
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"cases": [{"name": "a"}]}', '{"cases": 3}'])
-def test_other_files_are_refused(tmp_path: Path, content: str) -> None:
+CASE = {"name": "a", "samples": [1.0], "median": 1.0}
+OTHERS = [
+    *({}, {"cases": 3}, {"cases": [3]}, {"cases": [{"name": "a"}]}),
+    *({"cases": [CASE | {"samples": samples}]} for samples in ([], {}, 3, "ab", [0], [-1.0], ["a"], [1] * 20_000)),
+    *({"cases": [CASE | {"median": odd}]} for odd in (0, None, float("nan"), float("inf"), 10**400, [])),
+    *({"cases": [CASE | {"name": odd}]} for odd in (None, 3, ["a"], {})),
+]
+
+
+@pytest.mark.parametrize("content", OTHERS)
+def test_other_files_are_refused(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(content))
+    ended = CliRunner().invoke(commands, ["bench", "compare", str(path), str(path)])
+    assert str(ended.exception) == f"{path}: is no result of `mpi-spp bench ... --json`"
+
+
+@pytest.mark.parametrize("content, says", [("", "is not JSON"), ("[]", "a list"), ("[" * 20_000, "nested too deeply")])
+def test_other_texts_are_refused(tmp_path: Path, content: str, says: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(content)
     ended = CliRunner().invoke(commands, ["bench", "compare", str(path), str(path)])
-    assert str(ended.exception) == f"{path}: is no result of `mpi-spp bench ... --json`"
+    assert isinstance(ended.exception, UserError) and says in str(ended.exception)
+
+
+@pytest.mark.parametrize("tolerance", ["nan", "inf", "-0.1", "1", "1e400"])
+def test_what_is_no_tolerance(tmp_path: Path, tolerance: str) -> None:
+    ended = CliRunner().invoke(commands, ["bench", "compare", "a", "b", "--tolerance", tolerance])
+    assert isinstance(ended.exception, UserError) and str(ended.exception).startswith("--tolerance: ")

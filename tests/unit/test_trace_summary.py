@@ -3,6 +3,10 @@
 import io
 import itertools
 import json
+import os
+import random
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -205,6 +209,49 @@ def test_a_file_that_is_no_trace(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UserError, match=r"other.json: is no trace of mpi-spp; give a file that") as caught:
         read_trace(tmp_path / "other.json")
     assert "\n" not in str(caught.value)
+
+
+ODD = [None, True, "", "x", [], [0], {}, {"a": 1}, -1, 1.5, 10**400, float("nan"), float("inf"), 1e308]
+
+
+def changed(content: Any, odd: Any) -> Iterator[Any]:
+    """The content with one of its values, or a part of it, in the place of which stands an odd one."""
+    yield odd
+    if not isinstance(content, dict | list):
+        return
+    for key, value in content.items() if isinstance(content, dict) else enumerate(content):
+        for other in changed(value, odd):
+            copy = content.copy()
+            copy[key] = other
+            yield copy
+        if isinstance(content, dict):
+            yield {name: value for name, value in content.items() if name != key}
+
+
+def test_a_trace_that_somebody_changed_is_refused_or_read(tmp_path: Path) -> None:
+    """Whatever one value of it is; nothing else is raised."""
+    short = [replace(one, events=one.events[:1] + one.of("message")) for one in timelines()]
+    write_trace(tmp_path / "trace.json", short)
+    content, outcomes = json.loads((tmp_path / "trace.json").read_text()), set()
+    content["traceEvents"] = [one for one in content["traceEvents"] if one["ph"] == "X"]
+    others = list(itertools.chain.from_iterable(changed(content, odd) for odd in ODD))
+    for other in random.Random(1).sample(others, 100):
+        (tmp_path / "other.json").write_text(json.dumps(other))
+        try:
+            print_trace_summary(summarize_trace(read_trace(tmp_path / "other.json")), Console(file=io.StringIO()))
+            outcomes.add("read")
+        except UserError:
+            outcomes.add("refused")
+    assert outcomes == {"read", "refused"}
+
+
+def test_what_never_ends_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "nulls.json").touch()
+    os.truncate(tmp_path / "nulls.json", 3 << 30)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("/dev/full", tmp_path / "nulls.json", tmp_path / "pipe"):
+        with pytest.raises(UserError):
+            read_trace(Path(name))
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
     if rng.random() < 0.5:
         words = ["plan", *lengths, "--hostfile", "hosts"]
     else:
-        words = ["launch", "--dry-run", "--json", "--hostfile", "hosts", *rng.choice(((), ("-np", "2")))]
+        words = ["launch", "--dry-run", "--json", "-", "--hostfile", "hosts", *rng.choice(((), ("-np", "2")))]
         words += rng.choice((["--", "doctor"], ["--", "plan", *lengths]))
     names = ("--hostfile", "-np", "--layer-split", "--mesh")
     return Case(words, names=names, told=[words[0], *told])
