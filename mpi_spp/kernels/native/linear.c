@@ -45,13 +45,13 @@ static void finish(const float *c, const float *bias, void *y, index_t rows, ind
  * Returns 0, or 1 when there is no memory. */
 int linear(const Matrix *w, const bfloat16 *x, void *y, index_t rows, int store_as) {
   index_t panel_bytes = w->bits == 16 ? w->in * PANEL * 2 : 2 * groups_of(w) * block_bytes(w);
-  int few = w->bits != 16 && rows <= MOST_REGISTER_ROWS, halves = store_as == STORE_BFLOAT16 || store_as == SILU_MUL;
+  int codes = takes_codes(w, rows), halves = store_as == STORE_BFLOAT16 || store_as == SILU_MUL;
   index_t line = (store_as == SILU_MUL ? w->out / 2 : w->out) * (halves ? sizeof(bfloat16) : sizeof(float));
   index_t stride = w->in + PADDING;
-  void *room = malloc(few ? inputs_bytes(w, rows) : PADDING ? rows * stride * sizeof(number) + 1 : 1);
+  void *room = malloc(codes ? inputs_bytes(w, rows) : PADDING ? rows * stride * sizeof(number) + 1 : 1);
   if (!room) return 1;
-  Inputs inputs = few ? inputs_of(w, x, rows, room) : (Inputs){0};
-  const number *numbers = few ? NULL : as_numbers(x, rows, w->in, PADDING, room);
+  Inputs inputs = codes ? inputs_of(w, x, rows, room) : (Inputs){0};
+  const number *numbers = codes ? NULL : as_numbers(x, rows, w->in, PADDING, room);
   index_t blocks = parts_of(rows, ROW_BLOCK), panels = parts_of(w->out, PANEL);
 #pragma omp parallel
   {
@@ -61,8 +61,8 @@ int linear(const Matrix *w, const bfloat16 *x, void *y, index_t rows, int store_
       index_t panel = task % panels, row = task / panels * ROW_BLOCK, count = smaller(ROW_BLOCK, rows - row);
       const uint8_t *from = (const uint8_t *)w->weight + panel * panel_bytes;
       float c[ROW_BLOCK * PANEL];
-      if (few)
-        few_rows(w, from, inputs, c, rows);
+      if (codes)
+        rows_of_codes(w, from, inputs_from(w, inputs, row), c, count);
       else
         many_rows(w, from, numbers + row * stride, stride, c, count);
       finish(c, w->bias, (char *)y + row * line, count, w->out, panel, store_as);
