@@ -2,7 +2,7 @@
 
 import os
 
-from mpi_spp.cpu import believe
+from mpi_spp.lesser_cpu import believe
 
 __version__ = "0.1.0"
 

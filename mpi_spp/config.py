@@ -8,13 +8,15 @@ from mpi_spp import registry
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
 from mpi_spp.partition import CONTEXT_SPLITS
+from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
 from mpi_spp.units import MemoryLimit, counted
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 KV_CACHE_DTYPES = ("auto", "int8")
 GRANULARITIES = ("layer", "chunk", "prefill")
-KERNELS = ("auto", "plain", "packed", "widened", "blockwise", "native", "native-amx", "native-avx512bf16")
+_VARIANTS = ("native-amx", "native-avx512bf16", "native-avx2")
+KERNELS = ("auto", "plain", "packed", "widened", "blockwise", "native", *_VARIANTS)
 QUANTIZE = ("int8", "int4")
 LAYER_SPLITS = ("auto", "even")
 CUDA_AWARE = ("auto", "yes", "no")
@@ -34,12 +36,17 @@ class RunConfig:
     questions: str | None = None
     chat: bool | None = None  # None: a chat when the model has a chat template
     system: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None  # variables of the chat template
     max_new_tokens: int = 100
     ignore_eos: bool = False
     temperature: float = 0.0  # 0: greedy
     top_k: int = 0  # 0: off
     top_p: float = 1.0  # 1: off
     seed: int | None = None  # None: one is drawn when it is needed
+    repetition_penalty: float | None = None  # None: as the generation configuration says, else 1: off
+    presence_penalty: float = 0.0  # 0: off
+    frequency_penalty: float = 0.0  # 0: off
+    generation_config: str = "auto"  # the model's own; none: no file; else a file or its folder
     num_return_sequences: int = 1
     guidance_scale: float = 1.0  # 1: off
     negative_prompt: str | None = None  # None: the prompt's last token alone
@@ -107,8 +114,11 @@ class RunConfig:
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
         if self.trace is not None and self.trace in ("-", self.json):
             raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
-        if self.prompt_ids is not None and self.chat:
-            raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
+        if self.chat_template_kwargs is not None:
+            check_template_variables("--chat-template-kwargs", self.chat_template_kwargs)
+        for name in ("chat", "system", "chat_template_kwargs"):
+            if self.prompt_ids is not None and getattr(self, name) not in (None, False):
+                raise UserError(f"{option_name(name)}: --prompt-ids are used as they are; leave one of them out")
 
     @property
     def is_open(self) -> bool:
@@ -149,6 +159,9 @@ class RunConfig:
             )
 
     def _check_sampling(self) -> None:
+        for name in PENALTY_RANGES:
+            if getattr(self, name) is not None:
+                check_penalty(name, getattr(self, name), option_name(name))
         if not (math.isfinite(self.temperature) and self.temperature >= 0):
             raise UserError(f"--temperature: {self.temperature} is no finite number from 0 up; give 0 (greedy) or 0.8")
         if self.top_k < 0:

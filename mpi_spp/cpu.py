@@ -1,18 +1,14 @@
-"""This machine's processor: its name, its instructions, and a lesser one that the program may be made to believe in.
-
-Needs no torch: what `believe` sets must be there before torch is loaded.
-"""
+"""This machine's processor: its name, and its instructions, or those of a lesser one that the program believes in."""
 
 import ctypes
 import functools
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from mpi_spp.errors import UserError
-
-VARIABLE = "MPI_SPP_CPU"
+from mpi_spp.lesser_cpu import LEVELS, VARIABLE
 
 # Linux's names of the instruction sets that matter to matrix products, the oldest first.
 _OF_X86 = (
@@ -25,14 +21,6 @@ _AT_HWCAP, _AT_HWCAP2 = 16, 26
 _OF_ARM = {"fp": 0, "asimd": 1, "fphp": 9, "asimdhp": 10, "asimddp": 20, "sve": 22, "asimdfhm": 23}
 _OF_ARM_TOO = {"sve2": 1, "i8mm": 13, "bf16": 14}
 _IN_OTHERS = {"sse2", "sse4_2", "avx", "f16c", "fma", "avx512vl", "avx512bw", "avx512dq", "amx_tile", "fp", "fphp"}
-
-# A lesser processor: the newest of its instruction sets, and what keeps torch's own libraries to the same.
-_LEVELS: dict[str, tuple[str, dict[str, str]]] = {
-    "sse2": ("sse4_2", {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "SSE41", "MKL_CBWR": "COMPATIBLE"}),
-    "avx2": ("avx2", {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_CBWR": "AVX2"}),
-    "avx512": ("avx512_vnni", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_VNNI"}),
-    "avx512bf16": ("avx512_bf16", {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE_BF16"}),
-}
 
 
 def name() -> str:
@@ -57,7 +45,7 @@ def features() -> frozenset[str]:
     level = believed()
     if level is None or not found.intersection(_OF_X86):
         return found
-    newest, _ = _LEVELS[level]
+    newest, _ = LEVELS[level]
     return found.intersection(_OF_X86[: _OF_X86.index(newest) + 1])
 
 
@@ -74,15 +62,9 @@ def shortened(sets: Sequence[str]) -> str:
 def believed() -> str | None:
     """Return the lesser processor that MPI_SPP_CPU names; None: the real one. Raises UserError for another word."""
     level = os.environ.get(VARIABLE) or None
-    if level is not None and level not in _LEVELS:
-        raise UserError(f"{VARIABLE}: {level!r} is unknown; choose one of {', '.join(_LEVELS)}, or unset it")
+    if level is not None and level not in LEVELS:
+        raise UserError(f"{VARIABLE}: {level!r} is unknown; choose one of {', '.join(LEVELS)}, or unset it")
     return level
-
-
-def believe(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Return the variables that make torch's libraries believe what MPI_SPP_CPU says, as far as they can be told."""
-    level = environment.get(VARIABLE)
-    return dict(_LEVELS[level][1]) if level in _LEVELS else {}
 
 
 def facts() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ import torch
 from mpi_spp import cpu
 from mpi_spp.caches import Caches
 from mpi_spp.comm.life import works
-from mpi_spp.comm.world import World
+from mpi_spp.comm.world import World, abort_with
 from mpi_spp.config import RunConfig
 from mpi_spp.connections import Connections
 from mpi_spp.decode._job import DecodeJob, Growing
+from mpi_spp.diagnosis import not_finite
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.limits import require_threads
@@ -31,8 +33,10 @@ from mpi_spp.report.memory import peak_bytes, peak_gpu_bytes, resident_bytes
 from mpi_spp.report.progress import Progress
 from mpi_spp.report.timed import timed
 from mpi_spp.report.timings import Clock
-from mpi_spp.request import Request
+from mpi_spp.request import NO_PENALTIES, Penalties, Request
+from mpi_spp.sampling.penalties import Seen, seen_of
 from mpi_spp.sampling.selection import selection_of, with_seed
+from mpi_spp.sampling.shard import NOT_FINITE
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 from mpi_spp.teams import teams_of
 
@@ -112,9 +116,11 @@ class Engine:
         """An empty cache for `capacity` positions of what this rank needs in the decode; None: all of the prompt."""
         return self._caches.target(capacity, self._cut(prompt_tokens or capacity))
 
-    def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
+    def generate(
+        self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int, penalties: Penalties = NO_PENALTIES
+    ) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective."""
-        for _, token in self.generate_batch([Request(prompt_ids, stop_ids, max_new_tokens)]):
+        for _, token in self.generate_batch([Request(prompt_ids, stop_ids, max_new_tokens, penalties=penalties)]):
             yield token
 
     def generate_batch(
@@ -140,11 +146,14 @@ class Engine:
         """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size]."""
         pairs = enumerate(zip(requests, caches, strict=True))
         growing = [Growing(number, one.stream, cache, len(one.prompt_ids)) for number, (one, cache) in pairs]
-        for sequences, tokens in self._strategies.decode.decode(self._decode_job(), growing, hidden):
+        seen = [seen_of(one, self.stage.vocabulary, self.stage.device) for one in requests]
+        for sequences, tokens in self._strategies.decode.decode(self._decode_job(seen), growing, hidden):
             self.clock.mark("decode_end" if sequences[0].taken else "first_token")
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
                 request = requests[sequence.number]
                 sequence.taken += 1
+                if (before := seen[sequence.number]) is not None:
+                    before.add(token)
                 sequence.finished = request.ends_with(token, sequence.taken)
                 yield sequence.number, token
 
@@ -208,6 +217,7 @@ class Engine:
             "compiler": self._loader.compiler,
             **cpu.facts(),
             "affinity": self.world.cores,
+            "cpu_quota": self.world.cpu_quota,
             "prefill_layers": prefill["layers"],
             "decode_layers": decode["layers"],
             "prefill_kv_heads": prefill["kv_heads"],
@@ -227,7 +237,7 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         """What makes this rank's part slower or larger than a user may expect."""
-        return [self._loader.chosen.warning] if self._loader.chosen.warning else []
+        return [told for told in (self._loader.chosen.warning, self.world.quota_warning(self.threads)) if told]
 
     def schedule(self) -> dict[str, Any]:
         """What was decided for the last prefill, as plain values."""
@@ -265,7 +275,8 @@ class Engine:
         costs = self._measuring.costs if self.config.chunk_size == "auto" else []
         return cut(num_tokens, self.config.chunk_size, self._prefill_phase, costs)
 
-    def _decode_job(self) -> DecodeJob:
+    def _decode_job(self, seen: Sequence[Seen | None] = ()) -> DecodeJob:
+        """`seen`: by the numbers of the sequences that tokens are selected for."""
         phase, rank = self._decode_phase, self.comm.rank
         return DecodeJob(
             self.stage,
@@ -273,13 +284,20 @@ class Engine:
             phase.places[rank],
             phase.spans[rank],
             self._decode_shard,
-            self._select,
+            partial(self._select, seen),
         )
 
-    def _select(self, sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
+    def _select(self, seen: Sequence[Seen | None], sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
+        adjusts = [seen[one.number] for one in sequences]
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
         with timed("select", sequences=len(sequences)):
-            return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps)
+            tokens = self._selection.select(self.stage, hidden, self._links.selecting, streams, steps, adjusts)
+        if int(tokens.max()) >= NOT_FINITE:
+            error = not_finite(self._loader, sequences, self._links.selecting)
+            if self.mesh.dp > 1 and self.comm.is_first:  # other replicas would go on, and then wait for these ranks
+                abort_with(error)
+            raise error
+        return tokens
 
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":

@@ -3,25 +3,28 @@
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from mpi_spp.errors import UserError
 
 MIB = 2**20
 MOST_CONFIG_BYTES = 16 * MIB  # of a JSON or hostfile that people write; the largest we know have less than a hundredth
 MOST_TEXT_BYTES = 32 * MIB  # of a prompt or a document: several times what the longest contexts hold
+STANDARD_INPUT = ("-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0")
 
 
 def read_bytes(source: str, path: str | Path, most_bytes: int, advice: str = "") -> bytes:
-    """The content of a file or a pipe; of a device that never ends no more than the limit is read.
+    """The content of a file or a pipe, `-` for standard input; of what never ends no more than the limit is read.
 
     `source`: how errors name it, such as "--prompt-file: story.txt"; `advice`: what they end with, such as "; give
     another". Raises UserError when it cannot be read or has more bytes.
     """
+    if str(path) in STANDARD_INPUT and "PRTE_LAUNCHED" in os.environ:
+        raise UserError(f"{source} never ends under Open MPI's own mpirun; start with `mpi-spp launch`, or give a file")
     try:
         with open(path, "rb", opener=_opened) as file:
             size = os.fstat(file.fileno()).st_size
-            content = file.read(most_bytes + 1) if size <= most_bytes else b""
+            content = _read(file, most_bytes + 1) if size <= most_bytes else b""
     except OSError as error:
         raise UserError(f"{source} cannot be read ({error.strerror}){advice}") from None
     except ValueError as error:  # a name with a null byte, or with half a character
@@ -41,10 +44,10 @@ def read_beginning(source: str, path: str | Path, count: int = 64) -> bytes:
 
 
 def read_text(source: str, path: str | Path, most_bytes: int = MOST_TEXT_BYTES, advice: str = "") -> str:
-    """UTF-8, without the mark that some editors put first. Raises UserError as `read_bytes`."""
+    """UTF-8 without the mark that some editors put first, its lines ended as here. Raises UserError as `read_bytes`."""
     content = read_bytes(source, path, most_bytes, advice)
     try:
-        return content.decode("utf-8-sig")
+        return content.decode("utf-8-sig").replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{source} is not UTF-8 (byte {error.start}); convert it") from None
 
@@ -78,8 +81,19 @@ def json_type(value: Any) -> str:
     return names.get(type(value), "a number")
 
 
+def _read(file: IO[bytes], most_bytes: int) -> bytes:
+    """As file.read, which would ask for that much memory before it knows how little there is."""
+    pieces, left = [], most_bytes
+    while left and (piece := file.read(min(left, MIB))):
+        pieces.append(piece)
+        left -= len(piece)
+    return b"".join(pieces)
+
+
 def _opened(path: str, flags: int) -> int:
     """Opened without waiting for somebody who would write into a pipe: without one it is empty."""
+    if path == "-":
+        return os.dup(0)
     descriptor = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)
     os.set_blocking(descriptor, True)
     return descriptor

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mpi_spp.engine import Engine
-from mpi_spp.request import Request
+from mpi_spp.request import NO_PENALTIES, Penalties, Request
 from mpi_spp.teams import teams_of
 
 _NAMES = ("conditional", "unconditional")
@@ -28,10 +28,15 @@ class Guidance:
         self._numbers = [0, 1] if len(teams) == 1 else [number for number in (0, 1) if rank in teams[number].ranks]
         self.prefills: list[dict[str, Any]] = []
 
-    def generate(self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int) -> Iterator[int]:
+    def generate(
+        self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int, penalties: Penalties = NO_PENALTIES
+    ) -> Iterator[int]:
         """As `Engine.generate`: yield the answer's token ids on every rank. Collective."""
         prompts = (prompt_ids, self._negative_ids)
-        requests = [Request(prompts[number], stop_ids, max_new_tokens) for number in self._numbers]
+        requests = [
+            Request(prompts[number], stop_ids, max_new_tokens, penalties=penalties, penalized_ids=prompt_ids)
+            for number in self._numbers
+        ]
         starts: list[float] = []
 
         def note() -> None:

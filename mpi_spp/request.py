@@ -1,16 +1,75 @@
 """What an engine is asked."""
 
+import json
 from dataclasses import dataclass
+from typing import Any
+
+from mpi_spp.errors import UserError
+from mpi_spp.files import json_type
+
+PENALTY_RANGES = {
+    "repetition_penalty": (0.01, 100.0),
+    "presence_penalty": (-2.0, 2.0),
+    "frequency_penalty": (-2.0, 2.0),
+}
+
+# What a template is given by this program, or what transformers would not hand on to it.
+_RESERVED = {"add_generation_prompt", "chat_template", "continue_final_message", "conversation", "documents"}
+_RESERVED |= {"max_length", "messages", "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors"}
+_RESERVED |= {"sanitize_control_tokens", "tokenize", "tokenizer_kwargs", "tools", "truncation"}
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """How the scores of tokens change that the text has already; names and meanings are those of vLLM.
+
+    A score above 0 is divided by `repetition_penalty` and any other multiplied by it, if the prompt or the answer has
+    the token (so in transformers, too). `presence_penalty` is subtracted if the answer has it, and `frequency_penalty`
+    as often as the answer has it (OpenAI's).
+    """
+
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+
+
+NO_PENALTIES = Penalties()
+
+
+def check_penalty(name: str, value: object, source: str) -> float:
+    """Return a penalty's value as a float. Raises UserError, which begins with `source`, where it cannot be one."""
+    low, high = PENALTY_RANGES[name]
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        none = getattr(NO_PENALTIES, name)
+        raise UserError(f"{source}: {value!r} is no number from {low:g} to {high:g}; give one, or {none:g} for none")
+    return float(value)
+
+
+def check_template_variables(source: str, variables: Any) -> None:
+    """Raise UserError unless these are variables that a template may be given. `source`: an option or a field."""
+    if not isinstance(variables, dict):
+        raise UserError(f'{source}: is no JSON object, but {json_type(variables)}; give {{"enable_thinking": false}}')
+    try:
+        json.dumps(variables, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{source}: holds a number that is none (NaN or Infinity); give another") from None
+    if reserved := sorted(_RESERVED & variables.keys()):
+        raise UserError(f"{source}: {reserved[0]} is set by the program; leave it out")
 
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt, and where its answer ends. `stream` tells its draws from those of other requests with the same seed."""
+    """A prompt, and where its answer ends. `stream` tells its draws from those of other requests with the same seed.
+
+    `penalized_ids`: what counts as the prompt for penalties, where that is not the prompt.
+    """
 
     prompt_ids: list[int]
     stop_ids: frozenset[int]
     max_new_tokens: int
     stream: int = 0
+    penalties: Penalties = NO_PENALTIES
+    penalized_ids: list[int] | None = None
 
     def ends_with(self, token: int, taken: int) -> bool:
         """Whether this token, so many with it, is the answer's last one."""

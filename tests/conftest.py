@@ -27,12 +27,8 @@ def _record(outcome: str, nodeid: str, seconds: float = 0.0) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    """What the session depends on: the machine, and by what its runs are drawn."""
-    from mpi_spp.kernels.choice import describe
-    from mpi_spp.model.store import cache_directory
-
-    seed = os.environ.get("MPI_SPP_TEST_SEED", "0")
-    return [describe(cache_directory() / "kernels"), f"--seed {seed}"]
+    """By what the session's runs are drawn."""
+    return [f"--seed {os.environ.get('MPI_SPP_TEST_SEED', '0')}"]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -21,10 +21,10 @@ def config_of(directory: Path, **options: object) -> RunConfig:
     return RunConfig(model=str(directory), **settings)
 
 
-def engine_of(config: RunConfig, world: World) -> Engine:
+def engine_of(config: RunConfig, world: World, alone: bool = False) -> Engine:
     """Of a model that all ranks can read."""
     directory = Path(config.model)
-    return Engine(config, world.on_rank_0(lambda: read_config(directory)), directory, world, Clock())
+    return Engine(config, world.on_rank_0(lambda: read_config(directory)), directory, world, Clock(), alone=alone)
 
 
 def answers(engine: Engine, prompts: Sequence[list[int]], new_tokens: int) -> list[list[int]]:

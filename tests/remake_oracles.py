@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the tests' pa
 
 import guided_reference
 import oracles
+import penalized_reference
 import reference_models
 import smollm2
 import torch
@@ -94,10 +95,27 @@ def guided_smollm2(kept: dict[str, Any]) -> dict[str, Any]:
     return {"prompt_ids": prompt, "negative_ids": negative, "token_ids": found}
 
 
+def penalized(kept: dict[str, Any]) -> dict[str, Any]:
+    """For each way the first prompt whose answer with a repetition penalty is decided clearly, and that answer."""
+    directory = reference_models.build_reference_models()
+
+    def trial(way: str, shift: int) -> tuple[dict[str, Any], float]:
+        name, scale = penalized_reference.WAYS[way]
+        prompt, negative = penalized_reference.prompts_of(name, shift)
+        tokens, gap = guided_tokens(directory / name, prompt, negative, scale, NEW_TOKENS, penalized_reference.PENALTY)
+        return {"shift": shift, "tokens": tokens}, gap
+
+    return {
+        way: first_clear(way, (functools.partial(trial, way, shift) for shift in seeds(kept.get(way), "shift")))
+        for way in penalized_reference.WAYS
+    }
+
+
 MAKERS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
     "models": models,  # first: the others need them
     "quantized": quantized,
     "guided": guided,
+    "penalized": penalized,
     "smollm2": of_smollm2,
     "guided_smollm2": guided_smollm2,
 }
@@ -151,13 +169,19 @@ def greedy(directory: Path, prompt_ids: list[int], new_tokens: int) -> Answer:
 
 
 def guided_tokens(
-    directory: Path, prompt_ids: list[int], negative_ids: list[int] | None, scale: float, new_tokens: int
+    directory: Path,
+    prompt_ids: list[int],
+    negative_ids: list[int] | None,
+    scale: float,
+    new_tokens: int,
+    repetition_penalty: float = 1.0,
 ) -> Answer:
     """The greedy float32 tokens with guidance, and the smallest gap between the two best scores of a step."""
     output = load_model(directory).generate(
         torch.tensor([prompt_ids]),
         attention_mask=torch.ones(1, len(prompt_ids), dtype=torch.int64),
         guidance_scale=scale,
+        repetition_penalty=repetition_penalty,
         negative_prompt_ids=None if negative_ids is None else torch.tensor([negative_ids]),
         max_new_tokens=new_tokens,
         do_sample=False,

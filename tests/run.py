@@ -4,6 +4,7 @@ Usual call: bin/test, which sets up the environment. A part that hangs is ended 
 """
 
 import argparse
+import contextlib
 import os
 import re
 import subprocess
@@ -11,29 +12,36 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+from outcomes import Result, count, lint_count, print_slowest, print_table, times  # noqa: E402
 from process_tree import adopt_orphans, end_descendants  # noqa: E402
 
 from mpi_spp.launch.launcher import find_launcher  # noqa: E402
 from mpi_spp.launch.line import mpirun_line, request_here  # noqa: E402
 
-PARTS = ("lint", "unit", "ranks", "e2e", "hosts")
+PARTS = ("lint", "unit", "fuzz", "ranks", "e2e", "hosts")
+MACHINE = (
+    "from mpi_spp.kernels.choice import describe; from mpi_spp.model.store import cache_directory;"
+    ' print(describe(cache_directory() / "kernels"))'
+)
 NUM_RANKS = (1, 2, 3, 4, 5, 7)
 NUM_RANKS_ALSO = 3  # with a second MPI, or as on a lesser CPU, whose parts in what is tested are small
 MOST_CASES_ALSO = 15
 LESSER_CPU = "avx2"
 # Two processes, whose threads sleep when they wait for one another: else each keeps the others from their work.
 UNIT = (["-n", "2"], {"OMP_WAIT_POLICY": "passive"})
+LANES = 2  # of parts that leave cores idle
+LONGEST_FIRST = ("e2e", "hosts", "ranks", "lint")
 # All that hang together still leave room in CI's 90 minutes.
-SECONDS = {"lint": 120, "unit": 400, "ranks": 240, "e2e": 1000, "hosts": 400}
+SECONDS = {"lint": 120, "unit": 400, "fuzz": 180, "ranks": 240, "e2e": 1000, "hosts": 400}
 FULL_FACTOR = 20
-SLOWEST = 20  # tests to name at the end
-LONG_SECONDS = 20.0  # for which a test's docstring gives a reason: "Takes long: ..."
+FUZZ_CASES = 1000
 
 
 @dataclass(frozen=True)
@@ -44,25 +52,7 @@ class Part:
     kind: str
     command: list[str]
     environment: dict[str, str] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Result:
-    """What came of a part."""
-
-    name: str
-    counts: tuple[int, int, int]  # passed, failed, skipped
-    seconds: float
-    tests: tuple["Took", ...] = ()
-
-
-@dataclass(frozen=True)
-class Took:
-    """How long a test took, and whether its docstring says why."""
-
-    seconds: float
-    name: str
-    excused: bool
+    idles: bool = False  # often waits, or has one process
 
 
 def main() -> int:
@@ -70,9 +60,12 @@ def main() -> int:
     options, pytest_arguments = parse_arguments()
     if options.remake_oracles:
         return subprocess.call([sys.executable, "tests/remake_oracles.py"], cwd=ROOT)
-    os.environ |= environment_of(options)
     adopt_orphans()
-    results = [run(part, options.full, bool(pytest_arguments)) for part in chosen_parts(options, pytest_arguments)]
+    os.environ |= environment_of(options)
+    os.environ["PY_COLORS"] = str(int(sys.stdout.isatty()))  # Open MPI gives its ranks a terminal
+    subprocess.run([sys.executable, "-c", MACHINE], cwd=ROOT, check=True)
+    parts = list(chosen_parts(options, pytest_arguments))
+    results = list(run_all(parts, options.full, bool(pytest_arguments)))
     print_slowest(results)
     print_table(results)
     passed, failed, skipped = (sum(column) for column in zip(*(result.counts for result in results), strict=True))
@@ -131,6 +124,9 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
     rest = [argument for argument in pytest_arguments if argument not in paths]
     if "lint" in options.parts and not pytest_arguments:
         yield from lint_parts()
+    if "fuzz" in options.parts and not pytest_arguments:
+        cases = FUZZ_CASES * (FULL_FACTOR if options.full else 1)
+        yield Part("fuzz", "fuzz", [sys.executable, "tests/fuzz", "--cases", str(cases)])
     for kind in ("unit", "ranks", "e2e", "hosts"):
         own_paths = [path for path in paths if is_below(path, ROOT / "tests" / kind)]
         if kind not in options.parts or (paths and not own_paths):
@@ -141,7 +137,8 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
             yield from also_rank_parts(options, arguments)
         else:
             more = UNIT if kind == "unit" and not pytest_arguments else ([], {})
-            yield Part(kind, kind, [sys.executable, "-m", "pytest", *more[0], *arguments], more[1])
+            command = [sys.executable, "-m", "pytest", *more[0], *arguments]
+            yield Part(kind, kind, command, more[1], idles=kind != "unit")
 
 
 def is_below(path: str, directory: Path) -> bool:
@@ -152,7 +149,7 @@ def is_below(path: str, directory: Path) -> bool:
 def lint_parts() -> Iterator[Part]:
     """The checks that count as one test each."""
     for arguments in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "mpi_spp"]):
-        yield Part(" ".join(arguments), "lint", [sys.executable, "-m", *arguments])
+        yield Part(" ".join(arguments), "lint", [sys.executable, "-m", *arguments], idles=True)
 
 
 def rank_parts(python: str, numbers: Sequence[int], arguments: list[str]) -> Iterator[Part]:
@@ -161,7 +158,7 @@ def rank_parts(python: str, numbers: Sequence[int], arguments: list[str]) -> Ite
     for num_ranks in numbers:
         program = (python, "-m", "mpi4py", "-m", "pytest", "-p", "no:cacheprovider", *arguments)
         command, environment = mpirun_line(request_here(program, num_ranks, threads=1), launcher)
-        yield Part(f"ranks -np {num_ranks} {launcher.vendor}", "ranks", command, environment)
+        yield Part(f"ranks -np {num_ranks} {launcher.vendor}", "ranks", command, environment, idles=num_ranks == 1)
 
 
 def also_rank_parts(options: argparse.Namespace, arguments: list[str]) -> Iterator[Part]:
@@ -176,6 +173,29 @@ def also_rank_parts(options: argparse.Namespace, arguments: list[str]) -> Iterat
             yield replace(part, name=f"{part.name} {LESSER_CPU}", environment=part.environment | told)
 
 
+def run_all(parts: list[Part], full: bool, is_selection: bool) -> Iterator[Result]:
+    """Run those that need all cores one by one, then the others side by side; the results come as the parts end."""
+    beside = sorted((part for part in parts if part.idles), key=lambda part: LONGEST_FIRST.index(part.kind))
+    beside = beside if len(beside) > 1 else []
+    yield from (run(part, full, is_selection) for part in parts if part not in beside)
+    with ProcessPoolExecutor(LANES, initializer=adopt_orphans) as lanes:
+        running = [lanes.submit(run_quietly, part, full, is_selection) for part in beside]
+        for ended in as_completed(running):
+            result, output = ended.result()
+            print(output, end="", flush=True)
+            yield result
+
+
+def run_quietly(part: Part, full: bool, is_selection: bool) -> tuple[Result, str]:
+    """Run a part as the only work of this process, and return what it would have shown meanwhile."""
+    with tempfile.TemporaryFile("w+", errors="replace") as output, contextlib.redirect_stdout(output):
+        for number in (1, 2):
+            os.dup2(output.fileno(), number)
+        result = run(part, full, is_selection)
+        output.seek(0)
+        return result, output.read()
+
+
 def run(part: Part, full: bool, is_selection: bool) -> Result:
     """Run one part within its time, and count."""
     print(f"\n==== {part.name}", flush=True)
@@ -185,7 +205,6 @@ def run(part: Part, full: bool, is_selection: bool) -> Result:
         outcomes.touch()
         environment = {**os.environ, **part.environment, "PYTHONFAULTHANDLER": "1"}
         environment |= {"MPI_SPP_TEST_OUTCOMES": str(outcomes)}
-        environment |= {"PY_COLORS": str(int(sys.stdout.isatty()))}  # Open MPI gives its ranks a terminal
         environment |= {"MPI_SPP_FULL_TESTS": "1"} if full else {}
         environment |= {"MPI_SPP_TEST_SELECTION": "1"} if is_selection else {}
         succeeded = finish(part, environment, SECONDS[part.kind] * (FULL_FACTOR if full else 1))
@@ -208,63 +227,6 @@ def finish(part: Part, environment: dict[str, str], seconds: float) -> bool:
         return False
     finally:
         end_descendants()
-
-
-def lint_count(succeeded: bool) -> tuple[int, int, int]:
-    """A check is one test."""
-    return (1, 0, 0) if succeeded else (0, 1, 0)
-
-
-def count(outcomes: str, succeeded: bool, is_selection: bool) -> tuple[int, int, int]:
-    """Passed, failed and skipped tests, from lines of outcome, test's name and seconds; a test's worst outcome counts.
-
-    A process that dies counts as the failure of the test that was running, and one that runs no test is a failure.
-    """
-    order = ("excused", "running", "passed", "skipped", "failed")
-    worst: dict[str, str] = {}
-    for line in outcomes.splitlines():
-        outcome, name, _ = line.split("\t")
-        worst[name] = max(outcome, worst.get(name, "running"), key=order.index)
-    found = list(worst.values())
-    passed, failed, skipped, running = (found.count(name) for name in ("passed", "failed", "skipped", "running"))
-    if not failed:
-        for name in (name for name, outcome in worst.items() if outcome == "running"):
-            print(f"==== {name}: did not end", flush=True)
-        failed = running or int(not succeeded)
-    if passed + failed == 0 and not is_selection:
-        print("==== no test was run", flush=True)
-        failed = 1
-    return passed, failed, skipped
-
-
-def times(outcomes: str, part: str) -> Iterator[Took]:
-    """What each test took, with all that was set up for it."""
-    seconds, excused = dict[str, float](), set[str]()
-    for line in outcomes.splitlines():
-        outcome, name, spent = line.split("\t")
-        seconds[name] = seconds.get(name, 0.0) + float(spent)
-        excused |= {name} if outcome == "excused" else set()
-    yield from (Took(spent, f"{part}: {name}", name in excused) for name, spent in seconds.items())
-
-
-def print_slowest(results: list[Result]) -> None:
-    """The slowest tests of all parts, and those that should say why they are."""
-    slowest = sorted((one for row in results for one in row.tests), key=lambda one: -one.seconds)
-    if slowest:
-        print("\nslowest tests")
-    for one in slowest[:SLOWEST]:
-        print(f"{one.seconds:7.1f} s  {one.name}")
-    for one in slowest:
-        if one.seconds > LONG_SECONDS and not one.excused:
-            print(f'==== {one.name}: took {one.seconds:.0f} s, and its docstring does not say why: "Takes long: ..."')
-
-
-def print_table(results: list[Result]) -> None:
-    """One row a part."""
-    print(f"\n{'part':30} {'passed':>7} {'failed':>7} {'skipped':>7} {'seconds':>8}")
-    for row in results:
-        passed, failed, skipped = row.counts
-        print(f"{row.name:30} {passed:7} {failed:7} {skipped:7} {row.seconds:8.1f}")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -39,7 +40,7 @@ def python_of(name: str) -> str:
     if peer.REQUIREMENTS is None:
         return sys.executable
     python, done = directory_of(name) / "bin" / "python", directory_of(name) / ".installed"
-    wanted = json.dumps([peer.REQUIREMENTS, getattr(peer, "REMOVED", [])])
+    wanted = json.dumps([peer.REQUIREMENTS, getattr(peer, "REMOVED", []), getattr(peer, "BUILD", {})])
     if not done.exists() or done.read_text() != wanted:
         _install(python, peer)
         done.write_text(wanted)
@@ -53,9 +54,9 @@ def measure(name: str, job: Job) -> dict[str, Any]:
     return result
 
 
-def run(command: list[str]) -> str:
+def run(command: list[str], **variables: str) -> str:
     """The standard output of a command. Raises NotAvailable with what it said last when it fails."""
-    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | variables
     try:
         done = subprocess.run(
             command,
@@ -74,15 +75,19 @@ def run(command: list[str]) -> str:
 
 
 def reason_in(stderr: str, status: int) -> str:
-    """The line of a failed command's error output that says most: the first exception's, else the last line."""
+    """What says most of why a command failed: the signal that ended it, its first exception, or its last line."""
+    if status < 0:
+        return f"ended by {signal.Signals(-status).name}"
     lines = [_PROCESS.sub("", line).strip() for line in stderr.splitlines() if line.strip()]
     errors = [line for line in lines if _SAYS_WHY.search(line)]
     return (errors or lines[-1:] or [f"status {status}"])[0][:200]
 
 
 def _install(python: Path, peer: Any) -> None:
-    run([sys.executable, "-m", "venv", str(python.parents[1])])
+    run([sys.executable, "-m", "venv", "--clear", str(python.parents[1])])
     pip = [str(python), "-m", "pip", "--no-input", "--disable-pip-version-check"]
-    run([*pip, "install", "--quiet", *peer.REQUIREMENTS])
+    build = getattr(peer, "BUILD", {})
+    no_cache = ["--no-cache-dir"] if build else []  # which has what was built otherwise
+    run([*pip, "install", "--quiet", *no_cache, *peer.REQUIREMENTS], **build)
     if removed := getattr(peer, "REMOVED", []):
         run([*pip, "uninstall", "--quiet", "--yes", *removed])

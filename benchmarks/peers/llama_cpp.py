@@ -1,6 +1,7 @@
 """llama.cpp: its C interface, driven as its own llama-bench does: the prompt as one batch, then token by token."""
 
 import ctypes
+import platform
 import subprocess
 import sys
 import zipfile
@@ -11,6 +12,9 @@ from typing import Any
 from benchmarks.peers.protocol import Job, measure
 
 REQUIREMENTS = ["llama-cpp-python==0.3.36", "numpy", "gguf"]
+# With AMX its products of 4-bit weights end by SIGSEGV, at least on some machines (at `ldtilecfg`); BF16 uses none.
+_NO_AMX = "-DCMAKE_C_FLAGS=-mno-amx-int8 -DCMAKE_CXX_FLAGS=-mno-amx-int8"
+BUILD = {"CMAKE_ARGS": _NO_AMX} if platform.machine() == "x86_64" else {}
 VARIANTS = {
     "q4_1": {"ubatch=512": {"file_type": "Q4_1", "ubatch": 512}, "ubatch=2048": {"file_type": "Q4_1", "ubatch": 2048}},
     "q4_0": {"ubatch=512": {"file_type": "Q4_0", "ubatch": 512}},  # repacked when loaded: its fastest with 4 bits

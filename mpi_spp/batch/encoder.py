@@ -1,13 +1,19 @@
 """From a line to a request and from tokens to text, with the model's tokenizer and what all lines share."""
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mpi_spp.batch.lines import Line, Message
-from mpi_spp.config import RunConfig
+from mpi_spp.batch.lines import Line
+from mpi_spp.batch.messages import Message
+from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.prompt import TextStream, chat_token_ids, is_chat, load_tokenizer, stop_token_ids
+from mpi_spp.model.generation import read_generation
+from mpi_spp.model.prompt import TextStream, is_chat
+from mpi_spp.model.template import ChatTemplate
+from mpi_spp.model.tokenizer import load_tokenizer, require_room, token_ids
 from mpi_spp.request import Request
 
 
@@ -16,44 +22,64 @@ class Encoder:
 
     def __init__(self, config: RunConfig, model: ModelConfig, directory: Path) -> None:
         self._config, self._model, self._directory = config, model, directory
-        self._tokenizer = load_tokenizer(directory)
-        self._is_chat = self._tokenizer is not None and is_chat(config, self._tokenizer, directory)
-        self._stop_ids = frozenset() if config.ignore_eos else stop_token_ids(directory, self._tokenizer)
+        self._tokenizer = load_tokenizer(directory, chats=config.chat is not False)
+        chats = self._tokenizer is not None and is_chat(config, self._tokenizer, directory)
+        self._template = ChatTemplate(self._tokenizer, directory) if chats else None
+        self.generation = read_generation(config, self._tokenizer, directory)
         self._stream = None if self._tokenizer is None else TextStream(self._tokenizer)
 
     def request(self, line: Line, stream: int) -> Request:
         """What the engine is asked; `stream` keys its draws. Raises UserError where the model cannot answer."""
-        ids = line.prompt_ids or self._token_ids(line)
+        self._require_options(line.of_the_run)
         vocab_size, positions = self._model.vocab_size, self._model.max_positions
-        if not 0 <= min(ids) <= max(ids) < vocab_size:
-            raise UserError(f"prompt_ids: the model knows token ids from 0 to {vocab_size - 1}")
+        if line.prompt_ids is not None:
+            ids = line.prompt_ids
+            if not 0 <= min(ids) <= max(ids) < vocab_size:
+                raise UserError(f"prompt_ids: the model knows token ids from 0 to {vocab_size - 1}")
+        else:
+            ids = self._token_ids(line)
+            if max(ids) >= vocab_size:
+                raise UserError(f"the tokenizer gives id {max(ids)}, but the model knows only {vocab_size}")
         free = positions - len(ids)
         if free < 1:
             raise UserError(f"the prompt has {len(ids)} tokens, but the model has {positions} positions")
         new_tokens = min(line.max_new_tokens or self._config.max_new_tokens, free)
-        return Request(ids, self._stop_ids, new_tokens, stream)
+        penalties = replace(self.generation.penalties, **line.penalties)
+        return Request(ids, self.generation.stop_ids, new_tokens, stream, penalties)
 
     def text(self, token_ids: list[int]) -> str | None:
         """The answer's text; None without a tokenizer."""
         return None if self._stream is None else self._stream.text(token_ids)
 
+    def _require_options(self, of_the_run: Mapping[str, Any]) -> None:
+        """Raise UserError where a line says otherwise than an option that holds for all lines."""
+        for name, value in of_the_run.items():
+            held = getattr(self._config, name)
+            is_off = name == "top_k" and held == 0 and value == -1  # so vLLM spells it
+            if not is_off and (value != held or isinstance(value, bool) != isinstance(held, bool)):
+                option = option_name(name)
+                raise UserError(f"{name}: {value!r} cannot be set for one line; {option} ({held}) holds for all")
+
     def _token_ids(self, line: Line) -> list[int]:
         if self._tokenizer is None:
             raise UserError(f"{self._directory} has no tokenizer; give prompt_ids")
-        if line.messages is not None:
-            ids = self._chat_ids(self._tokenizer, line.messages)
-        elif self._is_chat:
-            ids = self._chat_ids(self._tokenizer, [{"role": "user", "content": str(line.prompt)}])
-        else:
-            ids = self._tokenizer(line.prompt)["input_ids"]
-        if not ids:
-            raise UserError("prompt: the tokenizer makes no tokens of it")
-        return ids
+        positions, name = self._model.max_positions, "prompt" if line.messages is None else "messages"
+        if self._template is None:
+            for found, what in ((line.messages, "messages"), (line.chat_template_kwargs, "chat_template_kwargs")):
+                if found is not None:
+                    raise UserError(f"{what}: need a model with a chat template, and no --no-chat")
+            return token_ids(self._tokenizer, str(line.prompt), positions, name)
+        messages = line.messages or [{"role": "user", "content": str(line.prompt)}]
+        for message in messages:
+            require_room(self._tokenizer, message.get("content", ""), positions, name)
+        text = self._chat_text(self._template, messages, line.chat_template_kwargs)
+        return token_ids(self._tokenizer, text, positions, name, special=False)
 
-    def _chat_ids(self, tokenizer: Any, messages: list[Message]) -> list[int]:
+    def _chat_text(
+        self, template: ChatTemplate, messages: Sequence[Message], variables: Mapping[str, Any] | None
+    ) -> str:
         """By the chat template; `--system` stands first unless the line brings its own."""
-        if not self._is_chat:
-            raise UserError("messages: need a model with a chat template, and no --no-chat")
         if self._config.system is not None and messages[0]["role"] != "system":
             messages = [{"role": "system", "content": self._config.system}, *messages]
-        return chat_token_ids(tokenizer, messages)
+        of_all = self._config.chat_template_kwargs or {}
+        return template.render(messages, of_all | dict(variables or {}), "chat_template_kwargs")

@@ -1,45 +1,84 @@
-"""The input of a batch: lines of JSON, of which each asks for one answer."""
+"""The input of a batch: lines of JSON, of which each asks for one answer. A field counts, or is refused by its name."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mpi_spp.batch.messages import Message, read_message, require_characters
 from mpi_spp.errors import UserError
+from mpi_spp.files import MIB, read_bytes
+from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
 
-Message = dict[str, str]  # role, content
-
+_MOST_BYTES, _MOST_BYTES_OF_A_PIPE = 1024 * MIB, 96 * MIB  # of a file; of a pipe or a device, which may never end
 _PROMPTS = ("prompt", "prompt_ids", "messages")
 _LENGTHS = ("max_new_tokens", "max_completion_tokens", "max_tokens")  # the last two are OpenAI's
-# What would change an answer in a way that a line cannot ask for: dropping it in silence would be a wrong answer.
-_NOT_OF_A_LINE = ("temperature", "top_p", "top_k", "seed", "n", "stop", "tools", "response_format", "logit_bias")
+_AROUND = ("id", "custom_id", "method", "url", "body")  # OpenAI's batch format
+# Of OpenAI and vLLM, and without a meaning here: who asks, where it is answered, and what is kept of it.
+_WITHOUT_MEANING = {"metadata", "model", "priority", "prompt_cache_key", "request_id", "safety_identifier"}
+_WITHOUT_MEANING |= {"service_tier", "store", "user"}
+_OF_THE_RUN = ("ignore_eos", "seed", "temperature", "top_k", "top_p")  # taken where they say what the options say
+# What clients spell out though it asks for nothing: these values are taken, any other is refused.
+_NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
+    "add_generation_prompt": (True,),
+    "best_of": (1,),
+    "continue_final_message": (False,),
+    "echo": (False,),
+    "functions": ([],),
+    "include_stop_str_in_output": (False,),
+    "length_penalty": (1,),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "min_p": (0,),
+    "min_tokens": (0,),
+    "n": (1,),
+    "response_format": ({"type": "text"},),
+    "skip_special_tokens": (True,),
+    "stop": ([], ""),
+    "stop_token_ids": ([],),
+    "stream": (False,),
+    "suffix": ("",),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "use_beam_search": (False,),
+}
 
 
 @dataclass(frozen=True)
 class Line:
-    """What one line asks for: exactly one of `prompt`, `prompt_ids` and `messages` is there."""
+    """What one line asks for: exactly one of `prompt`, `prompt_ids` and `messages` is there.
+
+    `of_the_run`: what it says of options of the command, by their fields in RunConfig.
+    """
 
     prompt: str | None = None
     prompt_ids: list[int] | None = None
     messages: list[Message] | None = None
     max_new_tokens: int | None = None  # None: as the command says
+    penalties: Mapping[str, float] = field(default_factory=dict)
+    chat_template_kwargs: Mapping[str, Any] | None = None
+    of_the_run: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_lines(path: Path) -> list[tuple[int, bytes]]:
     """The lines that are not blank, each after its number from 1 up."""
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"--input: {path} cannot be read ({error.strerror}); give a file of JSON lines") from None
+    source, advice = f"--input: {path}", "; give a smaller file of JSON lines"
+    if os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES:
+        raise UserError(f"{source} has more than {_MOST_BYTES // MIB} MiB, the most that is read{advice}")
+    content = read_bytes(source, path, _MOST_BYTES if os.path.isfile(path) else _MOST_BYTES_OF_A_PIPE, advice)
     lines = enumerate(content.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1)
     return [(number, line) for number, line in lines if line.strip()]
 
 
 def read_object(line: bytes) -> dict[str, Any]:
-    """The fields of a line. Raises UserError when it is no JSON object."""
+    """The fields of a line. Raises UserError when it is no JSON object, or has a field twice."""
     try:
-        fields = json.loads(line.decode("utf-8"))
+        fields = json.loads(
+            line.decode("utf-8"), object_pairs_hook=_without_repeats, parse_constant=_finite, parse_float=_finite
+        )
     except UnicodeDecodeError as error:
         raise UserError(f"is not UTF-8 (byte {error.start})") from None
     except (ValueError, RecursionError) as error:
@@ -56,70 +95,101 @@ def id_of(fields: Mapping[str, Any]) -> Any:
 
 def parse_line(fields: Mapping[str, Any]) -> Line:
     """What a line asks for. Raises UserError for what cannot be. OpenAI's batch format has it in `body`."""
-    body = fields.get("body", fields)
+    if "body" in fields:
+        _refuse_unknown(set(fields) - set(_AROUND), "beside body only id, custom_id, method and url are read")
+        body = fields["body"]
+    else:
+        body = {name: value for name, value in fields.items() if name not in _AROUND}
+    if "id" in fields and "custom_id" in fields:
+        raise UserError("id and custom_id: a line has one name; leave one of them out")
     if not isinstance(body, dict):
         raise UserError("body: is no JSON object")
     body = {name: value for name, value in body.items() if value is not None}
-    if asked := [name for name in _NOT_OF_A_LINE if name in body]:
-        raise UserError(f"{asked[0]}: cannot be set for one line; leave it out, options of the command hold for all")
+    _refuse_unknown(set(body) - _KNOWN, "leave it out, or put what is only for you into id or metadata")
+    for name in _NOTHING_ASKED.keys() & body.keys():
+        if not any(_is_same(body[name], value) for value in _NOTHING_ASKED[name]):
+            raise UserError(f"{name}: cannot be had; leave it out")
     given = [name for name in _PROMPTS if name in body]
     if len(given) != 1:
         found = " and ".join(given) or "none"
         raise UserError(f"give exactly one of prompt, prompt_ids and messages (found: {found})")
     (name,) = given
-    return _READERS[name](body[name], _max_new_tokens(body))
+    if (variables := body.get("chat_template_kwargs")) is not None:
+        check_template_variables("chat_template_kwargs", variables)
+    return Line(
+        **_READERS[name](body[name]),
+        max_new_tokens=_max_new_tokens(body),
+        penalties={one: check_penalty(one, body[one], one) for one in PENALTY_RANGES if one in body},
+        chat_template_kwargs=variables,
+        of_the_run={one: body[one] for one in _OF_THE_RUN if one in body},
+    )
+
+
+_KNOWN = frozenset((*_PROMPTS, *_LENGTHS, *_WITHOUT_MEANING, *_OF_THE_RUN, *_NOTHING_ASKED, *PENALTY_RANGES))
+_KNOWN |= {"chat_template_kwargs"}
+
+
+def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise UserError(f"{max(names, key=names.count)}: stands there twice; leave one of them out")
+    return fields
+
+
+def _finite(text: str) -> float:
+    """A number; Python's reader takes NaN and Infinity too, which are no JSON and could not be given back."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise UserError(f"is not JSON ({text} is no number of it)")
+    return number
+
+
+def _refuse_unknown(names: Iterable[str], advice: str) -> None:
+    for name in sorted(names):
+        raise UserError(f"{name}: is not known here; {advice}")
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether JSON values are the same: a number is none of true and false."""
+    return one == other and isinstance(one, bool) == isinstance(other, bool)
 
 
 def _max_new_tokens(body: Mapping[str, Any]) -> int | None:
-    for name in _LENGTHS:
-        value = body.get(name, 1)
+    given = {name: body[name] for name in _LENGTHS if name in body}
+    for name, value in given.items():
         if type(value) is not int or value < 1:
             raise UserError(f"{name}: {value!r} is no number of tokens from 1 up")
-    return next((body[name] for name in _LENGTHS if name in body), None)
+    if len(set(given.values())) > 1:
+        raise UserError(f"{' and '.join(given)}: say different lengths; leave all but one out")
+    return next(iter(given.values()), None)
 
 
-def _read_prompt(prompt: Any, max_new_tokens: int | None) -> Line:
+def _read_prompt(prompt: Any) -> dict[str, Any]:
     if isinstance(prompt, list):  # OpenAI's completions take ids under the same name
-        return _read_ids(prompt, max_new_tokens)
-    return Line(prompt=_text(prompt, "prompt"), max_new_tokens=max_new_tokens)
+        return _read_ids(prompt, "prompt")
+    if not isinstance(prompt, str):
+        raise UserError(f"prompt: {type(prompt).__name__} is no text")
+    if not prompt.strip():
+        raise UserError("prompt: is empty")
+    require_characters(prompt, "prompt")
+    return {"prompt": prompt}
 
 
-def _read_ids(ids: Any, max_new_tokens: int | None) -> Line:
+def _read_ids(ids: Any, name: str = "prompt_ids") -> dict[str, Any]:
     if not isinstance(ids, list) or not ids or not all(type(token) is int for token in ids):
-        raise UserError("prompt_ids: is no list of one or more token ids")
-    return Line(prompt_ids=ids, max_new_tokens=max_new_tokens)
+        raise UserError(f"{name}: is no list of one or more token ids")
+    return {"prompt_ids": ids}
 
 
-def _read_messages(messages: Any, max_new_tokens: int | None) -> Line:
+def _read_messages(messages: Any) -> dict[str, Any]:
     if not isinstance(messages, list) or not messages:
         raise UserError("messages: is no list of one or more messages")
-    return Line(messages=[_message(one) for one in messages], max_new_tokens=max_new_tokens)
+    return {"messages": [read_message(one) for one in messages]}
 
 
-_READERS = {"prompt": _read_prompt, "prompt_ids": _read_ids, "messages": _read_messages}
-
-
-def _message(message: Any) -> Message:
-    if not isinstance(message, dict) or not isinstance(message.get("role"), str):
-        raise UserError("messages: each needs a role and a content")
-    content = message.get("content")
-    if isinstance(content, list):
-        content = "".join(map(_part, content))
-    return {"role": message["role"], "content": _text(content, "messages")}
-
-
-def _part(part: Any) -> str:
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-        raise UserError("messages: only parts of text can be read")
-    return part["text"]
-
-
-def _text(value: Any, name: str) -> str:
-    """A text that has something in it, and no halves of characters, which no tokenizer takes."""
-    if not isinstance(value, str):
-        raise UserError(f"{name}: {type(value).__name__} is no text")
-    if not value.strip():
-        raise UserError(f"{name}: is empty")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise UserError(f"{name}: has half a character (a lone surrogate)")
-    return value
+_READERS: dict[str, Callable[[Any], dict[str, Any]]] = {
+    "prompt": _read_prompt,
+    "prompt_ids": _read_ids,
+    "messages": _read_messages,
+}

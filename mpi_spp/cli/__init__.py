@@ -74,7 +74,7 @@ def _run() -> NoReturn:
     try:
         cpu.believed()  # refuses a word that is none
         wait_for_debugger_if_asked()
-        commands(standalone_mode=False)
+        commands(prog_name="mpi-spp", standalone_mode=False)
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.UsageError as error:

@@ -14,6 +14,7 @@ from mpi_spp.report.progress import Progress
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
     from mpi_spp.model.config import ModelConfig
+    from mpi_spp.model.generation import Generation
     from mpi_spp.model.prompt import TextStream
     from mpi_spp.report.timings import Clock
     from mpi_spp.request import Request
@@ -37,7 +38,7 @@ class Printer:
     def end(self) -> None:
         """Finish the answer that was shown last."""
         if self._token_ids:
-            _write((self._stream.rest(self._token_ids) if self._stream else "") + "\n")
+            _write((self._stream.rest() if self._stream else "") + "\n")
 
     def _begin(self, number: int) -> None:
         self._number, self._token_ids = number, []
@@ -55,6 +56,7 @@ def answer_all(
     requests: Sequence["Request"],
     labels: Sequence[dict[str, Any]],
     stream: "TextStream | None",
+    generation: "Generation",
 ) -> None:
     """Load, answer all requests, show and report. `labels`: what the JSON tells of each besides its answer. Collective.
 
@@ -65,7 +67,7 @@ def answer_all(
 
     longest = max(len(one.prompt_ids) for one in requests)
     engine = Engine(config, model, directory, world, clock, longest, alone=True)
-    show_choice(engine)
+    show_choice(engine, generation)
     printer = Printer([label.get("question", "") for label in labels], stream)
     shows, shown = world.rank == 0 and config.json != "-", -1
 
@@ -88,7 +90,7 @@ def answer_all(
     ranks = world.gather(engine.facts())
 
     def report() -> None:
-        told = _told(requests, labels, answers, stream, world.size) | engine.schedule()
+        told = _told(requests, labels, answers, stream, world.size) | engine.schedule() | generation.told()
         _report(engine.config, told, ranks, clock.moments["total"])
 
     world.on_rank_0(report)

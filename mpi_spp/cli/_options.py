@@ -17,6 +17,7 @@ from mpi_spp.config import (
     QUANTIZE,
     default_of,
 )
+from mpi_spp.files import parse_json
 from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.units import MemoryLimit, parse_limit
 
@@ -134,9 +135,25 @@ def schedule_options(multiple: bool = False) -> Decorator:
     )
 
 
+def parse_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any] | None:
+    """Read `{"enable_thinking": false}`; that it is an object is checked with what it may hold."""
+    return None if value is None else parse_json(param.opts[0], value, '; give {"enable_thinking": false}')
+
+
+# How a text becomes a chat.
+chat_options = together(
+    run_option("--chat/--no-chat", "Use the model's chat template.  [default: when it has one]"),
+    run_option(
+        "--chat-template-kwargs",
+        """Variables for the chat template: '{"enable_thinking": false}'.""",
+        callback=parse_object,
+        metavar="JSON",
+    ),
+)
+
 # What is made of a prompt.
 answer_options = together(
-    run_option("--chat/--no-chat", "Use the model's chat template.  [default: when it has one]"),
+    chat_options,
     run_option("--system", "The system message of the chat."),
     run_option("--max-new-tokens", "The longest answer, in tokens.", type=int),
     run_option("--ignore-eos", "Go on after the stop token.", is_flag=True),
@@ -148,6 +165,22 @@ sampling_options = together(
     run_option("--top-k", "Draw from the k likeliest tokens; 0: from all.", type=int),
     run_option("--top-p", "Draw from the likeliest tokens that make up this share of the probability.", type=float),
     run_option("--seed", "Repeats a draw, on any number of ranks.  [default: drawn, and told in the report]", type=int),
+)
+
+# What is changed of a model's scores before a token is chosen.
+penalty_options = together(
+    run_option(
+        "--repetition-penalty",
+        "Above 1: tokens of the prompt and the answer lose.  [default: as generation_config.json says, else 1]",
+        type=float,
+    ),
+    run_option("--presence-penalty", "Subtracted from the scores of tokens that the answer has.", type=float),
+    run_option("--frequency-penalty", "Subtracted for each time that the answer has a token.", type=float),
+    run_option(
+        "--generation-config",
+        "auto: the model's generation_config.json counts; none: of it only the stop tokens; or another file.",
+        metavar="auto|none|PATH",
+    ),
 )
 
 # Where tensors lie.

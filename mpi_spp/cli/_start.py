@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mpi_spp.comm.world import World
     from mpi_spp.engine import Engine
     from mpi_spp.model.config import ModelConfig
+    from mpi_spp.model.generation import Generation
     from mpi_spp.report.timings import Clock
 
 log = logging.getLogger("mpi_spp")
@@ -49,12 +50,16 @@ def read_model(directory: Path) -> "ModelConfig":
     return read_config(directory)
 
 
-def show_choice(engine: "Engine") -> None:
-    """Say on standard error, from rank 0, what was chosen where "auto" was asked for, and what may be slow."""
+def show_choice(engine: "Engine", generation: "Generation | None" = None) -> None:
+    """Say on standard error, from rank 0, what was chosen where "auto" was asked for, and what may be slow.
+
+    `generation`: what the model's generation_config.json changes is said, too.
+    """
     if engine.world.rank > 0:
         return
     chosen = [] if engine.choice is None else [f"chosen {engine.choice['reason']}"]
-    for line in [*chosen, *(f"warning: {warning}" for warning in engine.warnings)]:
+    told = generation and generation.line()
+    for line in [*chosen, *([told] if told else []), *(f"warning: {warning}" for warning in engine.warnings)]:
         print(f"mpi-spp: {line}", file=sys.stderr, flush=True)
 
 

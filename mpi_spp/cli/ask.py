@@ -10,6 +10,7 @@ from mpi_spp.cli._options import (
     answer_options,
     json_option,
     model_options,
+    penalty_options,
     run_option,
     sampling_options,
     schedule_options,
@@ -22,11 +23,12 @@ from mpi_spp.config import RunConfig
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
     from mpi_spp.model.config import ModelConfig
+    from mpi_spp.model.generation import Generation
     from mpi_spp.model.prompt import TextStream
     from mpi_spp.report.timings import Clock
     from mpi_spp.request import Request
 
-_Prepared = tuple["ModelConfig", list["Request"], list[dict[str, Any]]]
+_Prepared = tuple["ModelConfig", list["Request"], list[dict[str, Any]], "Generation"]
 
 
 @click.command("ask")
@@ -34,6 +36,7 @@ _Prepared = tuple["ModelConfig", list["Request"], list[dict[str, Any]]]
 @run_option("--questions", "A UTF-8 file: one question a line, blank lines skipped.", type=click.Path(), required=True)
 @answer_options
 @sampling_options
+@penalty_options
 @schedule_options()
 @model_options
 @trace_options
@@ -64,8 +67,8 @@ def run(config: RunConfig, world: "World", clock: "Clock") -> None:
     mesh = mesh_of(config.mesh, world.size)
     if not config.is_open:
         load_strategies(config, mesh, alone=True)
-    (model, requests, labels), stream = _prepare(config, world, directory)
-    answer_all(config, world, clock, directory, model, requests, labels, stream)
+    (model, requests, labels, generation), stream = _prepare(config, world, directory)
+    answer_all(config, world, clock, directory, model, requests, labels, stream, generation)
 
 
 def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepared, "TextStream | None"]:
@@ -74,18 +77,21 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepa
 
     def read() -> _Prepared:
         nonlocal stream
-        from mpi_spp.model.prompt import TextStream, load_tokenizer, stop_token_ids
+        from mpi_spp.model.generation import read_generation
+        from mpi_spp.model.prompt import TextStream
         from mpi_spp.model.questions import read_questions
+        from mpi_spp.model.tokenizer import load_tokenizer
         from mpi_spp.request import Request
 
         model = read_model(directory)
-        tokenizer = load_tokenizer(directory)
+        tokenizer = load_tokenizer(directory, chats=config.chat is not False)
+        generation = read_generation(config, tokenizer, directory)
         questions = read_questions(config, tokenizer, directory, model)
         stream = TextStream(tokenizer)
-        stop_ids = frozenset() if config.ignore_eos else stop_token_ids(directory, tokenizer)
         longest = [min(config.max_new_tokens, model.max_positions - len(one.prompt_ids)) for one in questions]
         pairs = enumerate(zip(questions, longest, strict=True))
-        requests = [Request(one.prompt_ids, stop_ids, most, stream=number) for number, (one, most) in pairs]
-        return model, requests, [{"question": one.text, "line": one.line} for one in questions]
+        stop_ids, penalties = generation.stop_ids, generation.penalties
+        requests = [Request(one.prompt_ids, stop_ids, most, number, penalties) for number, (one, most) in pairs]
+        return model, requests, [{"question": one.text, "line": one.line} for one in questions], generation
 
     return world.on_rank_0(read), stream

@@ -1,7 +1,7 @@
 """`mpi-spp batch`: answer every line of a file, spread over the replicas of the mesh."""
 
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -9,8 +9,10 @@ import click
 
 from mpi_spp.cli._options import (
     File,
+    chat_options,
     json_option,
     model_options,
+    penalty_options,
     run_option,
     sampling_options,
     schedule_options,
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from mpi_spp.comm.world import World
     from mpi_spp.mesh import Mesh
     from mpi_spp.model.config import ModelConfig
+    from mpi_spp.model.generation import Generation
     from mpi_spp.report.timings import Clock
 
 _SKIPPED = 1  # the exit status when lines were skipped
@@ -47,11 +50,12 @@ class Files:
 @click.option(
     "--max-num-seqs", default=8, show_default=True, type=click.IntRange(min=1), help="Prompts decoded at once."
 )
-@run_option("--chat/--no-chat", "Use the model's chat template.  [default: when it has one]")
+@chat_options
 @run_option("--system", "The system message of chats that bring none.")
 @run_option("--max-new-tokens", "The longest answer, in tokens, where a line does not say.", type=int)
 @run_option("--ignore-eos", "Go on after the stop token.", is_flag=True)
 @sampling_options
+@penalty_options
 @schedule_options()
 @model_options
 @trace_options
@@ -86,17 +90,17 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
         load_strategies(config, mesh)
     work: Work | None = None
 
-    def prepare() -> "tuple[ModelConfig, int]":
+    def prepare() -> "tuple[ModelConfig, Generation, int]":
         nonlocal work
-        model, work = _prepare(config, files, directory, mesh, progress)
-        return model, work.num_waiting
+        model, generation, work = _prepare(config, files, directory, mesh, progress)
+        return model, generation, work.num_waiting
 
-    model, num_waiting = world.on_rank_0(prepare)
+    model, generation, num_waiting = world.on_rank_0(prepare)
     ranks, answers = [], {}
     clock.mark("load")
     if num_waiting:
         engine = Engine(config, model, directory, world, clock)
-        show_choice(engine)
+        show_choice(engine, generation)
         part = part_of(engine, work)
         clock.mark("load")
         progress.start(work)
@@ -104,12 +108,12 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
         progress.close()
         ranks, answers = world.gather(engine.facts()), part.answers if isinstance(part, Keeper) else {}
     clock.mark("total")
-    return world.on_rank_0(lambda: _report(config, files, work, clock.moments, ranks, answers))
+    return world.on_rank_0(lambda: _report(config, files, work, clock.moments, ranks, answers, generation.told()))
 
 
 def _prepare(
     config: RunConfig, files: Files, directory: Path, mesh: "Mesh", progress: "_Progress"
-) -> "tuple[ModelConfig, Work]":
+) -> "tuple[ModelConfig, Generation, Work]":
     """What rank 0 reads: the model's shape for all ranks, and what is to be done, which it keeps."""
     from mpi_spp.batch.encoder import Encoder
     from mpi_spp.batch.fingerprint import made_of
@@ -120,9 +124,12 @@ def _prepare(
     lines = read_lines(files.input)
     model = read_model(directory)
     encoder = Encoder(config, model, directory)
-    output = Output(files.output, made_of(config, directory, lines), [number for number, _ in lines])
+    generation = encoder.generation
+    resolved = replace(config, repetition_penalty=generation.penalties.repetition_penalty)
+    output = Output(files.output, made_of(resolved, directory, lines), [number for number, _ in lines])
     waiting = lines[output.kept :]
-    return model, Work(waiting, groups_of(len(waiting), mesh.dp, files.max_num_seqs), encoder, output, progress)
+    groups = groups_of(len(waiting), mesh.dp, files.max_num_seqs)
+    return model, generation, Work(waiting, groups, encoder, output, progress)
 
 
 def _report(
@@ -132,6 +139,7 @@ def _report(
     moments: dict[str, float],
     ranks: list[dict[str, Any]],
     answers: dict[int, int],
+    told: dict[str, Any],
 ) -> int:
     """Say on rank 0 what was done; returns the exit status."""
     from mpi_spp.batch.summary import one_line, summarize
@@ -142,7 +150,7 @@ def _report(
     summary = summarize(work, moments, ranks, answers)
     print(f"mpi-spp: {files.output}: {one_line(summary)}", file=sys.stderr, flush=True)
     chosen = asdict(config) | {"input": str(files.input), "output": str(files.output)}
-    write_json(config.json, summary | {"configuration": chosen | {"max_num_seqs": files.max_num_seqs}})
+    write_json(config.json, summary | told | {"configuration": chosen | {"max_num_seqs": files.max_num_seqs}})
     return _SKIPPED if summary["skipped_in_all"] else 0
 
 

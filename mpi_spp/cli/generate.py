@@ -13,6 +13,7 @@ from mpi_spp.cli._options import (
     answer_options,
     json_option,
     model_options,
+    penalty_options,
     run_option,
     sampling_options,
     schedule_options,
@@ -27,15 +28,17 @@ from mpi_spp.report.progress import Progress
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
+    from mpi_spp.model.generation import Generation
     from mpi_spp.model.prompt import TextStream
 
 
 @click.command("generate")
 @run_option("--prompt", "The prompt.")
-@run_option("--prompt-file", "A UTF-8 file that holds the prompt.", type=click.Path())
+@run_option("--prompt-file", "A UTF-8 file that holds the prompt; - is standard input.", type=click.Path())
 @run_option("--prompt-ids", "A JSON file: a list of token ids, used as they are.", type=click.Path())
 @answer_options
 @sampling_options
+@penalty_options
 @run_option("--num-return-sequences", "So many drawn answers; each is made by one rank alone.", type=int)
 @run_option("--guidance-scale", "Above 1: towards the prompt, away from the negative prompt; 1: off.", type=float)
 @run_option("--negative-prompt", "What guidance steers away from.  [default: the prompt's last token alone]")
@@ -73,19 +76,21 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     require_one_replica(meshes[0])
     chosen = [] if config.is_open else [load_strategies(config, mesh, alone=count > 1) for mesh in meshes]
     request, stream = _prepare(config, world, directory)
+    generation: Generation = request["generation"]
     for one in chosen:  # by all ranks, though of a guidance pair only one half may have to refuse
         config.require_layer_split(request["model"].num_hidden_layers, one.num_stages)
     if count > 1:
-        prompt = (request["prompt_ids"], request["stop_ids"], request["max_new_tokens"])
-        same = [Request(*prompt, stream=number) for number in range(count)]
-        answer_all(config, world, clock, directory, request["model"], same, [{}] * count, stream)
+        prompt = (request["prompt_ids"], generation.stop_ids, request["max_new_tokens"])
+        same = [Request(*prompt, stream=number, penalties=generation.penalties) for number in range(count)]
+        answer_all(config, world, clock, directory, request["model"], same, [{}] * count, stream, generation)
         return
     lengths = replace(config, max_new_tokens=request["max_new_tokens"])
     engine = Engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
-    show_choice(engine)
+    show_choice(engine, generation)
     guidance = Guidance(engine, request["negative_ids"]) if config.is_guided else None
     most = request["max_new_tokens"]
-    tokens = (guidance or engine).generate(request["prompt_ids"], request["stop_ids"], most)
+    asked = (request["prompt_ids"], generation.stop_ids, most, generation.penalties)
+    tokens = (guidance or engine).generate(*asked)
     token_ids = _stream_answer(tokens, most, world, stream, config)
     clock.mark("total")
     ranks = world.gather(engine.facts() | ({"sequences": guidance.prefills} if guidance else {}))
@@ -99,20 +104,17 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[s
 
     def read() -> dict[str, Any]:
         nonlocal stream
-        from mpi_spp.model.prompt import (
-            TextStream,
-            load_tokenizer,
-            negative_token_ids,
-            prompt_token_ids,
-            stop_token_ids,
-        )
+        from mpi_spp.model.generation import read_generation
+        from mpi_spp.model.prompt import TextStream, negative_token_ids, prompt_token_ids
+        from mpi_spp.model.tokenizer import load_tokenizer
 
         model = read_model(directory)
-        tokenizer = load_tokenizer(directory)
-        prompt_ids = prompt_token_ids(config, tokenizer, directory, model.vocab_size)
+        tokenizer = load_tokenizer(directory, chats=config.prompt_ids is None and config.chat is not False)
+        generation = read_generation(config, tokenizer, directory)
+        prompt_ids = prompt_token_ids(config, tokenizer, directory, model)
         prompts = {"prompt": prompt_ids}
         if config.is_guided:
-            prompts["negative prompt"] = negative_token_ids(config, tokenizer, directory, model.vocab_size, prompt_ids)
+            prompts["negative prompt"] = negative_token_ids(config, tokenizer, directory, model, prompt_ids)
         longest = max(prompts, key=lambda name: len(prompts[name]))
         free = model.max_positions - len(prompts[longest])
         if free < 1:
@@ -121,14 +123,12 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[s
                 " positions; give a shorter one"
             )
         stream = TextStream(tokenizer) if tokenizer is not None else None
-        stop_ids = frozenset() if config.ignore_eos else stop_token_ids(directory, tokenizer)
-        new_tokens = min(config.max_new_tokens, free)
         return {
             "model": model,
             "prompt_ids": prompt_ids,
             "negative_ids": prompts.get("negative prompt"),
-            "stop_ids": stop_ids,
-            "max_new_tokens": new_tokens,
+            "generation": generation,
+            "max_new_tokens": min(config.max_new_tokens, free),
         }
 
     return world.on_rank_0(read), stream
@@ -147,7 +147,7 @@ def _stream_answer(
             if show:
                 _write(stream.push(token) if stream else f"{token} ")
     if show:
-        _write((stream.rest(token_ids) if stream else "") + "\n")
+        _write((stream.rest() if stream else "") + "\n")
     return token_ids
 
 
@@ -169,7 +169,7 @@ def _report(
     from mpi_spp.report.summary import print_tables, summarize
     from mpi_spp.report.tables import reports
 
-    sequences = sequences_of(ranks)
+    sequences, generation = sequences_of(ranks), request["generation"]
     answer = {
         "text": stream.text(token_ids) if stream else None,
         "token_ids": token_ids,
@@ -177,7 +177,8 @@ def _report(
         "chunks": sequences[0]["chunks"] if sequences else request["chunks"],
         "guidance": sequences or None,
         "choice": request["choice"],
-        "finish_reason": "stop" if token_ids[-1] in request["stop_ids"] else "length",
+        "finish_reason": "stop" if token_ids[-1] in generation.stop_ids else "length",
+        **generation.told(),
     }
     summary = summarize(ranks, answer, asdict(config), total_s)
     print_tables(summary, reports())

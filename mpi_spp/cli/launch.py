@@ -2,12 +2,12 @@
 
 import os
 import shlex
-import signal
 import sys
 from typing import Any, NoReturn
 
 import click
 
+from mpi_spp import start
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
 from mpi_spp.cli._options import FILE, json_option, parse_gpu_ids
 from mpi_spp.cli._output import check_outputs, write_json
@@ -17,10 +17,18 @@ from mpi_spp.config import MOST_THREADS
 from mpi_spp.errors import UserError
 from mpi_spp.launch import sign
 from mpi_spp.launch.guard import run_guarded
-from mpi_spp.launch.hostfile import Host, is_this_machine, memory_limits, read_hostfile
+from mpi_spp.launch.handed_in import handed_in, keep_for_rank_0, refuse_elsewhere
+from mpi_spp.launch.hostfile import MOST_RANKS, Host, is_this_machine, memory_limits, read_hostfile
 from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
-from mpi_spp.launch.line import DEFAULT_RANKS_LIMIT, check_gpu_ids, default_num_ranks, mpirun_line, request_here
-from mpi_spp.launch.placement import cores_here
+from mpi_spp.launch.line import (
+    DEFAULT_RANKS_LIMIT,
+    check_gpu_ids,
+    check_max_slots,
+    default_num_ranks,
+    mpirun_line,
+    request_here,
+)
+from mpi_spp.launch.placement import num_cores_here
 from mpi_spp.launch.reach import require_hosts
 
 _RANKS_HELP = (
@@ -31,7 +39,7 @@ _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 
 
 @click.command("launch", context_settings={"allow_interspersed_args": False})
-@click.option("-np", "-n", "num_ranks", type=click.IntRange(min=1), metavar="N", help=_RANKS_HELP)
+@click.option("-np", "-n", "num_ranks", type=click.IntRange(1, MOST_RANKS), metavar="N", help=_RANKS_HELP)
 @click.option("--hostfile", type=FILE, help="The hosts, in the format of Open MPI, MPICH or Intel MPI.")
 @click.option("--gpu-ids", callback=parse_gpu_ids, help="GPUs of each host, one a rank: 5,6,7.")
 @click.option(
@@ -80,26 +88,30 @@ def command(
     shared = {"gpu_ids": ",".join(map(str, gpu_ids)), "threads": str(threads or ""), "max_memory": memory_limits(hosts)}
     inner, values = _complete(inner, shared)
     gpu_ids, threads = gpu_ids or values.get("gpu_ids") or (), threads or values.get("threads")
-    asked = allocation_of(allocation, gpu_ids)
+    check_max_slots(num_ranks or 1, hosts)
+    asked, only_here = allocation_of(allocation, gpu_ids), handed_in(values)
+    refuse_elsewhere(only_here, hosts, asked is not None)
     if asked is not None:
         num_ranks = num_ranks or asked.default_num_ranks(hosts)
-        program = (sys.executable, "-m", "mpi_spp", *inner)
+        program = (*start.words(), *inner)
         exports = _debugging(debug_rank, debug_port, num_ranks)
         request = request_here(program, num_ranks, hosts, threads, exports, interface)
         print_or_submit(asked, request, dry_run, json)
         return
-    num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, len(cores_here()))
+    num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, num_cores_here())
     check_gpu_ids(gpu_ids, num_ranks, hosts)
     launcher = find_launcher()
     exports = _debugging(debug_rank, debug_port, num_ranks)
     finished = None if dry_run or all(is_this_machine(host.name) for host in hosts) else sign.new_sign()
     exports |= {} if finished is None else {sign.VARIABLE: finished}
+    if not dry_run:
+        require_same_mpi(launcher)
+        require_hosts(hosts, launcher)
+        inner += keep_for_rank_0(only_here)
     argv, environment = _line(launcher, inner, num_ranks, hosts, threads, exports, interface)
     if dry_run:
         _print(argv, environment, json)
     else:
-        require_same_mpi(launcher)
-        require_hosts(hosts, launcher)
         _start(argv, {**os.environ, **environment}, finished)
 
 
@@ -156,7 +168,7 @@ def _line(
     exports: dict[str, str],
     interface: str | None,
 ) -> tuple[list[str], dict[str, str]]:
-    program = (sys.executable, "-m", "mpi_spp", *inner)
+    program = (*start.words(), *inner)
     return mpirun_line(request_here(program, num_ranks, hosts, threads, exports, interface), launcher)
 
 
@@ -167,14 +179,10 @@ def _print(argv: list[str], environment: dict[str, str], json: str | None) -> No
 
 
 def _start(argv: list[str], environment: dict[str, str], finished: str | None) -> NoReturn:
-    """Turn into mpirun; where a host may be lost, for which there is a sign of rank 0's end, stay beside it."""
+    """Run mpirun and stay beside it. `finished`: a sign of rank 0's end, where a host may be lost."""
     sys.stdout.flush()
     try:
-        if finished is not None:
-            sys.exit(run_guarded(argv, environment, finished))
-        # Its exit status, Ctrl-C and other signals need nobody between it and the shell.
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # Python ignores it, and mpirun would inherit that
-        os.execvpe(argv[0], argv, environment)
+        sys.exit(run_guarded(argv, environment, finished))
     except OSError as error:
         raise UserError(
             f"{argv[0]}: cannot be started ({error.strerror}); name a working mpirun in MPI_SPP_MPIRUN"

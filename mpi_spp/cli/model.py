@@ -1,6 +1,5 @@
 """`mpi-spp model`: the models on this machine."""
 
-from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ _json = json_option("Write the result to this file;")
 def get(name: str, json: str | None) -> None:
     """Put the model NAME (see 'mpi-spp model list') into the store; at once when it is there."""
     check_outputs(json)
-    with closing(Steps()) as progress:
+    with Steps() as progress:
         path = store.get(name, progress)
     _print_result({"name": name, "path": str(path)}, str(path), json)
 
@@ -59,7 +58,7 @@ def list_models(json: str | None) -> None:
 def convert_gguf(file: Path, directory: Path, dtype: str, json: str | None) -> None:
     """Convert the GGUF FILE to a new Hugging Face model DIRECTORY with safetensors."""
     check_outputs(json, {"FILE": file})
-    with closing(Steps()) as progress:
+    with Steps() as progress:
         convert(file, directory, dtype, progress)
     _print_result({"path": str(directory), "dtype": dtype}, str(directory), json)
 

@@ -70,7 +70,7 @@ def _plan(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> 
 def _hosts(given: dict[str, Any], mesh: str | None) -> tuple["Host", ...]:
     """The hosts by whichever option names them; else this one, with the ranks of the mesh."""
     from mpi_spp.launch.hostfile import Host, parse_hosts, read_hostfile
-    from mpi_spp.launch.placement import cores_here
+    from mpi_spp.launch.placement import num_cores_here
 
     named = [name for name in ("num_ranks", "hosts", "hostfile") if given[name] is not None]
     if len(named) > 1:
@@ -81,7 +81,7 @@ def _hosts(given: dict[str, Any], mesh: str | None) -> tuple["Host", ...]:
         return read_hostfile(given["hostfile"])
     if mesh is not None and given["num_ranks"] is None:
         return (Host("localhost", parse_mesh(mesh).size),)
-    return (Host("localhost", given["num_ranks"] or len(cores_here())),)
+    return (Host("localhost", given["num_ranks"] or num_cores_here()),)
 
 
 def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> "Setting":

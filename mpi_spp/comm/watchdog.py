@@ -1,5 +1,6 @@
 """Ends a job in which ranks wait in vain, and says who waits for whom."""
 
+import math
 import os
 import select
 import signal
@@ -30,19 +31,26 @@ class Finding(NamedTuple):
 
 
 class Watchdog:
-    """Looks now and then at what this rank waits for.
+    """Looks now and then at what this rank waits for, and whether all others are heard of.
 
     Time counts while nothing moves (see Life). A rank that works keeps all waits alive but those for a rank of which
     nothing is heard; a rank that waits keeps none. The limit is `timeout` seconds, and as long as the operation's bytes
-    take on a slow link. A wait that others keep alive is told of, every `timeout` seconds, by the first that waits.
+    take on a slow link. A wait that others keep alive is told of, every `timeout` seconds, by the first that waits. A
+    rank that works ends the job, too, when another is lost for as long: it may have hours of work before it waits.
     """
 
     def __init__(self, life: Life, timeout: float) -> None:
-        self._life, self._timeout = life, timeout
-        self.tick = min(_LONGEST_TICK_SECONDS, timeout / _TICKS)
+        self._life = life
+        self.set_limit(timeout)
         self._operation: Operation | None = None
         self._completed = self._worked = self._told = 0
         self._waited = self._still = 0.0
+        self._lost: dict[int, float] = {}  # seconds since a rank that had spoken was missed
+
+    def set_limit(self, timeout: float) -> None:
+        """From now on it is `timeout` seconds; 0: none."""
+        self._timeout = timeout or math.inf
+        self.tick = min(_LONGEST_TICK_SECONDS, self._timeout / _TICKS)
 
     def start(self) -> None:
         """Look on in a thread of its own, until the process ends."""
@@ -61,7 +69,9 @@ class Watchdog:
             self._waited += seconds
             self._still = 0.0 if moves else self._still + seconds
         self._operation = operation
-        return None if operation is None else self._judge(operation)
+        missed = [rank for rank in self._silent() if self._life.heard[rank] is not None]
+        self._lost = {rank: self._lost.get(rank, 0.0) + seconds for rank in missed}
+        return self._judge_silence() if operation is None else self._judge(operation)
 
     def _moves(self, operation: Operation | None) -> bool:
         """Whether anything has, since the last look, that lets this wait hope."""
@@ -81,6 +91,17 @@ class Watchdog:
         if self._another_speaks():
             return None
         return Finding(f"mpi-spp: {self._describe(operation)}; {self._news()}still waiting", False)
+
+    def _judge_silence(self) -> Finding | None:
+        """While this rank works. Who waits for the lost one speaks first, and of those who work the first."""
+        own, working = self._life.rank, self._heard(works=True)
+        speaks_later = self._heard(works=False) or min(working, default=own) < own
+        limit = self._timeout + (_TURN_SECONDS if speaks_later else 0)
+        lost = [rank for rank, seconds in self._lost.items() if seconds >= limit]
+        if not lost:
+            return None
+        missed = f"nothing has been heard of {_ranks(lost)}{self._host_of(lost)} for {self._timeout:.0f} s or more"
+        return Finding(f"mpi-spp: error: {missed}, while rank {self._life.rank} works; {_WAY_OUT}", True)
 
     def _watch(self) -> NoReturn:
         last = time.monotonic()

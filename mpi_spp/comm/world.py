@@ -16,6 +16,7 @@ import mpi4py
 
 from mpi_spp.comm.environment import launched_by_open_mpi, launched_rank, launched_size
 from mpi_spp.errors import UserError
+from mpi_spp.limits import cpu_quota, within_quota
 
 mpi4py.rc.initialize = False  # World does it, when it knows that the library belongs to the launcher
 mpi4py.rc.finalize = True
@@ -45,7 +46,10 @@ _SECONDS_TO_END = 5  # Python and MPI, at least: on a busy machine they take a w
 
 
 class World:
-    """The job: its ranks, the ranks on this host, the cores of this rank."""
+    """The job: its ranks, the ranks on this host, the cores of this rank.
+
+    `cpu_quota`: of how many cores all ranks of this host may use the time together; None: of all.
+    """
 
     def __init__(self, timeout: float = 0) -> None:
         """`timeout`: seconds after which a wait in vain ends the job; 0: no limit. Collective."""
@@ -55,10 +59,20 @@ class World:
         start = f"the start of rank {launched_rank()} ({self.host}) together with the other ranks"
         with guarded(timeout if launched_size() > 1 else 0, start):
             self._start()
-        if self.size > 1 and timeout:
-            Watchdog(self._life, timeout).start()
+        if self.size > 1:
+            self._timeout, self._watchdog = timeout, Watchdog(self._life, timeout)
+            self._watchdog.start()
             # MPI ends when Python has: no thread of it can look on, so the kernel's clock does.
-            atexit.register(signal.alarm, math.ceil(max(timeout, _SECONDS_TO_END)))
+            atexit.register(self._limit_the_end)
+
+    def set_limit(self, timeout: float) -> None:
+        """Let a wait in vain end the job after so many seconds from now on; 0: no limit."""
+        if self.size > 1:
+            self._timeout = timeout
+            self._watchdog.set_limit(timeout)
+
+    def _limit_the_end(self) -> None:
+        signal.alarm(math.ceil(max(self._timeout, _SECONDS_TO_END)) if self._timeout else 0)
 
     def _start(self) -> None:
         _start_mpi()
@@ -67,7 +81,7 @@ class World:
         self._require_one_job()
         self._local = self.mpi_comm.Split_type(MPI.COMM_TYPE_SHARED)
         self.local_rank, self.local_size = self._local.rank, self._local.size
-        self.cores = sorted(os.sched_getaffinity(0))
+        self.cores, self.cpu_quota = sorted(os.sched_getaffinity(0)), cpu_quota()
         self._sharers = self._count_sharers(self._local)
         self.leases = Leases(self.gather)
         if self.size > 1:
@@ -98,12 +112,23 @@ class World:
         return sum(not set(self.cores).isdisjoint(other) for other in local.allgather(self.cores))
 
     def default_threads(self) -> int:
-        """This rank's fair share of the cores that it is bound to, at least 1."""
-        return max(1, len(self.cores) // self._sharers)
+        """This rank's fair share of the cores that it is bound to, and of a quota, at least 1."""
+        return within_quota(max(1, len(self.cores) // self._sharers), self.cpu_quota, self.local_size)
 
     def crowding(self, threads: int) -> float:
-        """How many threads there are for each core of this rank, its neighbours' counted; 1 when there is no rush."""
-        return max(1.0, self._sharers * threads / len(self.cores))
+        """How many threads there are for each core of this rank, its neighbours' counted; 1 when there is no rush.
+
+        Where a quota has the time of fewer cores, for each of those.
+        """
+        for_time = 0 if self.cpu_quota is None else self.local_size * threads / self.cpu_quota
+        return max(1.0, self._sharers * threads / len(self.cores), for_time)
+
+    def quota_warning(self, threads: int) -> str | None:
+        """That the threads of this host's ranks have less time than they could use, if so many of each do."""
+        if self.cpu_quota is None or self.local_size * threads <= self.cpu_quota:
+            return None
+        wanted = f"{self.local_size} ranks on {self.host} with --threads {threads}"
+        return f"{wanted} share a CPU quota of {self.cpu_quota:g}: start fewer, or raise it (docker --cpus)"
 
     def shares_core(self, threads: int) -> bool:
         """Whether this rank's threads and its neighbours' outnumber their cores."""
@@ -174,10 +199,15 @@ def library_version() -> str:
 _worlds: list[World] = []
 
 
-def the_world(timeout: float = 0) -> World:
-    """The job that this process belongs to. The first call is collective, and its `timeout` counts: see World."""
+def the_world(timeout: float | None = None) -> World:
+    """The job that this process belongs to. The first call is collective.
+
+    `timeout`: see World; of a later call it counts from then on; None: as it is, at first no limit.
+    """
     if not _worlds:
-        _worlds.append(World(timeout))
+        _worlds.append(World(timeout or 0))
+    elif timeout is not None:
+        _worlds[0].set_limit(timeout)
     return _worlds[0]
 
 
@@ -205,13 +235,19 @@ def leave_together(error: UserError, timeout: float) -> NoReturn:
     """
     if not error.agreed:
         try:
-            the_world(timeout).agree(error)
+            the_world(None if _worlds else timeout).agree(error)
         except UserError as agreed:
             error = agreed
     if launched_rank() == 0:
         print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
     leave()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
     sys.exit(2)
+
+
+def abort_with(error: UserError) -> NoReturn:
+    """Print the error and end all ranks at once with status 2, for a rank whose error others do not wait for."""
+    print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
+    abort(2)
 
 
 def abort(status: int) -> NoReturn:

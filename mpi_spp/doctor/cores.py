@@ -14,10 +14,12 @@ def check(job: JobFacts) -> Iterator[Finding]:
     for ranks in job.hosts.values():
         used = _cores(ranks)
         yield _overview(ranks, used)
-        crowded = [rank for rank in ranks if _is_crowded(rank, ranks)]
-        if crowded:
+        crowded, quota = [rank for rank in ranks if _is_crowded(rank, ranks)], _quota(ranks)
+        if sum(rank.threads for rank in ranks) > quota:
+            yield _over_quota(ranks, quota)
+        elif crowded:
             yield _oversubscribed(crowded, ranks)
-        elif job.launched > 1 and len(used) < ranks[0].host_cores:
+        elif job.launched > 1 and len(used) < min(ranks[0].host_cores, quota):
             idle = ranks[0].host_cores - len(used)
             told = f"{idle} of {ranks[0].host_cores} cores are no rank's"
             yield Finding("idle-cores", Level.NOTE, told, f"start more ranks or threads, or {_LAUNCH}", *where(ranks))
@@ -31,6 +33,8 @@ def _overview(ranks: Sequence[RankFacts], used: set[int]) -> Finding:
         f"{counted(len(ranks), 'rank')} of {each} on {len(used)} of {counted(ranks[0].host_cores, 'core')},"
         f" {counted(max(1, len(ranks[0].numa_nodes)), 'NUMA node')}"
     )
+    if _quota(ranks) < ranks[0].host_cores:
+        told += f", with {_time(_quota(ranks))}"
     return Finding("cores", Level.OK, told, "", *where(ranks))
 
 
@@ -47,6 +51,24 @@ def _oversubscribed(crowded: Sequence[RankFacts], ranks: Sequence[RankFacts]) ->
     if len(crowded) > len(cores):
         advice += f" and {counted(len(cores), 'rank')} on this host; more only wait for one another"
     return Finding("oversubscribed", Level.WARNING, told, advice, *where(crowded))
+
+
+def _over_quota(ranks: Sequence[RankFacts], quota: float) -> Finding:
+    threads = sum(rank.threads for rank in ranks)
+    told = f"{counted(len(ranks), 'rank')} with {counted(threads, 'thread')} together have {_time(quota)}"
+    advice = f"at most {counted(max(1, int(quota)), 'rank')} on this host, --threads 1; or a larger quota"
+    if len(ranks) <= quota:
+        advice = f"--threads {int(quota / len(ranks))}; or a larger quota"
+    return Finding("cpu-quota", Level.WARNING, told, f"{advice} (docker --cpus, a limit of Kubernetes)", *where(ranks))
+
+
+def _quota(ranks: Sequence[RankFacts]) -> float:
+    """Of how many cores the ranks of a host have the time."""
+    return min((rank.cpu_quota for rank in ranks if rank.cpu_quota is not None), default=float("inf"))
+
+
+def _time(quota: float) -> str:
+    return "a quota of 1 core's time" if quota == 1 else f"a quota of {quota:g} cores' time"
 
 
 def _is_crowded(rank: RankFacts, ranks: Sequence[RankFacts]) -> bool:

@@ -14,7 +14,7 @@ from mpi_spp.doctor.software import versions_here
 from mpi_spp.errors import UserError
 from mpi_spp.launch.cma import cma_is_refused
 from mpi_spp.launch.placement import local_numbers
-from mpi_spp.limits import memory_available
+from mpi_spp.limits import cpu_quota, memory_available
 
 if TYPE_CHECKING:
     import torch
@@ -64,6 +64,7 @@ class RankFacts:
     versions: Mapping[str, str]
     cores: tuple[int, ...]
     host_cores: int
+    cpu_quota: float | None = None  # of so many cores the ranks of this host have the time together; None: of all
     numa_nodes: tuple[tuple[int, ...], ...] = ()
     threads: int = 1
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -169,6 +170,7 @@ def facts_here(model: str | None) -> RankFacts:
         versions=versions_here(),
         cores=machine.cores_of(os.sched_getaffinity(0)),
         host_cores=len(machine.cores_of(machine.cpus_online())),
+        cpu_quota=cpu_quota(),
         numa_nodes=tuple(machine.cores_of(cpus) for cpus in machine.numa_nodes()),
         variables={name: value for name, value in os.environ.items() if name.startswith(_VARIABLES)},
         cma_refused=cma_is_refused(),

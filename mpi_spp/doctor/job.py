@@ -14,6 +14,7 @@ from mpi_spp.doctor.shared_memory import is_fatal
 from mpi_spp.errors import UserError
 from mpi_spp.launch.launcher import find_launcher, require_same_mpi
 from mpi_spp.launch.placement import local_numbers
+from mpi_spp.limits import within_quota
 
 if TYPE_CHECKING:
     from mpi_spp.comm.communicator import Communicator
@@ -39,7 +40,7 @@ def ask(question: Question) -> tuple[JobFacts, "World | None"]:
     """The facts of all ranks, and the job that they are in; None: this process is alone. Collective."""
     here = facts_here(question.model)
     _, local_size = local_numbers(os.environ) or (0, 1)
-    here = replace(here, threads=question.threads or max(1, len(here.cores) // local_size))
+    here = replace(here, threads=question.threads or _threads(here, local_size))
     if launched_size() == 1:
         return _with_model(_with_launcher(here), question, None), None
     if is_fatal(here, local_size):
@@ -55,6 +56,10 @@ def ask(question: Question) -> tuple[JobFacts, "World | None"]:
             JobFacts(ranks=(here,), launched=launched_size(), mpi_problem=str(error)), question, None
         ), None
     return _of_job(here, question, world), world
+
+
+def _threads(here: RankFacts, local_size: int) -> int:
+    return within_quota(max(1, len(here.cores) // local_size), here.cpu_quota, local_size)
 
 
 def _with_launcher(here: RankFacts) -> JobFacts:
@@ -128,12 +133,12 @@ def _wanted(rank: RankFacts, question: Question) -> Wanted:
 def _checked(rank: RankFacts, shape: "ModelConfig") -> RankFacts:
     """With what is wrong with the weights: from the files' headers alone, as a run does it."""
     from mpi_spp.model.checkpoint import Checkpoint
-    from mpi_spp.model.products import stage_shapes
+    from mpi_spp.model.weights import require_weights
 
     if rank.model is None or rank.model.directory is None:
         return rank
     try:
-        Checkpoint(Path(rank.model.directory)).require(stage_shapes(shape, range(shape.num_hidden_layers)))
+        require_weights(Checkpoint(Path(rank.model.directory)), shape)
     except UserError as error:
         return replace(rank, model=replace(rank.model, problem=str(error)))
     return rank

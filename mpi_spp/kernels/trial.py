@@ -1,6 +1,6 @@
 """Tries back ends in a process of its own: one that raises, is wrong, crashes or hangs must not take the run with it.
 
-The process is `python -m mpi_spp.kernels.trial PARENT DIRECTORY DTYPE NAME...`; it prints a line for each back end.
+The process is `mpi_spp.kernels.trial PARENT DIRECTORY DTYPE NAME...` (see start.py). It prints a line for each.
 """
 
 import ctypes
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-import mpi_spp
+from mpi_spp import start
 from mpi_spp.kernels.attention import Heads
 from mpi_spp.kernels.backends import make
 from mpi_spp.kernels.cache import LayerCache
@@ -48,14 +48,9 @@ def results_of(names: list[str], dtype: torch.dtype, directory: Path) -> dict[st
 
 def _run(names: list[str], dtype: torch.dtype, directory: Path) -> tuple[dict[str, str], str]:
     """Return what a process told of some back ends, and why it told no more."""
-    command = [sys.executable, "-m", __spec__.name, str(os.getpid()), str(directory), dtype_name_of(dtype), *names]
-    # From our own sources, and these first: no file of the folder that the user stands in is imported. The folder of
-    # the kernels is no place to be in, since it may be one that cannot be made.
-    ours = Path(mpi_spp.__file__).parents[1]
-    sources = os.pathsep.join([str(ours), *sys.path[1:]])
-    environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": sources}
-    limits: dict[str, Any] = {"timeout": _SECONDS * len(names), "stdin": subprocess.DEVNULL}
-    limits |= {"cwd": ours, "env": environment}
+    command = [*start.words(__spec__.name), str(os.getpid()), str(directory), dtype_name_of(dtype), *names]
+    # In a folder that is there, and is nobody's model: the one that the user stands in may be neither.
+    limits: dict[str, Any] = {"timeout": _SECONDS * len(names), "stdin": subprocess.DEVNULL, "cwd": os.sep}
     try:
         done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False, **limits)
     except subprocess.TimeoutExpired as error:

@@ -7,23 +7,28 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpi_spp.errors import UserError
+from mpi_spp.files import MOST_CONFIG_BYTES, read_text
 from mpi_spp.units import parse_bytes
 
-_FORMATS = "one host a line, as 'node1 slots=2' (Open MPI) or 'node1:2' (MPICH, Intel MPI)"
+_FORMATS = "one host a line, as 'node1 slots=2 max_slots=4' (Open MPI) or 'node1:2' (MPICH, Intel MPI)"
 _LINE = re.compile(
-    r"(?P<name>[\w.@-]+)(?:\s*:\s*(?P<colon>\d+)|\s+slots\s*=\s*(?P<slots>\d+))?"
-    r"(?:\s+max-memory\s*=\s*(?P<memory>\S+))?",
-    re.ASCII,
+    r"(?P<name>[\w.@][\w.@-]*)(?:\s*:\s*(?P<colon>\d{1,9}))?(?P<facts>(?:\s+[\w-]+\s*=\s*\S+)*)", re.ASCII
 )
+_FACT = re.compile(r"([\w-]+)\s*=\s*(\S+)", re.ASCII)
+MOST_RANKS = 1 << 16  # of a job, far more than any machine starts
 
 
 @dataclass(frozen=True)
 class Host:
-    """A machine, how many ranks it takes, and the bytes of memory that they may use together; None: no limit."""
+    """A machine, how many ranks it takes, and the bytes of memory that they may use together; None: no limit.
+
+    `max_slots`: how many it takes at most when there are more ranks than slots; None: no limit.
+    """
 
     name: str
     slots: int
     max_memory: int | None = None
+    max_slots: int | None = None
 
 
 def read_hostfile(path: str | Path) -> tuple[Host, ...]:
@@ -32,7 +37,7 @@ def read_hostfile(path: str | Path) -> tuple[Host, ...]:
     All names of this machine count as one host, since MPICH and Intel MPI would take `localhost` and its own name
     for two, and every rank must know how many others share its cores.
     """
-    hosts = _merged(_hosts_of_lines(path))
+    hosts = _merged(_hosts_of_lines(path), f"--hostfile: {path}")
     if not hosts:
         raise UserError(f"--hostfile: {path} names no host; write {_FORMATS}")
     return hosts
@@ -40,18 +45,23 @@ def read_hostfile(path: str | Path) -> tuple[Host, ...]:
 
 def parse_hosts(text: str) -> tuple[Host, ...]:
     """Read `node1:2,node2:2`."""
-    return _merged(_parse(entry.strip(), "--hosts") for entry in text.split(","))
+    return _merged((_parse(entry.strip(), "--hosts") for entry in text.split(",")), "--hosts")
 
 
-def _merged(entries: Iterable[Host]) -> tuple[Host, ...]:
+def _merged(entries: Iterable[Host], source: str) -> tuple[Host, ...]:
     hosts: dict[str, Host] = {}
-    own_name = None
+    own_names, own_name, ranks = names_of_this_machine(), None, 0
     for host in entries:
-        if is_this_machine(host.name):
+        ranks += host.slots
+        if ranks > MOST_RANKS:
+            raise UserError(f"{source}: more than {MOST_RANKS} slots in all; name the hosts and slots of one run")
+        if host.name in own_names:
             own_name = own_name or host.name
             host = replace(host, name=own_name)
         before = hosts.get(host.name, Host(host.name, 0))
-        hosts[host.name] = Host(host.name, before.slots + host.slots, host.max_memory or before.max_memory)
+        most = None if host.max_slots is None else host.max_slots + (before.max_slots or 0)
+        memory = host.max_memory or before.max_memory
+        hosts[host.name] = Host(host.name, before.slots + host.slots, memory, most or before.max_slots)
     return tuple(hosts.values())
 
 
@@ -64,31 +74,46 @@ def memory_limits(hosts: Iterable[Host]) -> str:
 
 def is_this_machine(name: str) -> bool:
     """Whether the name is one of the usual names of the machine that asks."""
+    return name in names_of_this_machine()
+
+
+def names_of_this_machine() -> tuple[str, ...]:
+    """The usual ones."""
     own = os.uname().nodename
-    return name in ("localhost", "127.0.0.1", own, own.split(".")[0])
+    return "localhost", "127.0.0.1", own, own.split(".")[0]
 
 
 def _hosts_of_lines(path: str | Path) -> Iterator[Host]:
-    for number, line in enumerate(_text(path).splitlines(), start=1):
+    source = f"--hostfile: {path}"
+    text = read_text(source, path, MOST_CONFIG_BYTES, f"; give a file with {_FORMATS}")
+    for number, line in enumerate(text.splitlines(), start=1):
         entry = line.split("#")[0].strip()
         if entry:
-            yield _parse(entry, f"--hostfile: {path}, line {number}")
-
-
-def _text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise UserError(f"--hostfile: {path} is no text; write {_FORMATS}") from None
-    except OSError as error:
-        raise UserError(f"--hostfile: {path} cannot be read ({error.strerror}); give a file with {_FORMATS}") from None
+            yield _parse(entry, f"{source}, line {number}")
 
 
 def _parse(entry: str, where: str) -> Host:
     match = _LINE.fullmatch(entry)
-    if match is None:
+    facts = [] if match is None else [(name.replace("_", "-"), value) for name, value in _FACT.findall(match["facts"])]
+    facts += [] if match is None or match["colon"] is None else [("slots", match["colon"])]
+    known = dict(facts)
+    if match is None or len(known) < len(facts) or not known.keys() <= {"slots", "max-slots", "max-memory"}:
         raise UserError(f"{where}: {entry!r} is not understood; write {_FORMATS}")
-    slots = int(match["colon"] or match["slots"] or 1)
-    if slots < 1:
-        raise UserError(f"{where}: {match['name']} has {slots} slots; give it 1 or more, or remove the line")
-    return Host(match["name"], slots, parse_bytes(match["memory"], where) if match["memory"] else None)
+    most = _slots(match["name"], known.get("max-slots"), entry, where)
+    slots = _slots(match["name"], known.get("slots"), entry, where) or most or 1
+    if most is not None and most < slots:
+        raise UserError(
+            f"{where}: {match['name']} has max_slots {most} and slots {slots}; give it no more slots than that"
+        )
+    memory = known.get("max-memory")
+    return Host(match["name"], slots, None if memory is None else parse_bytes(memory, where), most)
+
+
+def _slots(name: str, text: str | None, entry: str, where: str) -> int | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,9}", text, re.ASCII):
+        raise UserError(f"{where}: {entry!r} is not understood; write {_FORMATS}")
+    if int(text) < 1:
+        raise UserError(f"{where}: {name} has {int(text)} slots; give it 1 or more, or remove the line")
+    return int(text)

@@ -126,6 +126,7 @@ def _output(argv: list[str]) -> str:
     answer = subprocess.run(
         argv,
         env={**os.environ, "HWLOC_COMPONENTS": "-gl"},  # MPI hangs under WSL without
+        cwd=os.sep,  # no module of the folder that the user stands in may take the place of mpi4py
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,

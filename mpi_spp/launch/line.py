@@ -1,16 +1,17 @@
 """The mpirun line of every MPI, as a pure function."""
 
 import os
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mpi_spp import start
 from mpi_spp.errors import UserError
 from mpi_spp.launch.cma import cma_is_refused
 from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.launcher import Launcher
 
 DEFAULT_RANKS_LIMIT = 4  # every rank of one machine decodes with its own copy of the weights
+_ENDS_A_PROGRAM = ":"
 # What a rank on another host must know too. MPICH and Intel MPI pass everything on, Open MPI nothing.
 _PASSED_ON = ("MPI_SPP_", "HF_", "TRANSFORMERS_", "PYTHONPATH", "LD_LIBRARY_PATH")
 
@@ -38,9 +39,9 @@ def request_here(
     exports: Mapping[str, str] | None = None,
     interface: str | None = None,
 ) -> LaunchRequest:
-    """The request, with what this machine says of itself."""
+    """The request, with what this machine says of itself. Raises UserError for a word that no launcher hands on."""
     return LaunchRequest(
-        command=command,
+        command=without_lone_colons(command),
         num_ranks=num_ranks,
         hosts=hosts,
         threads=threads,
@@ -50,6 +51,22 @@ def request_here(
         cma_refused=cma_is_refused(),
         interface=interface,
     )
+
+
+def without_lone_colons(words: tuple[str, ...]) -> tuple[str, ...]:
+    """The words, with `--prompt :` as `--prompt=:`, since a colon by itself is the end of a program for launchers.
+
+    It is the only such word: all others reach the ranks as they are.
+    """
+    joined: list[str] = []
+    for word in words:
+        if word != _ENDS_A_PROGRAM:
+            joined.append(word)
+        elif joined and joined[-1].startswith("--") and "=" not in joined[-1]:
+            joined[-1] += f"={word}"
+        else:
+            raise UserError("launch: a ':' by itself separates programs for mpirun; write it within a longer word")
+    return tuple(joined)
 
 
 def without_gl(components: str) -> str:
@@ -77,11 +94,21 @@ def check_gpu_ids(gpu_ids: tuple[int, ...], num_ranks: int, hosts: tuple[Host, .
         )
 
 
+def check_max_slots(num_ranks: int, hosts: tuple[Host, ...]) -> None:
+    """Raise UserError where a host would get more ranks than it takes at most."""
+    for host, given in zip(hosts, ranks_by_host(num_ranks, hosts), strict=False):
+        if host.max_slots is not None and given.slots > host.max_slots:
+            raise UserError(
+                f"-np: {num_ranks} ranks would be {given.slots} on {host.name}, which takes {host.max_slots} at most"
+                " (max_slots of the hostfile); give fewer, or more hosts"
+            )
+
+
 def mpirun_line(request: LaunchRequest, launcher: Launcher) -> tuple[list[str], dict[str, str]]:
     """The arguments that start the ranks, and what the launcher's own environment needs besides."""
     options = {"openmpi": _open_mpi, "mpich": _mpich, "intel": _intel}[launcher.vendor]
     threads = [] if request.threads is None else ["--threads", str(request.threads)]
-    placement = [sys.executable, "-m", "mpi_spp.launch.placement", *threads]
+    placement = [*start.words("mpi_spp.launch.placement"), *threads]
     hwloc = {name: value for name, value in request.exports.items() if name == "HWLOC_COMPONENTS"}
     return [*launcher.command, *options(request, launcher.major), *placement, *request.command], hwloc
 

@@ -1,4 +1,4 @@
-"""Gives a rank its cores, then becomes its program: `python -m mpi_spp.launch.placement [--threads N] COMMAND...`
+"""Gives a rank its cores, then becomes its program: `mpi_spp.launch.placement [--threads N] COMMAND...` (see start.py)
 
 The launchers' own binding is switched off. Measured: Open MPI 4 and 5 bind outside the cores that `taskset` leaves,
 Open MPI 5 refuses a rank whose cores lie in two packages, and none of them leaves no core idle when the ranks do
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from mpi_spp.limits import cpu_quota, within_quota
 from mpi_spp.partition import split_evenly
 
 # Rank on this host, ranks on this host: Open MPI; MPICH and Intel MPI; MVAPICH.
@@ -27,24 +28,31 @@ WHEN_SHARING_CORES = {"OMPI_MCA_mpi_yield_when_idle": "1", "MPIR_CVAR_ENABLE_HEA
 
 @dataclass(frozen=True)
 class Place:
-    """Where a rank computes. `cores` is empty when it is left unbound, because ranks outnumber cores."""
+    """Where a rank computes. `cores` is empty when it is left unbound, because threads outnumber cores.
+
+    `shares_cores`: it gets its time in turns with others, since there are too few cores or too small a quota.
+    """
 
     cores: tuple[int, ...]
     threads: int
     shares_cores: bool
 
 
-def place(cores: list[int], local_rank: int, local_size: int, threads: int | None = None) -> Place:
+def place(
+    cores: list[int], local_rank: int, local_size: int, threads: int | None = None, quota: float | None = None
+) -> Place:
     """The part of its host's cores for one rank: all cores go to a rank, or `threads` to each.
 
-    The first ranks get one more when the cores do not divide, as they get one more layer.
+    The first ranks get one more when the cores do not divide, as they get one more layer. With a quota of CPU time
+    (see limits.py) they get as many cores, but no more threads than there is time for.
     """
     wanted = local_size * (threads or 1)
     if wanted > len(cores):
         return Place((), threads or 1, True)
     usable = cores[:wanted] if threads else cores
     own = split_evenly(len(usable), local_size)[local_rank]
-    return Place(tuple(usable[index] for index in own), len(own), False)
+    waits = quota is not None and wanted > quota
+    return Place(tuple(usable[index] for index in own), threads or within_quota(len(own), quota, local_size), waits)
 
 
 def one_cpu_per_core(cpus: Iterable[int], fact: Callable[[int, str], str]) -> list[int]:
@@ -64,11 +72,17 @@ def cores_here() -> list[int]:
     return one_cpu_per_core(os.sched_getaffinity(0), kernel_fact)
 
 
+def num_cores_here() -> int:
+    """How many cores this process may keep busy: those it may use, within a quota of CPU time."""
+    return within_quota(len(cores_here()), cpu_quota(), 1)
+
+
 def local_numbers(environment: Mapping[str, str]) -> tuple[int, int] | None:
     """This rank's number on its host and how many ranks the host has; None when the launcher does not tell."""
     for rank, size in _LOCAL_NAMES:
-        if rank in environment and size in environment:
-            return int(environment[rank]), int(environment[size])
+        told = [environment.get(name, "") for name in (rank, size)]
+        if all(text.isdecimal() and len(text) < 10 for text in told) and int(told[0]) < int(told[1]):
+            return int(told[0]), int(told[1])
     return None
 
 
@@ -96,7 +110,7 @@ def main(arguments: list[str]) -> NoReturn:
         threads, arguments = int(arguments[1]), arguments[2:]
     numbers = local_numbers(os.environ)
     if numbers is not None:
-        _take(place(cores_here(), *numbers, threads))
+        _take(place(cores_here(), *numbers, threads, cpu_quota()))
     try:
         os.execvp(arguments[0], arguments)
     except OSError as error:

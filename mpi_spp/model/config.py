@@ -1,6 +1,5 @@
 """The shape of a model, read from its Hugging Face configuration."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,21 +8,14 @@ from typing import Any
 import torch
 
 from mpi_spp.errors import UserError
-from mpi_spp.model.families import FAMILIES, ExpertFields, Family
+from mpi_spp.model.families import ExpertFields, Family
+from mpi_spp.model.fields import read_fields, shown
 from mpi_spp.model.rope import ROPE_TYPES, Rope, make_rope
 from mpi_spp.model.transformers_import import import_checks_alone
 from mpi_spp.shares import Experts, Share
 
-# Fields for which transformers would silently take the default of some other model.
-_REQUIRED = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "vocab_size",
-    "max_position_embeddings",
-)
-_POSITIVE = (*_REQUIRED, "num_key_value_heads", "head_dim", "sliding_window", "decoder_sparse_step")
+_MOST_POSITIONS = 2**31 - 1
+_LONGEST_ERROR = 300  # characters of what transformers says
 _LAYER_TYPES = ("full_attention", "sliding_attention")
 ACTIVATIONS = ("silu", "gelu", "gelu_pytorch_tanh", "relu")
 
@@ -113,103 +105,56 @@ class ModelConfig:
 def read_config(directory: Path) -> ModelConfig:
     """Read `config.json` of a model directory. Raises UserError naming the file and what is missing or unsupported."""
     path = directory / "config.json"
-    raw = _read_json(path)
-    family = _family_of(raw, path)
-    missing = [name for name in (*_REQUIRED, *_expert_fields(family)) if _given(raw, name) is None]
-    if missing:
-        raise UserError(f"{path}: the field {missing[0]!r} is missing; get a complete config.json of this model")
-    for name in ("quantization_config", "per_layer_config"):
-        if raw.get(name):
-            raise UserError(f"{path}: {name!r} is not supported; use a float32, bfloat16 or float16 checkpoint")
-    return _from_transformers(_parse(directory, path), family, path)
+    fields, family = read_fields(path)
+    return _from_transformers(_parse(fields, path), fields, family, path)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such file, so this is not a Hugging Face model directory") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(raw, dict):
-        raise UserError(f"{path}: holds no JSON object, so it is not a model configuration")
-    return raw
+def _parse(fields: dict[str, Any], path: Path) -> Any:
+    """The configuration object of transformers: it knows every default and every older spelling of a field.
 
-
-def _family_of(raw: dict[str, Any], path: Path) -> Family:
-    supported = f"supported are {', '.join(FAMILIES)}"
-    if "model_type" not in raw:
-        raise UserError(f"{path}: the field 'model_type' is missing; {supported}")
-    if raw["model_type"] not in tuple(FAMILIES):  # a list or an object has no hash
-        raise UserError(f"{path}: model_type {raw['model_type']!r} is not supported; {supported}")
-    return FAMILIES[raw["model_type"]]
-
-
-def _expert_fields(family: Family) -> list[str]:
-    """The numbers that a family with experts must give."""
-    fields = family.experts
-    if fields is None:
-        return []
-    return [fields.count, "num_experts_per_tok", fields.size, *([fields.shared_size] if fields.shared_size else [])]
-
-
-def _given(raw: dict[str, Any], name: str) -> Any:
-    """The value in the file; transformers writes the count of experts under either name."""
-    other = {"num_experts": "num_local_experts", "num_local_experts": "num_experts"}.get(name, name)
-    return raw.get(name) if raw.get(name) is not None else raw.get(other)
-
-
-def _parse(directory: Path, path: Path) -> Any:
-    """The configuration object of transformers: it knows every default and every older spelling of a field."""
+    A mistral is its newer sibling there as soon as the file has layer_types, and without them the same model.
+    """
     import_checks_alone()
     from transformers import AutoConfig
 
+    model_type = {"mistral": "ministral"}.get(fields["model_type"], fields["model_type"])
     try:
-        return AutoConfig.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
+        return AutoConfig.for_model(model_type, **{name: fields[name] for name in fields if name != "model_type"})
     except Exception as error:  # transformers raises many kinds; all of them mean that this file is wrong
-        raise UserError(f"{path}: is not a valid model configuration ({error})") from None
+        told = str(error)[:_LONGEST_ERROR]
+        raise UserError(f"{path}: is not a valid model configuration ({told})") from None
 
 
-def _check_numbers(config: Any, family: Family, path: Path) -> None:
-    """Refuse what transformers lets pass or only warns of."""
-    for name in (*_POSITIVE, *_expert_fields(family)):
-        value = getattr(config, name, None)
-        if name == "sliding_window" and not getattr(config, "use_sliding_window", True):
-            continue  # some configurations say 0 then
-        if value is not None and value < 1:
-            raise UserError(f"{path}: {name} is {value}, which no model can have; get the file again")
-    for name, value in config.rope_parameters.items():
-        if name not in ("rope_type", "type") and not isinstance(value, int | float | None):
-            raise UserError(f"{path}: {name!r} of the rope parameters is {value!r}; only numbers are supported")
-
-
-def _check_kinds(config: Any, family: Family, path: Path) -> None:
+def _check_kinds(config: Any, path: Path) -> None:
     """Refuse what is of a kind that is not built."""
+    if config.num_key_value_heads is None:  # as transformers leaves it in some families
+        raise UserError(f"{path}: num_key_value_heads is null, but must be a number; get the file again")
     if config.num_attention_heads % config.num_key_value_heads:
         raise UserError(
             f"{path}: num_attention_heads {config.num_attention_heads} is no multiple of"
             f" num_key_value_heads {config.num_key_value_heads}"
         )
     if config.hidden_act not in ACTIVATIONS:
-        raise UserError(f"{path}: hidden_act {config.hidden_act!r} is not supported; {', '.join(ACTIVATIONS)} are")
+        raise UserError(f"{path}: hidden_act {shown(config.hidden_act)} is not supported; {', '.join(ACTIVATIONS)} are")
     rope_type = config.rope_parameters.get("rope_type", "default")
     if rope_type not in ROPE_TYPES or config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(f"{path}: rope_type {rope_type!r} is not supported; {', '.join(ROPE_TYPES)} are (not partial)")
-
-    unknown = set(getattr(config, "layer_types", None) or ()) - set(_LAYER_TYPES)
-    if family.sliding_layers == "by layer" and unknown:
-        raise UserError(f"{path}: layer_types {sorted(unknown)} are not supported; {', '.join(_LAYER_TYPES)} are")
+        raise UserError(
+            f"{path}: rope_type {shown(rope_type)} is not supported; {', '.join(ROPE_TYPES)} are (not partial)"
+        )
 
 
-def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
-    _check_numbers(config, family, path)
-    _check_kinds(config, family, path)
+def _from_transformers(config: Any, fields: dict[str, Any], family: Family, path: Path) -> ModelConfig:
+    _check_kinds(config, path)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    if not head_dim or head_dim % 2:
+        raise UserError(f"{path}: head_dim is {head_dim}, but must be even, since rotation takes pairs")
 
     def decided(rule: bool | str) -> bool:
         return bool(getattr(config, rule)) if isinstance(rule, str) else rule
 
     experts = _experts(config, family.experts, decided, path) if family.experts else None
+    max_positions = _max_positions(config, path)
+    rope = _rope(config, head_dim, max_positions, path)
     return ModelConfig(
         model_type=family.model_type,
         num_hidden_layers=config.num_hidden_layers,
@@ -219,7 +164,7 @@ def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
         num_key_value_heads=config.num_key_value_heads,
         head_dim=head_dim,
         vocab_size=config.vocab_size,
-        max_positions=_max_positions(config),
+        max_positions=max_positions,
         rms_norm_eps=config.rms_norm_eps,
         hidden_act=config.hidden_act,
         tie_word_embeddings=config.tie_word_embeddings,
@@ -227,8 +172,8 @@ def _from_transformers(config: Any, family: Family, path: Path) -> ModelConfig:
         output_bias=decided(family.output_bias),
         mlp_bias=decided(family.mlp_bias),
         qk_norm=family.qk_norm,
-        sliding_windows=tuple(_window(config, family, layer) for layer in range(config.num_hidden_layers)),
-        rope=make_rope(config, head_dim),
+        sliding_windows=_windows(config, fields, family, path),
+        rope=rope,
         dtype=config.dtype,
         qk_norm_over_heads=family.qk_norm_over_heads,
         clip_qkv=getattr(config, "clip_qkv", None) if family.qk_norm_over_heads else None,
@@ -254,21 +199,53 @@ def _expert_layers(config: Any, fields: ExpertFields) -> tuple[bool, ...]:
     )
 
 
-def _window(config: Any, family: Family, layer: int) -> int | None:
-    if family.sliding_layers == "all":
-        return config.sliding_window
-    if family.sliding_layers == "by layer" and config.layer_types[layer] == "sliding_attention":
-        return config.sliding_window
-    return None
+def _windows(config: Any, fields: dict[str, Any], family: Family, path: Path) -> tuple[int | None, ...]:
+    """What each layer sees. Refused where layer_types say one thing and the other fields, or the family, another."""
+    is_used, window = getattr(config, "use_sliding_window", True), config.sliding_window if family.has_windows else None
+    if window == 0 and is_used:
+        raise UserError(f"{path}: sliding_window is 0, but must be 1 or more; get the file again")
+    stray = fields.get("sliding_window") if not family.has_windows else None
+    if stray and stray < config.max_position_embeddings:  # transformers sees all in a prompt, and only these behind it
+        raise UserError(f"{path}: sliding_window is {stray}, but a {family.model_type} has no windows; take it away")
+    alike = [_LAYER_TYPES[1 if window else 0]] * config.num_hidden_layers
+    types = getattr(config, "layer_types", None) or alike
+    unknown = set(types) - set(_LAYER_TYPES)
+    if unknown:
+        raise UserError(
+            f"{path}: layer_types {shown(sorted(unknown))} are not supported; {', '.join(_LAYER_TYPES)} are"
+        )
+    if family.sliding_layers != "by layer" and types != alike:
+        told = f"all layers of a {family.model_type} are {alike[0]}"
+        raise UserError(f"{path}: layer_types say something else than the other fields ({told}); take one of them away")
+    if not window and _LAYER_TYPES[1] in types:
+        name = "sliding_window" if is_used else "use_sliding_window"
+        told = f"but {name} is {fields.get(name, 'missing')!r}".replace("'", "")
+        raise UserError(f"{path}: layer_types has {_LAYER_TYPES[1]!r}, {told}; make them say the same")
+    return tuple(window if kind == _LAYER_TYPES[1] else None for kind in types)
 
 
-def _max_positions(config: Any) -> int:
+def _rope(config: Any, head_dim: int, max_positions: int, path: Path) -> Rope:
+    told = "are no numbers"
+    try:
+        rope = make_rope(config, head_dim)
+        if rope.is_finite(max_positions):
+            return rope
+    except (ArithmeticError, ValueError, KeyError, TypeError, RuntimeError) as error:  # of torch's or transformers'
+        told = f"cannot be made: {error}"
+    raise UserError(f"{path}: the angles of the rope parameters {config.rope_parameters} {told}; get the file again")
+
+
+def _max_positions(config: Any, path: Path) -> int:
     """Linear and dynamic scaling stretch max_position_embeddings, yarn the original length; llama3 says it."""
     parameters = config.rope_parameters
-    rope_type, factor = parameters.get("rope_type", "default"), parameters.get("factor", 1.0)
+    rope_type, factor = parameters.get("rope_type", "default"), parameters.get("factor") or 1.0
+    positions = config.max_position_embeddings
     if rope_type in ("linear", "dynamic"):
-        return int(config.max_position_embeddings * factor)
+        positions = int(positions * factor)
     if rope_type == "yarn":
-        original = parameters.get("original_max_position_embeddings") or config.max_position_embeddings
-        return max(config.max_position_embeddings, int(original * factor))
-    return config.max_position_embeddings
+        original = parameters.get("original_max_position_embeddings") or positions
+        positions = max(positions, int(original * factor))
+    if not 1 <= positions <= _MOST_POSITIONS:
+        told = f"the factor {factor} of the rope parameters makes {positions:.3g} positions"
+        raise UserError(f"{path}: {told}; they must be 1 to {_MOST_POSITIONS}")
+    return positions

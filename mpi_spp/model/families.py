@@ -34,12 +34,17 @@ class Family:
     sliding_layers: str = "none"  # "none"; "all" layers when sliding_window is set; "by layer" as layer_types says
     experts: ExpertFields | None = None
 
+    @property
+    def has_windows(self) -> bool:
+        """Whether sliding_window counts, in some layers or in all."""
+        return self.sliding_layers != "none"
+
 
 FAMILIES = {
     family.model_type: family
     for family in (
         Family("llama", qkv_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
-        Family("mistral", sliding_layers="all"),
+        Family("mistral", sliding_layers="by layer"),
         Family("qwen2", qkv_bias=True, sliding_layers="by layer"),
         Family(
             "qwen3",

@@ -8,6 +8,7 @@ from mpi_spp.errors import UserError
 _TEXTS = ("*.json", "*.jinja", "*.model")  # configuration, tokenizer, chat template
 _LENGTH_BYTES = 8  # of a safetensors header, in front of it
 _LONGEST_HEADER = 100_000_000  # as safetensors itself allows
+_BLOCK = 1 << 20
 
 
 def digests(directory: Path) -> dict[str, str]:
@@ -18,6 +19,8 @@ def digests(directory: Path) -> dict[str, str]:
     found = {}
     for pattern in (*_TEXTS, "*.safetensors"):
         for path in sorted(directory.glob(pattern)):
+            if path.exists() and not path.is_file():
+                continue  # a folder, a pipe or a device, which no run reads
             try:
                 found[path.name] = _digest(path)
             except OSError as error:
@@ -32,5 +35,6 @@ def _digest(path: Path) -> str:
             length = int.from_bytes(file.read(_LENGTH_BYTES), "little")
             digest.update(b"%d bytes " % path.stat().st_size + file.read(min(length, _LONGEST_HEADER)))
         else:
-            digest.update(file.read())
+            while block := file.read(_BLOCK):
+                digest.update(block)
     return digest.hexdigest()[:12]

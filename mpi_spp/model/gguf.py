@@ -1,10 +1,10 @@
 """GGUF files made into Hugging Face model directories: safetensors, tokenizer, chat template and configs."""
 
+import errno
 import functools
 import importlib.util
 import os
 import shutil
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr
@@ -13,18 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mpi_spp.errors import UserError
-from mpi_spp.model.families import FAMILIES
 
-_TENSORS = "names of the tensors"
-_REQUIRED = (
-    "context_length",
-    "block_count",
-    "embedding_length",
-    "feed_forward_length",
-    "attention.head_count",
-    "attention.layer_norm_rms_epsilon",
-)
-_LOST = ("rope.scaling.type", "attention.sliding_window")
 DTYPES = ("bfloat16", "float16", "float32")
 Progress = Callable[[str, float], None]  # what is being done, and the share of it that is done (0 to 1)
 
@@ -41,9 +30,12 @@ def convert(gguf: Path, directory: Path, dtype: str = "bfloat16", progress: Prog
     """
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when transformers is imported: all that is needed is in the file
     check_packages()
-    pre_tokenizer = _check_file(gguf)
+    from mpi_spp.model.gguf_header import check  # imports torch, which listing the store should not
+
+    pre_tokenizer = check(gguf)
     with _appearing_whole(directory) as partial:
         _load_and_save(gguf, partial, dtype, pre_tokenizer, progress)
+        _require_loadable(gguf, partial)
 
 
 def check_packages() -> None:
@@ -53,64 +45,22 @@ def check_packages() -> None:
         raise UserError(f"reading GGUF files needs {' and '.join(missing)}; run: pip install 'mpi-spp[gguf]'")
 
 
-def _check_file(gguf: Path) -> str:
-    """Check that the file is a whole GGUF of a known family, and return the name of its pre-tokenizer."""
-    try:
-        with gguf.open("rb") as file:
-            magic = file.read(4)
-        size = gguf.stat().st_size
-    except OSError as error:
-        raise UserError(f"{gguf}: cannot be read ({error.strerror}); give the path of a GGUF file") from error
-    if magic != b"GGUF":
-        raise UserError(f"{gguf}: is not a GGUF file (it does not begin with 'GGUF'); give the path of one")
-    metadata, expected_size = _read_header(gguf)
-    if size < expected_size:
-        raise UserError(f"{gguf}: is truncated ({size} bytes of at least {expected_size}); get the file again")
-    if metadata["general.architecture"] not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise UserError(f"{gguf}: architecture {metadata['general.architecture']!r} is not supported; {known} are")
-    _check_metadata(gguf, metadata)
-    return str(metadata.get("tokenizer.ggml.pre", ""))
-
-
-def _check_metadata(gguf: Path, metadata: dict[str, Any]) -> None:
-    """Refuse what transformers would fill in or drop in silence: the model would be another one."""
-    architecture = metadata["general.architecture"]
-    missing = [name for name in _REQUIRED if f"{architecture}.{name}" not in metadata]
-    if missing:
-        raise UserError(f"{gguf}: is corrupt (no {architecture}.{missing[0]} in its metadata); get the file again")
-    lost = [name for name in _LOST if metadata.get(f"{architecture}.{name}", "none") != "none"]
-    lost += ["rope_freqs.weight"] if "rope_freqs.weight" in metadata[_TENSORS] else []
-    if lost:
-        raise UserError(f"{gguf}: {' and '.join(lost)} cannot be converted; get the model as safetensors files instead")
-
-
-def _read_header(gguf: Path) -> tuple[dict[str, Any], int]:
-    """The metadata of a GGUF file with the names of its tensors under _TENSORS, and where the last one ends."""
-    from transformers.integrations.gguf.reader import GgufHeader, read_gguf_metadata
-
-    try:
-        metadata, names = read_gguf_metadata(str(gguf))
-        header = GgufHeader.from_file(str(gguf))
-        ends = [header.data_start + tensor.offset + tensor.nbytes for tensor in header.tensors]
-    except (ValueError, KeyError, IndexError, struct.error) as error:
-        raise UserError(f"{gguf}: its header is truncated or corrupt ({error}); get the file again") from error
-    return {**metadata, _TENSORS: names}, max(ends, default=0)
-
-
 @contextmanager
 def _appearing_whole(directory: Path) -> Iterator[Path]:
     """A temporary sibling that becomes `directory` when the body has succeeded, and vanishes when it has not."""
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory}: exists and is not an empty directory; give the name of a new one")
+    taken = UserError(f"{directory}: exists and is not an empty directory; give the name of a new one")
     partial: Path | None = None
     try:
+        if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+            raise taken
         directory.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{directory.name}.partial-", dir=directory.parent))
         partial.chmod(directory.parent.stat().st_mode & 0o777)  # mkdtemp's 0700 would hide a model from other users
         yield partial
         partial.rename(directory)
     except OSError as error:
+        if error.errno == errno.ENOTEMPTY:  # somebody was faster
+            raise taken from None
         raise UserError(f"{directory}: cannot be written ({error.strerror or error}); choose another place") from error
     finally:
         if partial is not None:
@@ -131,6 +81,18 @@ def _load_and_save(gguf: Path, directory: Path, dtype: str, pre_tokenizer: str, 
     for weights in directory.glob("*.safetensors"):  # written as private files, unlike the others
         weights.chmod((directory / "config.json").stat().st_mode & 0o777)
     progress("saving", 1.0)
+
+
+def _require_loadable(gguf: Path, directory: Path) -> None:
+    """Refuse a file whose model could be written, but not be read again."""
+    from mpi_spp.model.checkpoint import Checkpoint
+    from mpi_spp.model.config import read_config
+    from mpi_spp.model.weights import require_weights
+
+    try:
+        require_weights(Checkpoint(directory), read_config(directory))
+    except UserError as error:
+        raise UserError(f"{gguf}: cannot be converted: {str(error).replace(f'{directory}/', '')}") from None
 
 
 @contextmanager

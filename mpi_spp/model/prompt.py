@@ -1,46 +1,34 @@
 """From the user's words to token ids and back, by the model's own tokenizer, chat template and stop tokens."""
 
-import json
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mpi_spp.config import RunConfig
+from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
-from mpi_spp.model.transformers_import import import_checks_alone
+from mpi_spp.files import parse_json, read_text
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.template import ChatTemplate
+from mpi_spp.model.tokenizer import is_failure, require_room, token_ids
 
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model")
+_MOST_BYTES_OF_AN_ID = 64  # with what may stand around it in a file
 _NOT_WHOLE = "\ufffd"  # what decoders put in place of bytes that are no character
 
 
-def load_tokenizer(directory: Path) -> Any | None:
-    """The tokenizer of a model directory; None when it has none."""
-    if not any((directory / name).exists() for name in _TOKENIZER_FILES):
-        return None
-    import_checks_alone()
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(directory, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # transformers raises many kinds; all of them mean that the files are wrong
-        raise UserError(f"{directory}: its tokenizer cannot be loaded ({error})") from None
-    return tokenizer
-
-
-def prompt_token_ids(config: RunConfig, tokenizer: Any | None, directory: Path, vocab_size: int) -> list[int]:
+def prompt_token_ids(config: RunConfig, tokenizer: Any | None, directory: Path, model: ModelConfig) -> list[int]:
     """The token ids of what the user gave, with the chat template or the special tokens that the model expects."""
     if config.prompt_ids is not None:
-        return _read_ids(config.prompt_ids, vocab_size)
+        return _read_ids(config.prompt_ids, model)
     option, text = _read_prompt(config)
     _require_text(option, text)
     if tokenizer is None:
         raise UserError(f"{directory}: has no tokenizer; give token ids with --prompt-ids")
-    return text_token_ids(config, tokenizer, directory, vocab_size, option, text)
+    return text_token_ids(config, tokenizer, directory, model, option, text)
 
 
 def negative_token_ids(
-    config: RunConfig, tokenizer: Any | None, directory: Path, vocab_size: int, prompt_ids: list[int]
+    config: RunConfig, tokenizer: Any | None, directory: Path, model: ModelConfig, prompt_ids: list[int]
 ) -> list[int]:
     """What a guided answer is steered away from: the negative prompt's ids, made as the prompt's are.
 
@@ -55,7 +43,7 @@ def negative_token_ids(
         raise UserError(f"{option}: {directory} has no tokenizer; leave it out")
     if config.prompt_ids is not None:
         config = replace(config, chat=False)
-    return text_token_ids(config, tokenizer, directory, vocab_size, option, text)
+    return text_token_ids(config, tokenizer, directory, model, option, text)
 
 
 def _require_text(option: str, text: str) -> None:
@@ -64,44 +52,17 @@ def _require_text(option: str, text: str) -> None:
 
 
 def text_token_ids(
-    config: RunConfig, tokenizer: Any, directory: Path, vocab_size: int, option: str, text: str
+    config: RunConfig, tokenizer: Any, directory: Path, model: ModelConfig, option: str, text: str
 ) -> list[int]:
     """The same for a text that an option gave."""
-    ids = _chat_ids(config, tokenizer, text) if is_chat(config, tokenizer, directory) else tokenizer(text)["input_ids"]
-    if not ids:
-        raise UserError(f"{option}: the tokenizer makes no tokens of it; give other text")
-    if max(ids) >= vocab_size:
-        raise UserError(f"{directory}: the tokenizer gives id {max(ids)}, but the model knows only {vocab_size}")
+    chats, positions = is_chat(config, tokenizer, directory), model.max_positions
+    if chats:
+        require_room(tokenizer, text, positions, option)
+        text = _chat_text(config, tokenizer, directory, text)
+    ids = token_ids(tokenizer, text, positions, option, special=not chats)
+    if max(ids) >= model.vocab_size:
+        raise UserError(f"{directory}: the tokenizer gives id {max(ids)}, but the model knows only {model.vocab_size}")
     return ids
-
-
-def stop_token_ids(directory: Path, tokenizer: Any | None) -> frozenset[int]:
-    """The ids that end an answer: those of the generation configuration, else of the model, else of the tokenizer."""
-    for name in ("generation_config.json", "config.json"):
-        path = directory / name
-        if path.exists():
-            ids = _read_json_object(path).get("eos_token_id")
-            ids = ids if isinstance(ids, list) else [ids]
-            if ids != [None]:
-                return _stop_ids(ids, path)
-    of_tokenizer = getattr(tokenizer, "eos_token_id", None)
-    return frozenset() if of_tokenizer is None else frozenset([of_tokenizer])
-
-
-def _read_json_object(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: cannot be read as JSON ({error})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: holds no JSON object; get the file again")
-    return content
-
-
-def _stop_ids(ids: list[Any], path: Path) -> frozenset[int]:
-    if not all(type(token) is int for token in ids):
-        raise UserError(f"{path}: eos_token_id is {ids}, which are no token ids; get the file again")
-    return frozenset(ids)
 
 
 class TextStream:
@@ -118,7 +79,7 @@ class TextStream:
         )
         self._context: list[int] = []  # the tokens shown last
         self._held: list[int] = []  # the tokens after them, which are not shown yet
-        self._shown = ""
+        self._is_broken = False  # the decoder has failed, which it would do for every token from there on
 
     def fresh(self) -> "TextStream":
         """A stream for another answer."""
@@ -126,34 +87,43 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is not whole."""
-        if token_id in self._hidden:
+        if token_id in self._hidden or self._is_broken:
             return ""
         self._held.append(token_id)
-        before, now = self.text(self._context), self.text(self._context + self._held)
-        if now.endswith(_NOT_WHOLE) or len(now) <= len(before):
+        piece = self._piece()
+        if not piece or piece.endswith(_NOT_WHOLE):
             return ""
         self._context, self._held = self._held, []
-        piece = now[len(before) :]
-        self._shown += piece
         return piece
 
-    def rest(self, token_ids: list[int]) -> str:
-        """What of the whole text has not been given out: last characters that never became whole."""
-        return self.text(token_ids)[len(self._shown) :]
+    def rest(self) -> str:
+        """What has not been given out: last characters that never became whole."""
+        if self._is_broken:
+            return _NOT_WHOLE
+        return self._piece() if self._held else ""
 
     def text(self, token_ids: list[int]) -> str:
-        """The whole text of the answer."""
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """The whole text of an answer. A character that is not whole spoils none beside it, as some decoders would."""
+        text = self._decoded(token_ids)
+        if _NOT_WHOLE not in text:
+            return text
+        stream = self.fresh()
+        return "".join([*map(stream.push, token_ids), stream.rest()])
 
+    def _piece(self) -> str:
+        """The text of the tokens that are held, behind those shown last."""
+        before, now = self._decoded(self._context), self._decoded(self._context + self._held)
+        return now[len(before) :] if now.startswith(before) else self._decoded(self._held)
 
-def read_text(option: str, path: str) -> str:
-    """The UTF-8 text of the file that an option names."""
-    try:
-        return Path(path).read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{option}: {path} is not UTF-8 (byte {error.start}); convert it") from None
-    except OSError as error:
-        raise UserError(f"{option}: {path} cannot be read ({error.strerror})") from None
+    def _decoded(self, token_ids: list[int]) -> str:
+        """What the tokenizer makes of them; where it fails, so that an answer has no text, a sign for that."""
+        try:
+            return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self._is_broken = True
+            return _NOT_WHOLE
 
 
 def _read_prompt(config: RunConfig) -> tuple[str, str]:
@@ -161,7 +131,8 @@ def _read_prompt(config: RunConfig) -> tuple[str, str]:
     if config.prompt is not None:
         return "--prompt", _checked("--prompt", config.prompt, ", or use --prompt-file")
     assert config.prompt_file is not None
-    return f"--prompt-file {config.prompt_file}", read_text("--prompt-file", config.prompt_file)
+    source = f"--prompt-file: {config.prompt_file}"
+    return source, read_text(source, config.prompt_file)
 
 
 def _checked(option: str, text: str, otherwise: str = "") -> str:
@@ -171,15 +142,14 @@ def _checked(option: str, text: str, otherwise: str = "") -> str:
     return text
 
 
-def _read_ids(path: str, vocab_size: int) -> list[int]:
-    try:
-        ids = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise UserError(f"--prompt-ids: {path} cannot be read ({error.strerror})") from None
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"--prompt-ids: {path} is not JSON ({error})") from None
+def _read_ids(path: str, model: ModelConfig) -> list[int]:
+    source, vocab_size = f"--prompt-ids: {path}", model.vocab_size
+    text = read_text(source, path)
+    if len(text) > _MOST_BYTES_OF_AN_ID * (model.max_positions + 1):
+        raise UserError(f"{source} has more ids than the model's {model.max_positions} positions; give a shorter list")
+    ids = parse_json(source, text)
     if not isinstance(ids, list) or not ids or not _all_token_ids(ids, vocab_size):
-        raise UserError(f"--prompt-ids: {path} must hold a list of one or more token ids from 0 to {vocab_size - 1}")
+        raise UserError(f"{source} must hold a list of one or more token ids from 0 to {vocab_size - 1}")
     return ids
 
 
@@ -193,21 +163,15 @@ def is_chat(config: RunConfig, tokenizer: Any, directory: Path) -> bool:
     if config.chat and not has_template:
         raise UserError(f"--chat: {directory} has no chat template; use --no-chat")
     is_chat = has_template if config.chat is None else config.chat
-    if config.system is not None and not is_chat:
-        raise UserError("--system: only a chat has a system message; leave it out, or use --chat with a chat model")
+    for name in ("system", "chat_template_kwargs"):
+        if getattr(config, name) is not None and not is_chat:
+            raise UserError(f"{option_name(name)}: only a chat has it; leave it out, or use --chat with a chat model")
     return is_chat
 
 
-def _chat_ids(config: RunConfig, tokenizer: Any, text: str) -> list[int]:
+def _chat_text(config: RunConfig, tokenizer: Any, directory: Path, text: str) -> str:
     messages = [{"role": "user", "content": text}]
     if config.system is not None:
-        messages.insert(0, {"role": "system", "content": config.system})
-    return chat_token_ids(tokenizer, messages)
-
-
-def chat_token_ids(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
-    """The token ids of a chat whose next message is the answer. Raises UserError where the template refuses it."""
-    try:
-        return tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-    except Exception as error:  # a template may refuse a system message, in its own words
-        raise UserError(f"the model's chat template (--chat) refuses the messages ({error})") from None
+        messages.insert(0, {"role": "system", "content": _checked("--system", config.system)})
+    variables, option = config.chat_template_kwargs or {}, "--chat-template-kwargs"
+    return ChatTemplate(tokenizer, directory).render(messages, variables, option)

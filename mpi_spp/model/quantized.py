@@ -3,7 +3,7 @@
 import hashlib
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +13,10 @@ from safetensors.torch import save_file
 from mpi_spp.errors import UserError
 from mpi_spp.kernels.quantized import BITS, QuantizedWeight, quantize
 
-_FORMAT = 1  # of the files: another number makes them anew
+_FORMAT = 2  # of the files: another number makes them anew
 HEAD_BITS = 8  # errors of the last product go straight into the logits, so it never has fewer
+
+_MOST_NAME = 50  # characters of the model's, which with more behind them must be a file's
 
 Parts = Iterable[tuple[str, torch.Tensor]]  # by name, one in memory at a time
 
@@ -22,10 +24,10 @@ Parts = Iterable[tuple[str, torch.Tensor]]  # by name, one in memory at a time
 class QuantizedStore:
     """One file for each layer of a model, and one for its head."""
 
-    def __init__(self, root: Path, model: Path, scheme: str, group: int) -> None:
-        """`root`: where such stores are kept; `scheme`: a key of `kernels.quantized.BITS`."""
+    def __init__(self, root: Path, model: Path, files: Sequence[Path], scheme: str, group: int) -> None:
+        """`root`: where such stores are kept; `files`: what weights are read from; `scheme`: a key of `BITS`."""
         self._bits, self._group = BITS[scheme], group
-        self._directory = root / f"{model.name}-{scheme}-{group}-{_fingerprint(model)}"
+        self._directory = root / f"{model.name[:_MOST_NAME]}-{scheme}-{group}-{_fingerprint(model, files)}"
 
     def missing(self, names: list[str]) -> list[str]:
         """Those of these files that are not there, or not whole."""
@@ -78,12 +80,12 @@ def _numbers(facts: str) -> tuple[int, int, int]:
     return out_features, in_features, bits
 
 
-def _fingerprint(model: Path) -> str:
-    """Changes when a weight file of the model does."""
-    files = sorted(model.resolve().glob("*.safetensors"))
+def _fingerprint(model: Path, files: Sequence[Path]) -> str:
+    """Changes when other files are read than before, or one of them has changed."""
+    stats = [(path, path.stat()) for path in files]
     facts = [
-        str(model.resolve()),
+        str(model.resolve()),  # first of all: the same relative path may be another model tomorrow
         str(_FORMAT),
-        *(f"{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in files),
+        *(f"{path} {found.st_size} {found.st_mtime_ns}" for path, found in stats),
     ]
-    return hashlib.sha256("\n".join(facts).encode()).hexdigest()[:12]
+    return hashlib.sha256("\n".join(facts).encode(errors="surrogateescape")).hexdigest()[:12]

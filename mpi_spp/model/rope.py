@@ -1,5 +1,6 @@
 """Rotary position embeddings (Su et al., 2021) with the context extensions of the supported families."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,11 @@ class Rope:
         angles = position_ids[:, None].float() * self._inv_freq(sequence_length).to(position_ids.device)
         cos, sin = angles.cos() * self.attention_scaling, angles.sin() * self.attention_scaling
         return torch.cat((cos, cos), dim=-1).to(dtype), torch.cat((-sin, sin), dim=-1).to(dtype)
+
+    def is_finite(self, max_positions: int) -> bool:
+        """Whether all angles are numbers, up to this length of a sequence."""
+        inv_freq = torch.cat((self.inv_freq, self._inv_freq(max_positions)))
+        return math.isfinite(self.attention_scaling) and bool((inv_freq * max_positions).isfinite().all())
 
     def _inv_freq(self, sequence_length: int) -> torch.Tensor:
         if self.dynamic is None or sequence_length <= self.dynamic.max_position_embeddings:

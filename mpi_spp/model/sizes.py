@@ -100,6 +100,10 @@ class _Shapes(Checkpoint):
     def __init__(self, config: ModelConfig, dtype: torch.dtype) -> None:
         self._shapes, self._dtype = stage_shapes(config, range(config.num_hidden_layers)), dtype
 
+    def has(self, name: str) -> bool:
+        """See Checkpoint."""
+        return name in self._shapes
+
     def read(self, name: str, rows: range | None = None, columns: range | None = None) -> torch.Tensor:
         """See Checkpoint."""
         whole = torch.empty(self._shapes[name], dtype=self._dtype, device=_META)

@@ -12,11 +12,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from mpi_spp.errors import UserError
 from mpi_spp.model.gguf import Progress, check_packages, convert, silent
 
 _BLOCK = 1 << 20
+_MOST_PATH_BYTES = 3000  # of the cache: Linux takes 4096, with the names of what is kept there
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,17 @@ CATALOGUE = {
 
 
 def cache_directory() -> Path:
-    """`$MPI_SPP_CACHE`, or `~/.cache/mpi-spp`."""
-    return Path(os.environ.get("MPI_SPP_CACHE") or "~/.cache/mpi-spp").expanduser()
+    """`$MPI_SPP_CACHE`, or `~/.cache/mpi-spp`, as a whole path. Raises UserError where there is no such home."""
+    chosen = os.environ.get("MPI_SPP_CACHE")
+    directory = os.path.expanduser(chosen or "~/.cache/mpi-spp")
+    if directory.startswith("~"):
+        whose = (
+            f"MPI_SPP_CACHE: {chosen} is in the home of nobody who is known" if chosen else "no home directory is known"
+        )
+        raise UserError(f"{whose}; set MPI_SPP_CACHE to a directory")
+    if len(os.fsencode(directory)) > _MOST_PATH_BYTES:
+        raise UserError(f"MPI_SPP_CACHE: {directory[:20]}... is too long for a path; set it to a directory")
+    return Path(os.path.abspath(directory))
 
 
 def store_path(name: str) -> Path:
@@ -56,13 +67,18 @@ def is_stored(name: str) -> bool:
     if not name or name.startswith(".") or "/" in name:
         return False
     directory = store_path(name)
-    return (directory / "config.json").is_file() and any(directory.glob("*.safetensors"))
+    return os.path.isfile(directory / "config.json") and any(directory.glob("*.safetensors"))
 
 
 def stored_models() -> list[str]:
     """The names of all models in the store."""
     directory = cache_directory() / "models"
-    names = [entry.name for entry in directory.iterdir()] if directory.is_dir() else []
+    try:
+        names = os.listdir(directory) if os.path.isdir(directory) else []
+    except OSError as error:
+        raise UserError(
+            f"{directory}: cannot be read ({error.strerror}); set MPI_SPP_CACHE to another directory"
+        ) from None
     return sorted(name for name in names if is_stored(name))
 
 
@@ -116,7 +132,9 @@ def _download(source: Source, work: Path, progress: Progress) -> Path:
     with (work / "pip.log").open("w+") as log:
         # pip downloads into TMPDIR, so its size tells how far pip is, whatever pip's version
         environment = {**os.environ, "TMPDIR": str(work / "tmp")}
-        with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment) as pip:
+        # In an empty folder, since `python -m` looks for modules in the one that it stands in.
+        settings: dict[str, Any] = {"stdin": subprocess.DEVNULL, "cwd": work / "wheel", "env": environment}
+        with subprocess.Popen(command, stdout=log, stderr=log, **settings) as pip:
             while pip.poll() is None:
                 progress(step, min(_size(work / "tmp") / source.wheel_bytes, 1.0))
                 time.sleep(0.2)

@@ -1,14 +1,17 @@
 """Where a tensor lies in the files: under its own name, an older one, or within one that holds all experts.
 
+Names may lack the `model.` in front, or have it once more, as transformers allows.
+
 Source: `conversion_mapping.py` of transformers 5, whose `save_pretrained` writes either form.
 """
 
 import re
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _EXPERT = re.compile(r"(?P<prefix>.*\.mlp\.experts\.)(?P<number>\d+)\.(?P<kind>gate|up|down)_proj\.weight")
+_PREFIX = "model."
 _OF_MIXTRAL = {"gate": "w1", "up": "w3", "down": "w2"}
 
 
@@ -26,7 +29,7 @@ class Part:
     """What `Stored` says of a slice of safetensors: to be read in part, too."""
 
     def __init__(self, whole: Any, stored: Stored) -> None:
-        self._whole, self._expert = whole, stored.expert
+        self._whole, self._expert, self.name = whole, stored.expert, stored.name
         self.dtype: str = whole.get_dtype()
         self.shape: tuple[int, ...] = tuple(whole.get_shape())
         self.complete = stored.expert is None or (len(self.shape) == 3 and self.shape[0] > stored.expert)
@@ -51,7 +54,13 @@ class Part:
 
 def find(name: str, names: Container[str]) -> Stored | None:
     """Where the tensor of this name lies among these; None: nowhere."""
-    return next((stored for stored in _spellings(name) if stored.name in names), None)
+    found = (replace(one, name=spelled) for one in _spellings(name) for spelled in _prefixed(one.name))
+    return next((stored for stored in found if stored.name in names), None)
+
+
+def _prefixed(name: str) -> list[str]:
+    """With and without what the names of a model within another begin with; of several the first in order counts."""
+    return sorted({name, name.removeprefix(_PREFIX), _PREFIX + name})
 
 
 def _spellings(name: str) -> list[Stored]:

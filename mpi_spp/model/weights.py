@@ -27,7 +27,7 @@ from mpi_spp.model import products
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import ACTIVATIONS, Stage, StageWeights
-from mpi_spp.model.products import EMBEDDING, HEAD, NORM, prefix
+from mpi_spp.model.products import EMBEDDING, HEAD, NORM, layer_shapes, prefix, stage_shapes
 from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.shares import Share, split_layer
 
@@ -51,11 +51,16 @@ class _Reader:
 
     def embedding(self) -> torch.Tensor:
         """As it is in the file."""
-        return self._checkpoint.read(EMBEDDING)
+        return self._checkpoint.read(self._tied(EMBEDDING, HEAD))
 
     def head_rows(self, rows: range) -> torch.Tensor:
         """As they are in the file."""
-        return self._checkpoint.read(EMBEDDING if self._config.tie_word_embeddings else HEAD, rows)
+        return self._checkpoint.read(self._tied(HEAD, EMBEDDING), rows)
+
+    def _tied(self, name: str, other: str) -> str:
+        """Where the two are tied, that which the file has; a file with both has two matrices, whatever is said."""
+        is_other = self._config.tie_word_embeddings and not self._checkpoint.has(name)
+        return other if is_other else name
 
     def weight(self, number: int, product: str, share: Share) -> torch.Tensor:
         """A share's matrix for all products with the same input; their outputs stand side by side."""
@@ -208,7 +213,7 @@ def load_stage(
     shares: Sequence[Share] | None = None,
     track: Track = iter,
 ) -> Stage:
-    """Read some shares of some layers and this slice of the vocabulary; call `Checkpoint.require` before.
+    """Read some shares of some layers and this slice of the vocabulary; call `require_weights` before.
 
     `layers`: the numbers of the shares by the layer's; `shares`: all of them, None for a single one.
     `store`: has the products' weights quantised (call `quantize_model` before); None: as the checkpoint has them.
@@ -229,6 +234,20 @@ def load_stage(
         head_rows=reader.head_rows(vocabulary),
     )
     return Stage(config, weights, vocabulary, dtype, device, backend.rotation_dtype, backend.key_layout)
+
+
+def require_weights(checkpoint: Checkpoint, config: ModelConfig) -> None:
+    """Check from the files' headers alone that all weights are there. Raises UserError at the first that is not.
+
+    As transformers does, of an embedding and a head that are tied one is enough, whichever it is.
+    """
+    outer = stage_shapes(config, range(0)) | {HEAD: (config.vocab_size, config.hidden_size)}
+    if config.tie_word_embeddings:
+        missing = [name for name in (HEAD, EMBEDDING) if not checkpoint.has(name)]
+        outer = {name: shape for name, shape in outer.items() if name not in missing[:1]}
+    checkpoint.require(outer)
+    for layer in range(config.num_hidden_layers):
+        checkpoint.require(layer_shapes(config, layer))
 
 
 def whole_layers(layers: range) -> dict[int, list[int]]:
@@ -260,8 +279,8 @@ def quantize_model(
 
 
 def checkpoint_dtype(checkpoint: Checkpoint) -> torch.dtype:
-    """The dtype of the checkpoint's embedding, for a configuration that does not say."""
-    return checkpoint.read(EMBEDDING, range(1)).dtype
+    """The dtype of the checkpoint's embedding or head, for a configuration that does not say."""
+    return checkpoint.read(EMBEDDING if checkpoint.has(EMBEDDING) else HEAD, range(1)).dtype
 
 
 def _let_go(checkpoint: Checkpoint) -> None:

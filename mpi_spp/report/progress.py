@@ -12,6 +12,7 @@ from tqdm import tqdm
 T = TypeVar("T")
 
 _SECONDS = 5.0  # between two lines; what is done sooner shows none
+_HELD_BACK_SECONDS = 1.0  # steps of work that fails as soon are not shown
 _BAR_AFTER_SECONDS = 0.5
 _SILENCE_SECONDS = 1.0  # that need no word
 _BAR_OF_A_SHARE = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}"
@@ -78,11 +79,23 @@ class Progress:
 
 
 class Steps:
-    """Work in named steps: a line for each, or a bar, and how far it is. For functions that call back."""
+    """Work in named steps: a line for each, or a bar, and how far it is. For functions that call back.
+
+    Where there are only lines, none is shown of work that fails in its first second: the error says it all.
+    """
 
     def __init__(self) -> None:
         self._file, self._step, self._done = sys.stderr, "", 0.0
         self._progress: Progress | None = None
+        self._began, self._held_back = time.monotonic(), list[str]()
+
+    def __enter__(self) -> "Steps":
+        return self
+
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None:
+            self._show()
+        self.close()
 
     def __call__(self, step: str, done: float) -> None:
         """So much of this step is done, from 0 to 1."""
@@ -91,10 +104,17 @@ class Steps:
             self._step, self._done = step, 0.0
             self._progress = Progress(step, 1.0, None, file=self._file)
             if not self._file.isatty():
-                print(step, file=self._file, flush=True)
+                self._held_back.append(step)
+        if time.monotonic() - self._began > _HELD_BACK_SECONDS:
+            self._show()
         assert self._progress is not None
         self._progress.advance(done - self._done)
         self._done = done
+
+    def _show(self) -> None:
+        for line in self._held_back:
+            print(line, file=self._file, flush=True)
+        self._held_back.clear()
 
     def close(self) -> None:
         """Take the bar away."""

@@ -1,8 +1,8 @@
 """Classifier-free guidance: each token is chosen from the scores of two sequences, of which one is steered away from.
 
 Source: Sanchez et al., 2023, "Stay on topic with Classifier-Free Guidance". As in transformers, guidance comes before
-temperature, top-k and top-p. There both sequences' scores are normalised first; that adds a constant to each row, which
-changes neither the best token nor any probability, so it is left out here.
+penalties, temperature, top-k and top-p. There both sequences' scores are normalised first; that adds a constant to each
+row, which changes neither the best token nor any probability, so it is left out here where nothing penalises.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from mpi_spp.comm.communicator import Communicator
 from mpi_spp.model.decoder import rounding_of
 from mpi_spp.partition import split_evenly
 from mpi_spp.sampling.head import Head
+from mpi_spp.sampling.penalties import Adjust, Shifted
 
 if TYPE_CHECKING:
     from mpi_spp.sampling.selection import Selection
@@ -69,6 +70,7 @@ class Guided:
         comm: Communicator,
         sequence_indices: Sequence[int],
         steps: Sequence[int],
+        adjusts: Sequence[Adjust | None] = (),
     ) -> torch.Tensor:
         """One token for each row of hidden states; see Selection. Draws are those of the conditional rows."""
         if comm.size == 1:
@@ -77,8 +79,21 @@ class Guided:
             pairs = torch.stack(_of_both_halves(hidden, comm), dim=1)
         count = len(pairs)
         guided = GuidedHead(head, self._scale)
-        tokens = self._selection.select(guided, pairs, comm, sequence_indices[:count], steps[:count])
+        adjusts = adjusts[:count]
+        if any(adjusts):
+            shifts = self._shifts(head, pairs, comm)
+            adjusts = [one and Shifted(one, shift) for one, shift in zip(adjusts, shifts, strict=True)]
+        tokens = self._selection.select(guided, pairs, comm, sequence_indices[:count], steps[:count], adjusts)
         return tokens.repeat(len(hidden) // count)
+
+    def _shifts(self, head: Head, pairs: torch.Tensor, comm: Communicator) -> list[float]:
+        """What makes combined scores of pairs [rows, 2, hidden_size] those of log-probabilities. Collective."""
+        sums = torch.full((len(pairs), 2), -torch.inf, dtype=torch.float64)
+        if len(head.vocabulary):
+            both = head.logits(pairs.flatten(0, 1)).float().unflatten(0, (-1, 2))
+            sums = both.logsumexp(dim=-1).double().cpu()
+        conditional, unconditional = comm.allgather(sums).logsumexp(dim=0).unbind(1)
+        return (-self._scale * conditional - (1 - self._scale) * unconditional).tolist()
 
 
 def _of_both_halves(hidden: torch.Tensor, comm: Communicator) -> list[torch.Tensor]:

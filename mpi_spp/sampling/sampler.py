@@ -9,7 +9,8 @@ import torch
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.sampling.head import Head
 from mpi_spp.sampling.noise import Ids, gumbel, stream_key
-from mpi_spp.sampling.shard import Places, Scores, Shard
+from mpi_spp.sampling.penalties import Adjust
+from mpi_spp.sampling.shard import Places, Scores, Shard, marked
 from mpi_spp.sampling.truncation import last_of_top_k, last_of_top_p
 
 
@@ -29,9 +30,10 @@ class Sampler:
         comm: Communicator,
         sequence_indices: Sequence[int],
         steps: Sequence[int],
+        adjusts: Sequence[Adjust | None] = (),
     ) -> torch.Tensor:
-        """One token for each row of hidden states; see Selection. A NaN never wins, unless there is nothing else."""
-        shard = Shard(head, hidden)
+        """One token for each row of hidden states; see Selection."""
+        shard = Shard(head, hidden, adjusts)
         values, ids = [], []
         places = self._places_left(shard, comm)
         for row, numbers in enumerate(zip(sequence_indices, steps, strict=True)):
@@ -39,7 +41,7 @@ class Sampler:
             value, token_id = shard.winner(row, places[row], score, scale=1 / max(1.0, self._temperature))
             values.append(value)
             ids.append(token_id)
-        return comm.largest(torch.tensor(values), torch.tensor(ids))
+        return comm.largest(*marked(torch.tensor(values), torch.tensor(ids)))
 
     def _places_left(self, shard: Shard, comm: Communicator) -> list[Places]:
         """For each row the places of this rank's slice that top-k and top-p leave."""

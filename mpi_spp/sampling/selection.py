@@ -13,6 +13,7 @@ from mpi_spp.config import RunConfig
 from mpi_spp.sampling.greedy import Greedy
 from mpi_spp.sampling.guided import Guided
 from mpi_spp.sampling.head import Head
+from mpi_spp.sampling.penalties import Adjust
 from mpi_spp.sampling.sampler import Sampler
 
 _DRAWN_SEED_BITS = 32  # short enough to be typed again
@@ -28,12 +29,15 @@ class Selection(Protocol):
         comm: Communicator,
         sequence_indices: Sequence[int],
         steps: Sequence[int],
+        adjusts: Sequence[Adjust | None] = (),
     ) -> torch.Tensor:
         """One token for each row of the last layer's hidden states [rows, hidden_size]. Collective.
 
         `sequence_indices` [rows] and `steps` [rows], from 0 up: which sequence a row belongs to, and how many of its
-        tokens were selected before. A rank's slice of the vocabulary may be empty or the whole. Returns int64 [rows] on
-        the CPU, the same on all ranks and for any split of the vocabulary.
+        tokens were selected before. `adjusts` [rows], or none at all: what changes a row's scores first. A rank's slice
+        of the vocabulary may be empty or the whole. Returns int64 [rows] on the CPU, the same on all ranks and for any
+        split of the vocabulary; NOT_FINITE or NO_TOKEN for a row without finite scores, and for one with a NaN or +inf
+        among them.
         """
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import penalized_reference
 import pytest
 import reciting_model
 import reference_models
@@ -85,6 +86,28 @@ def test_any_mesh_gives_the_tokens_of_transformers(
     summary = json.loads((tmp_path / "sum.json").read_text())
     assert (summary["answered"], summary["skipped"]) == (len(asked), 0)
     assert sum(summary["answers_by_replica"].values()) == len(asked) and len(summary["ranks"]) == num_ranks
+
+
+def test_penalties_of_a_line_and_of_a_file(tmp_path: Path, console: Ranks) -> None:
+    """One line has the penalty, the next has not; what a generation configuration says counts for all, and is told."""
+    name, _ = penalized_reference.WAYS["plain"]
+    prompt, _, expected = penalized_reference.clear_case("plain")
+    model = reference_models.build_reference_models() / name
+    new_tokens = ("--max-new-tokens", str(len(expected)))
+    lines = [{"prompt_ids": prompt, "repetition_penalty": penalized_reference.PENALTY}, {"prompt_ids": prompt}]
+    write_lines(tmp_path / "in.jsonl", lines)
+    assert console.run(*batch(model, tmp_path, *new_tokens)).status == 0
+    first, second = (answer["token_ids"] for answer in answers(tmp_path))
+    assert first == expected != second
+    config = tmp_path / "generation_config.json"
+    config.write_text(json.dumps({"repetition_penalty": penalized_reference.PENALTY, "temperature": 0.6}))
+    (tmp_path / "ids.json").write_text(json.dumps(prompt))
+    words = ["generate", "--model", str(model), "--prompt-ids", str(tmp_path / "ids.json"), *new_tokens, *FIXED]
+    ended = console.run(*words, "--generation-config", str(tmp_path), "--json", "-")
+    assert "repetition_penalty 1.3 counts; temperature 0.6 left to the command's options" in ended.stderr
+    told = json.loads(ended.stdout)
+    assert (told["token_ids"], told["repetition_penalty"]) == (expected, penalized_reference.PENALTY)
+    assert told["generation_config"]["left_out"] == {"temperature": 0.6}
 
 
 def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path, console: Ranks) -> None:

@@ -23,7 +23,7 @@ def test_json_is_all_of_standard_output() -> None:
     ]
     assert all(set(row["speed"]) >= {"raw", "gloo"} for row in told["comparisons"] if row["mode"] == "blocking")
     assert {row["operation"] for row in told["fits"]} == {"allgather"}
-    assert any(one["transport"] == "nccl" and one["reason"] == "needs a GPU" for one in told["left_out"])
+    assert any(one["transport"] == "nccl" and "needs a GPU" in one["reason"] for one in told["left_out"])
 
 
 def test_tables_on_standard_output_and_a_result_that_can_be_compared(

@@ -90,7 +90,7 @@ def test_ctrl_c_ends_everything_within_a_second(waiting_job: Job, send: Any) -> 
 @pytest.mark.parametrize("waiting_job", [BIN_DEBUG], indirect=True)
 def test_a_debugger_stops_the_chosen_rank(waiting_job: Job) -> None:
     source = ROOT / "mpi_spp" / "cli" / "__init__.py"
-    number = source.read_text().splitlines().index("        commands(standalone_mode=False)") + 1
+    number = source.read_text().splitlines().index('        commands(prog_name="mpi-spp", standalone_mode=False)') + 1
     client = DebugClient(waiting_job.port())
     client.attach(source, number)
     assert client.stopped_at() == (source, number)

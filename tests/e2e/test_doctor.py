@@ -15,6 +15,7 @@ from mpirun import Ended, mpi_spp, mpirun, run
 
 from mpi_spp.launch.launcher import find_launcher
 from mpi_spp.launch.placement import cores_here
+from mpi_spp.model.store import cache_directory
 from mpi_spp.units import counted
 
 TIMEOUT_SECONDS = 120  # on two free cores each takes a few; loading torch on busy ones takes long
@@ -23,8 +24,9 @@ SMALL_SHM = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4m tmpfs /dev/
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A cache folder whose store has a model, "reciting"."""
+    """A cache folder whose store has a model, "reciting", and the kernels that were compiled for all tests."""
     directory = tmp_path_factory.mktemp("cache")
+    (directory / "kernels").symlink_to(cache_directory() / "kernels")
     reciting_model.build(directory / "models" / "reciting")
     return directory
 

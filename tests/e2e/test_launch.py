@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,6 +18,7 @@ from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.launcher import find_launcher
 from mpi_spp.launch.line import mpirun_line, request_here
 from mpi_spp.launch.placement import cores_here
+from mpi_spp.start import words
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 60
@@ -163,6 +166,17 @@ def test_the_launcher_of_another_mpi_is_named(tmp_path: Path) -> None:
     )
 
 
+def test_standard_input_is_left_to_the_next_command(tmp_path: Path) -> None:
+    """As in `while read -r question; do mpi-spp launch ...; done`."""
+    told = "mpirun (Open MPI) 5.0" if find_launcher().vendor == "openmpi" else "HYDRA build details:\n Version: 4.2"
+    fake = tmp_path / "mpirun"
+    fake.write_text(f"#!/bin/sh\n[ $1 = --version ] && echo '{told}' && exit\ncat\n")
+    fake.chmod(0o755)
+    loop = f"{shlex.join([*LAUNCH, '-np', '2', '--', 'model', 'list'])} && cat"
+    result = run(["sh", "-c", loop], env={**environment(), "MPI_SPP_MPIRUN": str(fake)}, input="the next question")
+    assert (result.returncode, result.stdout) == (0, "the next question"), result.stderr
+
+
 def test_no_launch_inside_a_launch() -> None:
     result = start((*LAUNCH, "--", "model", "list"), 2)
     assert result.returncode == 2
@@ -202,3 +216,19 @@ def test_limits_of_a_hostfile_reach_the_ranks(tmp_path: Path) -> None:
     words = ["--hostfile", str(hostfile), "--", "generate", "--model", str(model), "--prompt", "x"]
     refused = launch(*words)
     assert refused.returncode == 2 and refused.stderr.count("mpi-spp: error: --max-memory: ") == 1
+
+
+def test_no_file_of_a_model_is_run(tmp_path: Path) -> None:
+    """In its folder, neither by `launch`, nor by its ranks, nor by a plain command. They get standard input."""
+    model = reciting_model.build(tmp_path / "model")
+    for name in ("json", "random", "queue", "torch", "numpy", "tokenizers", "mpi4py", "sitecustomize"):
+        (model / f"{name}.py").write_text("import os; os.write(2, b'was run'); os._exit(9)")
+    (model / "mpi_spp").mkdir()
+    (model / "mpi_spp" / "__init__.py").write_text("import os; os.write(2, b'was run'); os._exit(9)")
+    question = ["generate", "--model", ".", "--prompt-file", "-", "--max-new-tokens", "4"]
+    clean = environment() | {"PYTHONPATH": ""}
+    ended = run([*words(), "launch", "-np", "2", "--", *question], cwd=model, env=clean, input="hello")
+    assert (ended.returncode, "was run" in ended.stderr) == (0, False), ended.stderr
+    shutil.rmtree(model / "mpi_spp")  # it is Python that looks for it here
+    plain = run([sys.executable, "-m", "mpi_spp", *question], cwd=model, input="hello")
+    assert (plain.returncode, plain.stdout, "was run" in plain.stderr) == (0, ended.stdout, False), plain.stderr

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import outcomes
 import process_tree
 import pytest
 import run as runner
@@ -82,6 +83,18 @@ def test_two_processes_count_as_one(tmp_path: Path) -> None:
     assert runner.run(runner.Part("unit", "unit", command), False, False).counts == (2, 1, 0)
 
 
+def test_parts_side_by_side_leave_one_another_alone(capfd: pytest.CaptureFixture[str]) -> None:
+    """Each ends what it has started itself; what it writes is shown when it has ended."""
+    programs = {"long": "import time; time.sleep(1); print('the end')", "bad": "print('bad'); raise SystemExit(3)"}
+    parts = [
+        runner.Part(name, "lint", [sys.executable, "-c", program], idles=True) for name, program in programs.items()
+    ]
+    results = list(runner.run_all(parts, False, False))
+    assert [(one.name, one.counts) for one in results] == [("bad", (0, 1, 0)), ("long", (1, 0, 0))]
+    output = capfd.readouterr().out
+    assert output.index("bad: ended with status 3") < output.index("==== long") < output.index("the end")
+
+
 @pytest.mark.parametrize("is_selection,failed", [(False, 1), (True, 0)])
 def test_no_test_at_all(tmp_path: Path, is_selection: bool, failed: int) -> None:
     assert runner.run(part_of(tmp_path, "", 2), False, is_selection).counts == (0, failed, 0)
@@ -94,12 +107,12 @@ def lines_of(*outcomes: str) -> str:
 
 def test_worst_outcome_counts_and_silence_is_a_failure() -> None:
     lines = lines_of("running a", "passed a", "failed a", "running b", "skipped b", "running c", "passed c")
-    assert runner.count(lines, succeeded=False, is_selection=False) == (1, 1, 1)
-    assert runner.count(lines_of("running a", "passed a"), succeeded=False, is_selection=False) == (1, 1, 0)
-    assert runner.count(lines_of("running a"), succeeded=True, is_selection=False) == (0, 1, 0)
-    assert runner.count(lines_of("excused a", "running a"), succeeded=True, is_selection=False) == (0, 1, 0)
-    assert runner.count(lines_of("skipped a"), succeeded=True, is_selection=False) == (0, 1, 1)
-    assert runner.count("", succeeded=True, is_selection=True) == (0, 0, 0)
+    assert outcomes.count(lines, succeeded=False, is_selection=False) == (1, 1, 1)
+    assert outcomes.count(lines_of("running a", "passed a"), succeeded=False, is_selection=False) == (1, 1, 0)
+    assert outcomes.count(lines_of("running a"), succeeded=True, is_selection=False) == (0, 1, 0)
+    assert outcomes.count(lines_of("excused a", "running a"), succeeded=True, is_selection=False) == (0, 1, 0)
+    assert outcomes.count(lines_of("skipped a"), succeeded=True, is_selection=False) == (0, 1, 1)
+    assert outcomes.count("", succeeded=True, is_selection=True) == (0, 0, 0)
 
 
 MARKED = (
@@ -114,11 +127,11 @@ def test_every_test_has_its_own_numbers_of_ranks_and_says_why_it_is_slow(
     full: bool, passed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Those for other numbers are left out, and not counted as skipped; the slowest are named."""
-    monkeypatch.setattr(runner, "LONG_SECONDS", 0.5)
+    monkeypatch.setattr(outcomes, "LONG_SECONDS", 0.5)
     result = runner.run(part_of(tmp_path, MARKED, 2), full, False)
     assert result.counts == (passed, 0, 0)
     capfd.readouterr()
-    runner.print_slowest([result])
+    outcomes.print_slowest([result])
     lines = capfd.readouterr().out.splitlines()
     (complaint,) = (line for line in lines if "does not say why" in line)
     assert "test_of_two" in complaint

@@ -21,6 +21,7 @@ from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import load_stage
 from mpi_spp.partition import split_evenly
 from mpi_spp.sampling.sampler import Sampler
+from mpi_spp.sampling.shard import NO_TOKEN, NOT_FINITE
 from mpi_spp.sampling.truncation import FIRST_COUNT
 
 pytestmark = pytest.mark.ranks(2, 3)
@@ -104,10 +105,13 @@ few_rows = st.integers(1, 9).flatmap(
 @settings(max_examples=120)
 @given(rows=few_rows, way=st.sampled_from(list(SAMPLERS)))
 def test_special_values(ranks: Communicator, alone: Communicator, rows: list[list[float]], way: str) -> None:
-    """Ties, NaNs and infinities. What has no probability is drawn only when there is nothing else."""
+    """Ties, and what has no probability and is never drawn; nothing is of a row with a NaN or +inf, or -inf alone."""
     table = torch.tensor(rows)
     for row, token in zip(table, check(way, ranks, alone, table), strict=True):
-        assert row[token] > -torch.inf or not (row > -torch.inf).any()
+        if row.isnan().any() or (row == torch.inf).any():
+            assert token == NOT_FINITE
+        else:
+            assert token == NO_TOKEN if (row == -torch.inf).all() else row[token] > -torch.inf
 
 
 @pytest.mark.parametrize("way, left", [("top-k", {0, 1, 2, 3, 4}), ("top-k, then top-p", set(range(28)))])

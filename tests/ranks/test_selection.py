@@ -22,6 +22,7 @@ from mpi_spp.model.store import cache_directory
 from mpi_spp.model.weights import load_stage
 from mpi_spp.partition import split_evenly
 from mpi_spp.sampling.greedy import select
+from mpi_spp.sampling.shard import NO_TOKEN, NOT_FINITE
 
 pytestmark = pytest.mark.ranks(2, 3)
 
@@ -32,9 +33,14 @@ def ranks() -> Communicator:
 
 
 def argmax(table: torch.Tensor) -> list[int]:
-    """The reference: the lowest id of the largest value, a NaN being the least of all."""
-    rows = table.nan_to_num(-torch.inf, torch.inf, -torch.inf).tolist()
-    return [max(range(len(row)), key=lambda token: (row[token], -token)) for row in rows]
+    """The reference: the lowest id of the largest value; none in a row with a NaN or +inf, or with -inf alone."""
+    return [expected_mark(row) or max(range(len(row)), key=lambda token: (float(row[token]), -token)) for row in table]
+
+
+def expected_mark(row: torch.Tensor) -> int | None:
+    if row.isnan().any() or (row == torch.inf).any():
+        return NOT_FINITE
+    return NO_TOKEN if (row == -torch.inf).all() else None
 
 
 def check(ranks: Communicator, table: torch.Tensor, dtype: torch.dtype) -> None:

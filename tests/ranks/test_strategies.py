@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import reference_models
+from engines import answers
 
 from mpi_spp import registry
 from mpi_spp.comm import shared
@@ -22,7 +23,6 @@ from mpi_spp.mesh import Mesh, mesh_of
 from mpi_spp.model.config import read_config
 from mpi_spp.report.experts import expert_load
 from mpi_spp.report.timings import Clock
-from mpi_spp.request import Request
 from mpi_spp.strategies import load_strategies
 
 CHUNK_SIZES = (7, 128, 1)
@@ -63,16 +63,6 @@ def settings_of(number: int, directory: Path, mesh: str | None, **options: str) 
         sync_granularity=GRANULARITIES[number // len(CHUNK_SIZES) % len(GRANULARITIES)],
         **{"dtype": "float32"} | options,
     )
-
-
-def answers(engine: Engine, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
-    """Of all prompts at once, the same on all ranks."""
-    requests = [Request(prompt, frozenset(), new_tokens - number) for number, prompt in enumerate(prompts)]
-    tokens: list[list[int]] = [[] for _ in prompts]
-    for number, token in engine.generate_batch(requests):
-        tokens[number].append(token)
-    assert engine.world.gather(tokens) == [tokens] * engine.world.size
-    return tokens
 
 
 def engine_of(directory: Path, world: World, config: RunConfig) -> Engine:

@@ -108,11 +108,24 @@ def test_threads_are_the_ranks_share_of_its_cores(
     cores: list[list[int]], threads: int, threads_that_share: int
 ) -> None:
     world = World.__new__(World)
-    world.cores = cores[0]
+    world.cores, world.cpu_quota = cores[0], None
     world._sharers = world._count_sharers(LocalRanks(cores))  # type: ignore[arg-type]
     assert world.default_threads() == threads
     assert world.shares_core(threads_that_share)
     assert threads_that_share == 1 or not world.shares_core(threads_that_share - 1)
+
+
+@pytest.mark.parametrize(
+    "quota, num_ranks, threads, crowding", [(1, 1, 1, 1), (1, 2, 1, 2), (2.5, 1, 2, 1), (0.5, 1, 1, 2), (9, 2, 2, 1)]
+)
+def test_threads_follow_a_quota(quota: float, num_ranks: int, threads: int, crowding: float) -> None:
+    """Of the time of all ranks on four cores."""
+    world = World.__new__(World)
+    world.cores, world.cpu_quota, world.host = [0, 1, 2, 3], quota, "vm"
+    world._sharers = world.local_size = num_ranks
+    assert (world.default_threads(), world.crowding(threads)) == (threads, crowding)
+    assert (world.quota_warning(threads) is None) == (crowding == 1)
+    assert "share a CPU quota" in str(world.quota_warning(4)) or quota == 9
 
 
 def test_ranks_wait_alike_where_only_some_share_a_core(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

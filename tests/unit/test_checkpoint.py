@@ -1,6 +1,7 @@
 """Reading safetensors: what is whole is read exactly, and what is not is named in one line."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,6 +32,7 @@ def shards(directory: Path) -> None:
 
 
 def write_index(directory: Path, content: object) -> None:
+    (directory / SINGLE).unlink(missing_ok=True)
     (directory / INDEX).write_text(json.dumps(content))
 
 
@@ -97,6 +99,16 @@ def test_experts_are_found_in_any_form(tmp_path: Path, form: str) -> None:
             assert torch.equal(checkpoint.read(name, columns=range(1, 2)), expected[:, 1:2])
 
 
+def test_experts_of_two_prefixes_are_refused(tmp_path: Path) -> None:
+    """transformers would give them other numbers."""
+    experts, name = stored_experts("one each"), "model.layers.0.mlp.experts.1.up_proj.weight"
+    save_file(experts | {name.removeprefix("model."): experts.pop(name)}, tmp_path / SINGLE)
+    with pytest.raises(UserError, match=r"experts begin with '' and 'model\.'; they must be alike"):
+        Checkpoint(tmp_path).require(
+            {f"model.layers.0.mlp.experts.{number}.up_proj.weight": (4, 2) for number in (0, 1)}
+        )
+
+
 def test_experts_that_are_not_there_are_named(tmp_path: Path) -> None:
     save_file(stored_experts("stacked"), tmp_path / SINGLE)
     with pytest.raises(UserError, match=r"gate_up_proj has no expert 3, but config\.json asks for it"):
@@ -136,10 +148,47 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda d: (shards(d), save_file({"z": torch.ones(1)}, d / "b.safetensors")),
         "b.safetensors: 'b' cannot be read",
     ),
-    "index with a tensor less": (lambda d: write_index(d, {"weight_map": {"a": SINGLE}}), "'b'"),
-    "index that is no JSON": (lambda d: (d / INDEX).write_text("{"), INDEX),
-    "index that is not UTF-8": (lambda d: (d / INDEX).write_bytes(b"\xff"), INDEX),
+    "index with a tensor less": (
+        lambda d: (shards(d), write_index(d, {"weight_map": {"a": "a.safetensors"}})),
+        "'b'",
+    ),
+    "index that is no JSON": (lambda d: (write_index(d, {}), (d / INDEX).write_text("{")), INDEX),
+    "index that is not UTF-8": (lambda d: (write_index(d, {}), (d / INDEX).write_bytes(b"\xff")), INDEX),
     "index without a map": (lambda d: write_index(d, {}), INDEX),
+    "a pipe": (lambda d: ((d / SINGLE).unlink(), os.mkfifo(d / SINGLE)), "it is no regular file"),
+    "a device": (lambda d: ((d / SINGLE).unlink(), (d / SINGLE).symlink_to("/dev/zero")), "it is no regular file"),
+    "a link to nothing": (lambda d: ((d / SINGLE).unlink(), (d / SINGLE).symlink_to("gone")), "points to a file"),
+    "a pipe for a shard": (
+        lambda d: (shards(d), (d / "b.safetensors").unlink(), os.mkfifo(d / "b.safetensors")),
+        r"b\.safetensors: .*it is no regular file",
+    ),
+    "a header of a gigabyte": (lambda d: overwrite(d, 0, (1 << 30).to_bytes(8, "little")), "1073741824 bytes"),
+    "MLX weights": (
+        lambda d: save_file(TENSORS | {"b": torch.ones(5, dtype=torch.uint32), "b.scales": torch.ones(5)}, d / SINGLE),
+        "b is of dtype U32; .* nothing quantised",
+    ),
+    "AWQ weights": (lambda d: save_file({"a.qweight": torch.ones(3)}, d / SINGLE), "'a'; these weights are quantised"),
+    "an adapter": (lambda d: save_file({"a.lora_A.weight": torch.ones(3)}, d / SINGLE), "'a'; these .* an adapter"),
+    "index that is a pipe": (lambda d: (write_index(d, {}), (d / INDEX).unlink(), os.mkfifo(d / INDEX)), INDEX),
+    "index that is a device": (
+        lambda d: (write_index(d, {}), (d / INDEX).unlink(), (d / INDEX).symlink_to("/dev/zero")),
+        "more than 64 MiB",
+    ),
+    "index with deep JSON": (lambda d: (write_index(d, {}), (d / INDEX).write_text("[" * 10**5)), "nested too deeply"),
+    "index with half a character": (
+        lambda d: (write_index(d, {}), (d / INDEX).write_text('{"weight_map": {"a": "\\ud800"}}')),
+        "surrogates not allowed",
+    ),
+    "index with a name that is too long": (lambda d: write_index(d, {"weight_map": {"a": "x" * 5000}}), "too long"),
+    "an index that leads elsewhere": (
+        lambda d: write_index(d, {"weight_map": {"a": "/dev/zero"}}),
+        "'/dev/zero' is outside",
+    ),
+    "an index that leads up": (lambda d: write_index(d, {"weight_map": {"a": "x/../../a"}}), "is outside"),
+    "a file of nulls": (
+        lambda d: ((d / SINGLE).unlink(), (d / SINGLE).touch(), os.truncate(d / SINGLE, 1 << 40)),
+        "the length of a header",
+    ),
     "index that is a list": (lambda d: write_index(d, [1]), INDEX),
     "index whose map is a list": (lambda d: write_index(d, {"weight_map": ["a"]}), INDEX),
     "index whose map is null": (lambda d: write_index(d, {"weight_map": None}), INDEX),

@@ -93,6 +93,16 @@ def test_idle_cores() -> None:
     assert not found(job_of(rank_on(cores=(0,))), "idle-cores")  # no job: nothing is decided
 
 
+def test_a_quota_of_time() -> None:
+    one = rank_on(cores=(0, 1), host_cores=2, cpu_quota=1.0)
+    assert the(job_of(one), "cores", "1 thread on 2 of 2 cores", "a quota of 1 core's time").level is Level.OK
+    assert not found(job_of(one), "cpu-quota") and not found(job_of(one), "idle-cores")
+    two = the(job_of(one, one), "cpu-quota", "2 ranks with 2 threads together have a quota", "at most 1 rank")
+    assert (two.level, two.ranks) == (Level.WARNING, (0, 1))
+    assert the(job_of(replace(one, threads=4, cpu_quota=2.5)), "cpu-quota", "2.5 cores' time", "--threads 2;")
+    assert not found(job_of(replace(one, cpu_quota=64.0)), "cpu-quota")
+
+
 def test_a_rank_over_two_numa_nodes() -> None:
     spread = rank_on(numa_nodes=((0, 1), (2, 3)))
     assert the(job_of(spread), "numa", "2 NUMA nodes").level is Level.NOTE

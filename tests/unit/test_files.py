@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from pathlib import Path
@@ -91,3 +93,23 @@ def test_json_that_is_none(tmp_path: Path, content: bytes, said: str) -> None:
 def test_json_of_any_type(tmp_path: Path) -> None:
     (tmp_path / "file").write_text(json.dumps([1, None]))
     assert read_json("--file", tmp_path / "file") == [1, None]
+
+
+@pytest.mark.parametrize("path", ["-", "/dev/stdin", "/dev/fd/0", "/proc/self/fd/0"])
+def test_standard_input_that_never_ends_is_refused(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As that which Open MPI 5 gives to a rank."""
+    read_bytes("--file", path, 10)
+    monkeypatch.setenv("PRTE_LAUNCHED", "1")
+    with pytest.raises(UserError, match=f"--file: {path} never ends under Open MPI's own mpirun; start with"):
+        read_bytes(f"--file: {path}", path, 10)
+
+
+def test_a_dash_is_standard_input() -> None:
+    program = "from mpi_spp.files import read_text; print(read_text('--file', '-'))"
+    done = subprocess.run([sys.executable, "-c", program], input=b"hello", capture_output=True, timeout=10)
+    assert done.stdout == b"hello\n"
+
+
+def test_lines_end_as_here_whatever_wrote_them(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"a\r\nb\rc\n")
+    assert read_text("--file", tmp_path / "file") == "a\nb\nc\n"

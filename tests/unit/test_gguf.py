@@ -1,6 +1,7 @@
 """GGUF conversion: the model that comes out is the model that went in, and bad files are named in one line."""
 
 import json
+import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -8,12 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import smollm2
 import torch
 from gguf import GGUFWriter, RopeScalingType
 from tiny_gguf import CHAT_TEMPLATE, tiny_llama, write_gguf
 
 from mpi_spp.errors import UserError
 from mpi_spp.model.gguf import convert
+from mpi_spp.model.gguf_header import problem_of_merges
 
 
 @pytest.fixture(scope="module")
@@ -120,11 +123,30 @@ def altered(gguf: Path, path: Path, old: bytes, new: bytes) -> Path:
     return path
 
 
+LAYERS = b"llama.block_count\4\0\0\0"
+
+
 @pytest.mark.parametrize(
     "old,new,message",
     [
         pytest.param(b"llama.block_count", b"llama.blick_count", "no llama.block_count", id="no layer count"),
         pytest.param(b"_rms_epsilon", b"_rms_absalon", "no llama.attention", id="no epsilon"),
+        pytest.param(LAYERS + b"\x02", LAYERS + b"\x00", "llama.block_count is 0, but must be a whole", id="0 layers"),
+        pytest.param(
+            LAYERS + b"\x02", LAYERS + b"\x01", "llama.block_count is 1, but .* of layers 0 to 1", id="1 of 2"
+        ),
+        pytest.param(
+            LAYERS + b"\x02\0\0", LAYERS + b"\x02\0\xff", "llama.block_count is 16711682, but", id="16 million"
+        ),
+        pytest.param(
+            b"head_count\4\0\0\0\3", b"head_count\4\0\0\0\0", "llama.attention.head_count is 0, but", id="no heads"
+        ),
+        pytest.param(
+            b"llama.vocab_size\4", b"llama.vocab_size\6", "llama.vocab_size is .*, but must be a whole", id="a float"
+        ),
+        pytest.param(
+            b"eos_token_id\4\0\0\0\2\0", b"eos_token_id\4\0\0\0\2\7", "tokenizer.ggml.eos_token_id is 1794", id="an id"
+        ),
         pytest.param(b"blk.1.ffn_up", b"blk.1.ffn_op", "missing keys", id="misnamed weight"),
         pytest.param(b"length\4\0\0\0\x40", b"length\4\0\0\0\x41", "mismatched keys", id="another MLP size"),
     ],
@@ -175,3 +197,33 @@ def test_unwritable_directory_is_named(gguf: Path) -> None:
         convert(gguf, gguf / "model")
     with pytest.raises(UserError, match=r"/proc/model: cannot be written"):
         convert(gguf, Path("/proc/model"))
+
+
+def test_merges_must_make_the_tokens() -> None:
+    """All merges of a real vocabulary do, one alone or all alike do not."""
+    model = json.loads((smollm2.directory() / "tokenizer.json").read_text())["model"]
+    tokens, merges = list(model["vocab"]), [" ".join(pair) for pair in model["merges"]]
+    assert problem_of_merges(tokens, None, merges) is None
+    assert "1 merges do not make" in str(problem_of_merges(tokens, None, merges[:1]))
+    assert "the same pair twice" in str(problem_of_merges(tokens, None, merges[:1] * len(merges)))
+    assert "no list of pairs" in str(problem_of_merges(tokens, None, [*merges, "x"]))
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir])
+def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], object]) -> None:
+    make(tmp_path / "x.gguf")
+    with pytest.raises(UserError, match=r"x\.gguf: is no regular file"):
+        convert(tmp_path / "x.gguf", tmp_path / "model")
+
+
+def test_of_two_conversions_into_one_directory_the_second_says_that_it_is_taken(gguf: Path, tmp_path: Path) -> None:
+    """The first has just ended when the second puts its model into place."""
+
+    def progress(step: str, done: float) -> None:
+        if done == 1.0 and not (tmp_path / "model").exists():
+            convert(gguf, tmp_path / "model")
+
+    with pytest.raises(UserError, match=r"model: exists and is not an empty directory; give the name of a new one"):
+        convert(gguf, tmp_path / "model", progress=progress)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (tmp_path / "model" / "config.json").is_file()

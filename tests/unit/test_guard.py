@@ -1,6 +1,7 @@
 """A launcher of ranks on other hosts is ended when it awaits a lost one, and with status 0 believed by a sign alone."""
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -91,6 +92,33 @@ def test_what_outlives_the_launcher_is_not_waited_for(variables: dict[str, str])
     assert time.monotonic() - began < 20
 
 
+KILLED = """
+import mmap, os, signal, sys, time
+own, model = open(sys.argv[1], "w+b"), open(sys.argv[2], "w+b")
+maps = [(file.truncate(4096), mmap.mmap(file.fileno(), 4096)) for file in (own, model)]
+os.kill(os.getppid(), signal.SIGKILL)
+time.sleep(0.3 if len(sys.argv) == 3 else 60)
+"""
+
+
+@pytest.mark.parametrize("stubborn", ["", "stays"])
+def test_what_a_killed_launcher_leaves_is_removed(stubborn: str, tmp_path: Path, variables: dict[str, str]) -> None:
+    """Its ranks, the memory that they share and its folder; nothing that may be another's."""
+    name = f"mpi-spp-test-{os.getpid()}"
+    own, model = Path(f"/dev/shm/sm_segment.{name}"), Path(f"/dev/shm/{name}")
+    (tmp_path / "ompi.1").mkdir()
+    rank = shlex.join(["env", "PMI_RANK=0", sys.executable, "-c", KILLED, str(own), str(model), *stubborn.split()])
+    script = f"mkdir {tmp_path}/ompi.$$; ls {tmp_path}; {rank}; true"
+    began = time.monotonic()
+    with start(script, variables | {"TMPDIR": str(tmp_path)}) as process:
+        stdout, stderr = process.communicate(timeout=30)
+    found = [path.exists() for path in (own, model)]
+    model.unlink()
+    assert (process.returncode, found, stderr) == (128 + signal.SIGKILL, [False, True], "")
+    assert stdout.count("ompi.") == 2 and [path.name for path in tmp_path.glob("ompi.*")] == ["ompi.1"]
+    assert time.monotonic() - began < 8
+
+
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
 def test_a_signal_reaches_the_launcher_once(send: Any, variables: dict[str, str]) -> None:
     """Open MPI takes a second one for an order to leave its ranks behind."""
@@ -101,6 +129,37 @@ def test_a_signal_reaches_the_launcher_once(send: Any, variables: dict[str, str]
         send(process.pid, signal.SIGINT)
         stdout, _ = process.communicate(timeout=20)
     assert (process.returncode, stdout) == (3, "caught\n")
+
+
+def test_want_of_memory_is_named(variables: dict[str, str]) -> None:
+    """By the kernel's count, which is another's here."""
+    counted = "import mpi_spp.launch.guard as guard\nguard.memory_kills = iter((4, 5)).__next__\nsys.exit"
+    lacking = GUARDED.replace("sys.exit", counted)
+    for status, is_told in ((137, True), (2, False)):
+        program = [sys.executable, "-c", lacking, f"exit {status}", SIGN, str(PATIENCE)]
+        done = subprocess.run(program, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=20)
+        assert done.returncode == status
+        assert ("mpi-spp: error: Linux has ended a process here for want of memory" in done.stderr) == is_told
+
+
+def test_ctrl_z_stops_the_ranks_until_fg(variables: dict[str, str]) -> None:
+    """Whatever the launcher makes of it."""
+
+    def becomes(process: int, states: str) -> None:
+        until = time.monotonic() + 10
+        while (state := Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]) not in states:
+            assert time.monotonic() < until, state
+            time.sleep(0.02)
+
+    with start("trap '' TSTP; PMI_RANK=0 sleep 60 & echo $!; wait; exit 3", variables) as process:
+        rank = int(process.stdout.readline())
+        process.send_signal(signal.SIGTSTP)
+        becomes(rank, "T")
+        becomes(process.pid, "T")
+        process.send_signal(signal.SIGCONT)
+        becomes(rank, "S")
+        os.kill(rank, signal.SIGTERM)
+        assert process.wait(10) == 3
 
 
 def test_who_kills_the_guard_ends_the_launcher(variables: dict[str, str]) -> None:

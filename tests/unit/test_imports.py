@@ -16,7 +16,7 @@ MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for p
 
 # A room imports rooms of a lower level, and of its own level unless a test below forbids it.
 LEVELS = [
-    {"__init__", "errors", "cpu", "limits", "files", "outputs", "units"},
+    {"__init__", "errors", "cpu", "lesser_cpu", "limits", "files", "outputs", "start", "units"},
     {"report"},
     {"registry", "request"},
     {"mesh"},
@@ -25,7 +25,7 @@ LEVELS = [
     {"prefill", "sync", "decode", "sampling", "costs", "strategies"},
     {"plan"},
     {"loading", "connections", "tracing"},
-    {"caches", "measuring"},
+    {"caches", "measuring", "diagnosis"},
     {"engine", "launch"},
     {"benchmark", "batch", "doctor", "fan_out", "guidance"},
     {"cli"},

@@ -13,14 +13,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mpi_spp import start
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import Host, read_hostfile
 from mpi_spp.launch.launcher import Launcher, Vendor, find_launcher, identify
-from mpi_spp.launch.line import LaunchRequest, check_gpu_ids, default_num_ranks, mpirun_line, without_gl
-from mpi_spp.launch.placement import local_numbers, one_cpu_per_core, place
+from mpi_spp.launch.line import (
+    LaunchRequest,
+    check_gpu_ids,
+    check_max_slots,
+    default_num_ranks,
+    mpirun_line,
+    without_gl,
+    without_lone_colons,
+)
+from mpi_spp.launch.placement import Place, local_numbers, one_cpu_per_core, place
 
 ROOT = Path(__file__).parents[2]
-PLACEMENT = f"{sys.executable} -m mpi_spp.launch.placement"
+PLACEMENT = " ".join(start.words("mpi_spp.launch.placement"))
 OPEN_MPI_4, OPEN_MPI_5 = Launcher(("mpirun",), "openmpi", 4), Launcher(("mpirun",), "openmpi", 5)
 MPICH, INTEL = Launcher(("mpiexec",), "mpich", 5), Launcher(("mpiexec.hydra",), "intel", 2021)
 TWO_NODES = (Host("node1", 2), Host("node2", 1))
@@ -46,6 +55,13 @@ def test_two_nodes() -> None:
     assert "mpirun -np 3 --host node1:2,node2:1 --map-by " in line(OPEN_MPI_5, hosts=TWO_NODES)
     assert "mpiexec -n 3 -hosts node1:2,node2:1 -bind-to " in line(MPICH, hosts=TWO_NODES)
     assert "mpiexec.hydra -n 3 -hosts node1:2,node2:1, -genv " in line(INTEL, hosts=TWO_NODES)
+
+
+def test_a_colon_by_itself_would_end_the_program() -> None:
+    assert without_lone_colons(("a", "--prompt", ":", "--x", ":", "a:", "")) == ("a", "--prompt=:", "--x=:", "a:", "")
+    for words in ((":",), ("generate", ":"), ("--prompt", ":", ":")):
+        with pytest.raises(UserError, match="launch: a ':' by itself"):
+            without_lone_colons(words)
 
 
 def test_threads_reach_the_placement() -> None:
@@ -164,10 +180,21 @@ def write(tmp_path: Path, text: str) -> Path:
         "node1:2\nnode2:1\n",
         "# two hosts\n\nnode1  slots = 2 # the big one\n\tnode2\n",
         "node1\nnode2\nnode1\n",
+        "\ufeffnode1 slots=2\r\nnode2 slots=1\r\n",
     ],
 )
 def test_both_formats_of_hostfiles(text: str, tmp_path: Path) -> None:
     assert read_hostfile(write(tmp_path, text)) == TWO_NODES
+
+
+def test_the_most_that_a_host_takes(tmp_path: Path) -> None:
+    """Open MPI writes it in both ways."""
+    hosts = read_hostfile(write(tmp_path, "a slots=2 max_slots=4\nb max-slots = 3 max-memory=1GiB\nc slots=1\n"))
+    assert hosts == (Host("a", 2, None, 4), Host("b", 3, 1 << 30, 3), Host("c", 1))
+    check_max_slots(6, hosts)
+    check_max_slots(9, (Host("a", 1, None, 9),))
+    with pytest.raises(UserError, match="-np: 9 ranks would be 5 on b, which takes 3 at most"):
+        check_max_slots(9, (Host("b", 1, None, 3), Host("c", 1)))
 
 
 def test_the_names_of_this_machine_are_one_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -184,7 +211,14 @@ def test_the_names_of_this_machine_are_one_host(tmp_path: Path, monkeypatch: pyt
         ("node1:2\nnode2 slots=two\n", "line 2: 'node2 slots=two' is not understood"),
         ("node1:2 slots=2\n", "line 1: 'node1:2 slots=2' is not understood"),
         ("node1 node2\n", "line 1: 'node1 node2' is not understood"),
-        ("node1 max_slots=4\n", "line 1: 'node1 max_slots=4' is not understood"),
+        ("node1 max_slots=4 cpu=2\n", "line 1: 'node1 max_slots=4 cpu=2' is not understood"),
+        ("node1 slots=2 slots=2\n", "line 1: 'node1 slots=2 slots=2' is not understood"),
+        ("node1 slots=2 max_slots=1\n", "line 1: node1 has max_slots 1 and slots 2"),
+        ("node1 max_slots=x\n", "line 1: 'node1 max_slots=x' is not understood"),
+        ("-oProxyCommand\n", "line 1: '-oProxyCommand' is not understood"),
+        (f"node1 slots={'9' * 5000}\n", "line 1: 'node1 slots=999"),
+        ("node1 slots=60000\nnode2:60000\n", "more than 65536 slots in all"),
+        ("".join(f"n{number}\n" for number in range(1_000_000)), "more than 65536 slots in all"),
         ("node1:-1\n", "line 1: 'node1:-1' is not understood"),
         ("\nnode1:0\n", "line 2: node1 has 0 slots"),
     ],
@@ -198,7 +232,7 @@ def test_unreadable_hostfiles(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         read_hostfile(tmp_path / "missing")
     (tmp_path / "binary").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match="is no text"):
+    with pytest.raises(UserError, match="is not UTF-8"):
         read_hostfile(tmp_path / "binary")
 
 
@@ -254,6 +288,17 @@ def test_threads_that_were_asked_for(cores: list[int], local_size: int, threads:
     assert all(len(where.cores) == (threads if fits else 0) and where.shares_cores != fits for where in places)
 
 
+@pytest.mark.parametrize(
+    "quota, local_size, threads", [(1.0, 1, [1]), (1.0, 2, [1, 1]), (2.9, 1, [2]), (4.0, 2, [2, 2]), (99, 2, [4, 3])]
+)
+def test_threads_follow_a_quota_and_cores_stay(quota: float, local_size: int, threads: list[int]) -> None:
+    places = [place([0, 1, 2, 3, 4, 5, 6], rank, local_size, quota=quota) for rank in range(local_size)]
+    assert [where.threads for where in places] == threads
+    assert sum(len(where.cores) for where in places) == 7
+    assert all(where.shares_cores == (local_size > quota) for where in places)
+    assert place([0, 1], 0, 1, 2, quota=1) == Place((0, 1), 2, True)
+
+
 def test_one_thread_of_every_core_and_packages_together() -> None:
     """Two packages of two cores of two threads, numbered as Linux does on many servers: package by turns."""
     facts = {
@@ -269,6 +314,8 @@ def test_the_launcher_tells_the_numbers_on_this_host() -> None:
     assert local_numbers({"OMPI_COMM_WORLD_LOCAL_RANK": "1", "OMPI_COMM_WORLD_LOCAL_SIZE": "3"}) == (1, 3)
     assert local_numbers({"MPI_LOCALRANKID": "0", "MPI_LOCALNRANKS": "2"}) == (0, 2)
     assert local_numbers({"PMI_RANK": "0"}) is None
+    assert local_numbers({"MPI_LOCALRANKID": "x", "MPI_LOCALNRANKS": "2"}) is None
+    assert local_numbers({"MPI_LOCALRANKID": "2", "MPI_LOCALNRANKS": "2"}) is None
 
 
 def test_launching_needs_no_mpi_and_no_torch() -> None:

@@ -4,16 +4,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from mpi_spp.kernels import widened
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.linear import Activation
 from mpi_spp.kernels.plain import Plain
+from mpi_spp.kernels.quantized import dequantize, quantize
 from mpi_spp.model.store import cache_directory
 
 CPU, KERNELS = torch.device("cpu"), cache_directory() / "kernels"
 CASES = [
     (dtype, name) for dtype in (torch.float32, torch.bfloat16, torch.float16) for name in backends(dtype, CPU, KERNELS)
 ]
-SHAPES = [(100, 72), (131, 33), (1, 16), (576, 1536)]
+SHAPES = [(100, 72), (131, 33), (1, 16), (160, 1536)]
 ROWS = [0, 1, 2, 7, 13, 128, 250]
 PRECISION = {torch.float32: 2.0**-18, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-10}
 
@@ -62,6 +64,17 @@ def test_gated(has_bias: bool, rows: int, activation: Activation, dtype: torch.d
     expected = activation(gate) * up
     assert output.dtype == dtype and output.shape == expected.shape
     assert ((output.double() - expected).abs() <= case.precision * (2 + gate.abs() + up.abs())).all()
+
+
+@pytest.mark.parametrize("block_bytes", [1, 5 * 4 * 45, 48 * 4 * 45, 64 * 4 * 64])
+def test_any_number_of_blocks(block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16-bit weights, and of quantised ones, whose blocks are whole panels."""
+    monkeypatch.setattr(widened, "_BLOCK_BYTES", block_bytes)
+    torch.manual_seed(1)
+    weight, x, backend = torch.randn(100, 45), torch.randn(7, 45), widened.Blockwise()
+    half, codes = weight.bfloat16(), quantize(weight, 4, 32)
+    for given, exact in ((half, half.float()), (codes, dequantize(codes)[:100, :45])):
+        assert (backend.linear(given, None)(x) - x @ exact.t()).abs().max() < 1e-4
 
 
 def test_a_gpu_has_the_plain_one_only() -> None:

@@ -52,3 +52,4 @@ def test_the_reason_is_the_first_error_line() -> None:
     assert reason_in(pydantic, 1) == "Value error, 9 heads"
     assert reason_in("killed\n", 9) == "killed"
     assert reason_in("", 9) == "status 9"
+    assert reason_in("WARNING: error: none\n", -11) == "ended by SIGSEGV"

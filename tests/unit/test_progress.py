@@ -87,6 +87,21 @@ def test_steps_have_a_line_each(wait: Callable[[float], None], capsys: pytest.Ca
     assert capsys.readouterr().err.splitlines() == expected
 
 
+def test_no_step_is_shown_of_what_fails_at_once(
+    wait: Callable[[float], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for seconds, shown in ((0.5, []), (2, ["reading", "writing"])):
+        with pytest.raises(ValueError, match="no"), Steps() as steps:
+            steps("reading", 0.0)
+            wait(seconds)
+            steps("writing", 0.0)
+            raise ValueError("no")
+        assert capsys.readouterr().err.splitlines() == shown
+    with Steps() as steps:
+        steps("reading", 0.0)
+    assert capsys.readouterr().err == "reading\n"
+
+
 def test_work_that_lasts_is_announced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """A refusal that comes sooner stands alone."""
     monkeypatch.setattr(progress, "_SILENCE_SECONDS", 0.05)

@@ -1,27 +1,26 @@
 """From the user's words to token ids, and where an answer ends."""
 
-import json
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from reciting_model import END, START, make_tokenizer
 
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.model.prompt import (
-    load_tokenizer,
-    negative_token_ids,
-    prompt_token_ids,
-    stop_token_ids,
-)
+from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.prompt import negative_token_ids, prompt_token_ids
+from mpi_spp.model.tokenizer import load_tokenizer
 
 VOCAB_SIZE = 258  # 256 bytes and two special tokens
+POSITIONS = 200
+MODEL = cast(ModelConfig, SimpleNamespace(vocab_size=VOCAB_SIZE, max_positions=POSITIONS))
 BYTE_LEVEL = make_tokenizer()  # as Llama 3, SmolLM2 and Qwen
 
 
 def ids_of(tokenizer: Any = BYTE_LEVEL, directory: Path = Path("m"), **options: Any) -> list[int]:
-    return prompt_token_ids(RunConfig(model="m", **options), tokenizer, directory, VOCAB_SIZE)
+    return prompt_token_ids(RunConfig(model="m", **options), tokenizer, directory, MODEL)
 
 
 def test_a_chat_model_gets_its_template() -> None:
@@ -32,7 +31,7 @@ def test_a_chat_model_gets_its_template() -> None:
 
 def negative_ids_of(tokenizer: Any = BYTE_LEVEL, **options: Any) -> list[int]:
     config = RunConfig(model="m", guidance_scale=2.0, **options)
-    return negative_token_ids(config, tokenizer, Path("m"), VOCAB_SIZE, [5, 6, 7])
+    return negative_token_ids(config, tokenizer, Path("m"), MODEL, [5, 6, 7])
 
 
 def test_a_negative_prompt_is_made_like_the_prompt() -> None:
@@ -163,8 +162,9 @@ def test_a_template_that_refuses_is_quoted() -> None:
 
 
 def test_a_tokenizer_of_another_model_is_noticed() -> None:
+    small = cast(ModelConfig, SimpleNamespace(vocab_size=10, max_positions=POSITIONS))
     with pytest.raises(UserError, match="the model knows only 10"):
-        prompt_token_ids(RunConfig(model="m", prompt="hi"), BYTE_LEVEL, Path("m"), 10)
+        prompt_token_ids(RunConfig(model="m", prompt="hi"), BYTE_LEVEL, Path("m"), small)
 
 
 # The files
@@ -187,35 +187,3 @@ def test_a_broken_tokenizer_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=str(tmp_path)) as caught:
         load_tokenizer(tmp_path)
     assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "of_generation, of_model, expected",
-    [
-        ({"eos_token_id": 7}, {"eos_token_id": 5}, {7}),
-        ({"eos_token_id": [7, 8]}, {"eos_token_id": 5}, {7, 8}),
-        ({"eos_token_id": None}, {"eos_token_id": 5}, {5}),
-        ({}, {"eos_token_id": [5, 6]}, {5, 6}),
-        (None, {"eos_token_id": 5}, {5}),
-        ({"eos_token_id": 0}, {"eos_token_id": 5}, {0}),
-        (None, {}, {BYTE_LEVEL.eos_token_id}),
-    ],
-)
-def test_stop_tokens(tmp_path: Path, of_generation: Any, of_model: Any, expected: set[int]) -> None:
-    for name, content in (("generation_config.json", of_generation), ("config.json", of_model)):
-        if content is not None:
-            (tmp_path / name).write_text(json.dumps(content))
-    assert stop_token_ids(tmp_path, BYTE_LEVEL) == expected
-
-
-def test_a_model_without_stop_tokens(tmp_path: Path) -> None:
-    assert stop_token_ids(tmp_path, None) == frozenset()
-
-
-@pytest.mark.parametrize(
-    "content", ["{", "[]", '{"eos_token_id": "</s>"}', '{"eos_token_id": [[1]]}', '{"eos_token_id": true}']
-)
-def test_bad_stop_tokens_are_refused(tmp_path: Path, content: str) -> None:
-    (tmp_path / "generation_config.json").write_text(content)
-    with pytest.raises(UserError, match=r"generation_config\.json"):
-        stop_token_ids(tmp_path, BYTE_LEVEL)

@@ -114,7 +114,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def make_store(model: Path, scheme: str = "int4", group: int = 32) -> QuantizedStore:
-    return QuantizedStore(model.parent / "quantized", model, scheme, group)
+    return QuantizedStore(model.parent / "quantized", model, sorted(model.glob("*")), scheme, group)
 
 
 def test_a_file_gives_back_what_was_made(model: Path) -> None:

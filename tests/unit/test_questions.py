@@ -37,7 +37,12 @@ def test_prompts_are_those_of_generate(options: dict[str, Any], tmp_path: Path) 
     assert [(one.line, one.text) for one in found] == [(2, "Why?"), (4, "Wh\u2028o\u00e9?")]
     for one in found:
         whole = RunConfig(model="m", prompt=f"One.\n\nTwo.\n\n{one.text}", **options)
-        assert one.prompt_ids == prompt_token_ids(whole, make_tokenizer(), tmp_path, VOCAB_SIZE)
+        assert one.prompt_ids == prompt_token_ids(
+            whole,
+            make_tokenizer(),
+            tmp_path,
+            cast(ModelConfig, SimpleNamespace(vocab_size=VOCAB_SIZE, max_positions=POSITIONS)),
+        )
 
 
 @pytest.mark.parametrize(

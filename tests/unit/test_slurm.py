@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from mpi_spp import start
 from mpi_spp.cli.launch import command
 from mpi_spp.errors import UserError
 from mpi_spp.launch import slurm
@@ -20,6 +21,7 @@ from mpi_spp.launch.slurm import Allocation, batch_script
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ROOT / "docs" / "clusters.md"
+SHARED_PACKAGE = "/shared/venv/lib/python3.12/site-packages/mpi_spp"
 GENERATE = ("generate", "--model", "m", "--prompt", "it's $HOME")
 THREE_NODES = (Host("a", 2), Host("b", 2), Host("c", 1))
 
@@ -120,7 +122,7 @@ def test_the_dry_run_prints_the_script() -> None:
         text=True,
         check=True,
     ).stdout.splitlines()
-    assert words == ["--mpi=pmix", "--cpus-per-task=3", sys.executable, "-m", "mpi_spp", *GENERATE, "--threads", "3"]
+    assert words == ["--mpi=pmix", "--cpus-per-task=3", *start.words(), *GENERATE, "--threads", "3"]
     as_json = json.loads(launch(*asked, "--json", "-").stdout)
     assert as_json == {"argv": ["sbatch"], "environment": {}, "script": shown.stdout}
 
@@ -180,4 +182,6 @@ def test_the_page_shows_what_the_dry_run_prints(monkeypatch: pytest.MonkeyPatch)
     result = launch(*asked.split(), inner=tuple(inner.split()))
     assert result.exit_code == 0, result.exception
     wanted = "".join(f"    {line}".rstrip() + "\n" for line in result.stdout.splitlines())
-    assert printed.rstrip("\n") == wanted.replace(sys.executable, "/shared/venv/bin/python").rstrip("\n")
+    assert printed.rstrip("\n") == wanted.replace(sys.executable, "/shared/venv/bin/python").replace(
+        start.words()[1], SHARED_PACKAGE
+    ).rstrip("\n")

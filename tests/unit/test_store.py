@@ -194,3 +194,22 @@ def test_convert_command(wheel: Path, tmp_path: Path) -> None:
 def test_importing_the_store_is_cheap() -> None:
     code = "import sys, mpi_spp.cli.model; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "place, named", [("~no-such-user/x", "MPI_SPP_CACHE: ~no-such-user/x"), ("", "no home directory")]
+)
+def test_a_home_that_is_not_known(monkeypatch: pytest.MonkeyPatch, place: str, named: str) -> None:
+    """Of another user, or of an id without a name."""
+    monkeypatch.setenv("MPI_SPP_CACHE", place)
+    monkeypatch.delenv("HOME")
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    with pytest.raises(UserError, match=f"{named}.*; set MPI_SPP_CACHE to a directory"):
+        store.stored_models()
+
+
+def test_a_store_that_is_a_file_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setenv("MPI_SPP_CACHE", str(tmp_path / "cache"))
+    assert store.stored_models() == []
+    assert not store.is_stored("x" * 5000)

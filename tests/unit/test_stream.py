@@ -34,7 +34,7 @@ def stream(tokenizer: Any, ids: list[int]) -> tuple[list[str], str, str]:
     """The pieces, the rest and the whole text of an answer."""
     stream = TextStream(tokenizer)
     pieces = [stream.push(token) for token in ids]
-    return pieces, stream.rest(ids), stream.text(ids)
+    return pieces, stream.rest(), stream.text(ids)
 
 
 some_text = st.text(st.characters(codec="utf-8", exclude_characters="\ufffd\0"), max_size=20)
@@ -80,12 +80,36 @@ def test_any_answer_streams_to_its_text(ids: list[int]) -> None:
 
 @given(ids=st.lists(st.integers(0, len(BYTE_FALLBACK) + 2), max_size=30))
 def test_any_answer_of_a_byte_fallback_tokenizer_streams(ids: list[int]) -> None:
-    """A broken byte turns all bytes beside it into signs of replacement, those that were already shown too."""
+    """The text is transformers' unless a broken byte would turn all bytes beside it into signs of replacement."""
     pieces, rest, whole = stream(BYTE_FALLBACK, ids)
-    assert len("".join(pieces) + rest) == len(whole)
-    assert "".join(pieces) + rest == whole or "\ufffd" in whole
+    assert "".join(pieces) + rest == whole
+    of_transformers = BYTE_FALLBACK.decode(ids, skip_special_tokens=True)
+    assert whole == of_transformers or "\ufffd" in of_transformers
+
+
+@pytest.mark.parametrize("tokenizer", [BYTE_LEVEL, BYTE_FALLBACK], ids=["byte level", "byte fallback"])
+@pytest.mark.parametrize("cut", [1, 2])
+def test_whole_characters_are_kept_beside_one_that_is_cut(tokenizer: Any, cut: int) -> None:
+    ids = tokenizer("bé👍👍", add_special_tokens=False)["input_ids"][:-cut]
+    pieces, rest, whole = stream(tokenizer, ids)
+    assert "".join(pieces) + rest == whole
+    assert whole.startswith("bé👍\ufffd") and set(whole[3:]) == {"\ufffd"}
 
 
 def test_a_last_character_that_is_not_whole_is_the_rest() -> None:
     pieces, rest, whole = stream(BYTE_LEVEL, BYTE_LEVEL("a😀")["input_ids"][:-1])
     assert ("".join(pieces), rest, whole) == ("a", "\ufffd", "a\ufffd")
+
+
+def test_a_decoder_that_fails_leaves_what_was_shown_and_a_sign(capfd: pytest.CaptureFixture[str]) -> None:
+    """A panic of the library: an answer's tokens are worth more than its text."""
+    from tokenizers import Regex, decoders
+
+    tokenizer = make_byte_fallback()
+    steps = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Replace(Regex("(a+)+$"), "b")]
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence(steps)
+    ids = tokenizer("bc" + "a" * 40 + "d", add_special_tokens=False)["input_ids"]
+    pieces, rest, whole = stream(tokenizer, ids)
+    assert "".join(pieces) + rest == whole
+    assert whole.startswith(" bc") and whole.endswith("\ufffd")
+    assert "retry-limit" in capfd.readouterr().err

@@ -28,6 +28,7 @@ def rank_facts(rank: int, moments: dict[str, float], **changes: Any) -> dict[str
         "cpu": "A CPU",
         "instruction_sets": ["avx", "avx2"],
         "believed_cpu": None,
+        "cpu_quota": None,
         "kernels": "native-amx",
         "kernels_reason": "asked for",
         "compiler": "gcc 12",

@@ -87,6 +87,30 @@ def test_who_waits_for_a_lost_rank_does_not_hope_because_another_works() -> None
     assert "; rank 0 at work; nothing is heard of ranks 1, 3 (b); " in found[0].line
 
 
+@pytest.mark.parametrize("rank, seconds", [(0, TIMEOUT), (2, TIMEOUT + 3)])
+def test_who_works_misses_a_lost_rank(rank: int, seconds: int) -> None:
+    """Of two that work the first says so, and who waits for it before them. Rank 3 has never spoken: it starts."""
+    old, now = time.monotonic() - 6, time.monotonic()
+    heard = [None if rank == 0 else Word(True, now), Word(True, old), Word(True, now), None]
+    watchdog = Watchdog(life(rank=rank, heard=heard), TIMEOUT)
+    assert look(watchdog, seconds - 1) == []
+    (found,) = look(watchdog, 1)
+    assert found.is_end and "--timeout" in found.line
+    assert f"error: nothing has been heard of rank 1 (b) for 10 s or more, while rank {rank} works; " in found.line
+    heard[2 - rank] = Word(False, now)
+    assert look(Watchdog(life(rank=rank, heard=heard), TIMEOUT), TIMEOUT + 2) == []
+
+
+def test_a_rank_that_is_heard_again_was_not_lost() -> None:
+    state = life(heard=[Word(True, time.monotonic() - 6), None, None, None])
+    watchdog = Watchdog(state, TIMEOUT)
+    for _ in range(5):
+        assert look(watchdog, TIMEOUT - 1) == []
+        state.heard = [Word(True, time.monotonic()), None, None, None]
+        watchdog.look(1.0)
+        state.heard = [Word(True, time.monotonic() - 6), None, None, None]
+
+
 def test_a_large_message_may_take_as_long_as_on_a_slow_link() -> None:
     watchdog = Watchdog(life(waits_for=receive(nbytes=300_000_000)), TIMEOUT)
     assert not any(finding.is_end for finding in look(watchdog, 40))
@@ -111,6 +135,14 @@ def test_a_deadlock_is_called_one() -> None:
     now = time.monotonic()
     watchdog = Watchdog(life(waits_for=receive(), heard=[Word(False, now)] * 2 + [None] + [Word(False, now)]), TIMEOUT)
     assert "every rank waits, none works" in look(watchdog, TIMEOUT + 1)[0].line
+
+
+def test_another_run_of_this_process_may_have_another_limit() -> None:
+    watchdog = Watchdog(life(waits_for=receive()), TIMEOUT)
+    watchdog.set_limit(0)
+    assert look(watchdog, 100 * TIMEOUT) == []
+    watchdog.set_limit(3)
+    assert look(watchdog, 1)[-1].is_end
 
 
 def test_a_debugger_may_hold_a_rank_for_as_long_as_it_likes() -> None:

@@ -16,12 +16,13 @@ import torch
 from mpi_spp import cpu
 
 # Options of the compiler by what the CPU must have, as Linux calls it.
-_VECTORS = {name: f"-m{name.replace('_', '')}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
-_VECTORS |= {"avx512_bf16": "-mavx512bf16", "fma": "-mfma", "f16c": "-mf16c"}
+_AVX2 = {name: f"-m{name}" for name in ("avx2", "fma", "f16c")}
+_AVX512 = _AVX2 | {name: f"-m{name}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
+_AVX512 |= {"avx512_bf16": "-mavx512bf16"}
 _TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
 # The best first, by the newest instruction set in each. The compiling CPU does not matter, and what is compiled is
 # loaded only where the CPU has all of it: hosts of a cluster may share a home directory.
-VARIANTS = {"amx": _VECTORS | _TILES, "avx512bf16": _VECTORS}
+VARIANTS = {"amx": _AVX512 | _TILES, "avx512bf16": _AVX512, "avx2": _AVX2}
 _FLAGS = ("-O3", "-fPIC", "-fopenmp", "-std=gnu11")
 _COMPILERS = ("gcc", "cc")
 _SECONDS = 120
@@ -143,6 +144,7 @@ def _compile(sources: list[Path], flags: Sequence[str], scratch: Path) -> Path:
     compiler = next(iter(compilers()), None)
     if compiler is None:
         raise OSError(f"no C compiler ({' or '.join(_COMPILERS)}) on the PATH; install one, or name it in CC")
+    compiler = os.path.abspath(shutil.which(compiler) or compiler)
     objects = [scratch / f"{source.stem}.o" for source in sources]
     library = scratch / "native.so"
     commands = [
@@ -150,7 +152,8 @@ def _compile(sources: list[Path], flags: Sequence[str], scratch: Path) -> Path:
     ]
     # Linked without OpenMP: its symbols are then those of the library that torch has loaded.
     for command in [*commands, [compiler, "-shared", *objects, "-lm", "-o", library]]:
-        done = subprocess.run([*map(str, command)], capture_output=True, text=True, timeout=_SECONDS, check=False)
+        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": _SECONDS, "cwd": scratch}
+        done = subprocess.run([*map(str, command)], check=False, **settings)
         if done.returncode:
             raise OSError(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")
     return library

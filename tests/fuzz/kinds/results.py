@@ -1,0 +1,62 @@
+"""Results of `bench --json`, files of --trace, and what is remembered in the cache folder."""
+
+import shutil
+from random import Random
+
+import edit_files
+import edit_json
+from case import QUICK, Case, Room
+from verdict import is_finite_json
+
+from kinds.config import most
+
+_TOLERANCES = ("0.02", "0", "1", "-1", "nan", "inf", "-inf", "1e400", "x", "", "1e-320")
+
+
+def make(room: Room, rng: Random, draws: list[Random]) -> Case:
+    """See kinds/__init__.py."""
+    kind = rng.choice(("compare", "summary", "plot", "cache"))
+    if kind == "cache":
+        return of_cache(room, rng, draws)
+    base = "bench.json" if kind == "compare" else "trace.json"
+    paths = [room.work / name for name in (base, f"other-{base}")]
+    for path in paths:
+        shutil.copy(room.bases / base, path)
+    told = [kind]
+    for draw in draws:
+        path = paths[draw.choice((0, 0, 1)) if kind == "compare" else 0]
+        spoils = draw.random() < 0.15
+        told.append(edit_files.spoil(room, path, draw) if spoils else edit_json.edit_file(room, path, draw))
+    words = {
+        "compare": ["bench", "compare", *[path.name for path in paths], "--json", "out/ratios.json"],
+        "summary": ["trace", "summary", base, "--json", "-"],
+        "plot": ["trace", "plot", base, f"out/picture.{rng.choice(('svg', 'html', 'svg'))}"],
+    }[kind]
+    if kind == "compare" and draws and rng.random() < 0.3:
+        words += ["--tolerance", rng.choice(_TOLERANCES)]
+        told.append(" ".join(words[-2:]))
+    statuses = (0, 1, 2) if kind == "compare" else (0, 2)
+    check = is_finite_json if kind == "summary" else None
+    return Case(words, names=(base, "--tolerance", "trace"), statuses=statuses, check=check, told=told)
+
+
+def of_cache(room: Room, rng: Random, draws: list[Random]) -> Case:
+    """What earlier runs have left must never stop a later one."""
+    folder = room.path / "cache" / "kernels"
+    told = []
+    for draw in draws:
+        path = draw.choice(sorted(folder.iterdir()))
+        if draw.random() < 0.3 and path.is_file():
+            told.append(
+                edit_files.overwrite(room, path, draw) if draw.random() < 0.5 else edit_files.cut(room, path, draw)
+            )
+        else:
+            told.append(edit_json.edit_file(room, path, draw) if path.is_file() else "nothing to change")
+        told[-1] = f"{path.name}: {told[-1]}"
+    model = room.copy("llama")
+    lengths = ["--model", str(model), "--prompt-tokens", "16", "--new-tokens", "4", "--json", "-"]
+    words = rng.choice((["plan", *lengths], ["simulate", *lengths, "--ranks", "1,2"], ["generate"]))
+    if words == ["generate"]:
+        words = ["generate", "--model", str(model), "--prompt", "hi", "--json", "-", *QUICK, *most()]
+        words[words.index("plain")] = "auto"
+    return Case(words, statuses=(0,), check=is_finite_json, told=["cache", words[0], *told])
