@@ -75,7 +75,7 @@ CASES = {
     "a file as the model": Case("is a file", damage=lambda model: (shutil.rmtree(model), model.write_text("x"))),
     "an empty directory": Case("config.json: no such file", damage=lambda model: (shutil.rmtree(model), model.mkdir())),
     "config without a field": Case("'hidden_size' is missing", damage=change_config(hidden_size=None), starts=True),
-    "config that is no JSON": Case("cannot be read as JSON", damage=write("config.json", b"{")),
+    "config that is no JSON": Case("is not JSON", damage=write("config.json", b"{")),
     "unsupported family": Case("model_type 'gpt2' is not supported", damage=change_config(model_type="gpt2")),
     "truncated weights": Case("is corrupt or truncated", damage=rewrite_weights(lambda old: old[:-100]), starts=True),
     "corrupt header": Case(
@@ -190,4 +190,4 @@ def test_bad_input_with_mpich(model: Path) -> None:
     launcher, python = environments()["mpich"]
     write("config.json", b"{")(model)
     command = mpi_spp("generate", "--model", str(model), "--prompt", "hi", python=python)
-    check_one_line(run(mpirun(NUM_RANKS, command, launcher)), "cannot be read as JSON")
+    check_one_line(run(mpirun(NUM_RANKS, command, launcher)), "is not JSON")
