@@ -13,11 +13,11 @@ from mpi_spp import start
 
 
 def main() -> None:
-    """Run the command line, or the module of this package that the first word names."""
+    """Run the command line, or the module that the first word names, where the folder of this package was started."""
     start.leave_working_directory_out()
     start.require_working_directory()
     start.ensure_folders()
-    if sys.argv[1:] and sys.argv[1].startswith("mpi_spp."):
+    if not __package__ and sys.argv[1:] and sys.argv[1].startswith("mpi_spp."):
         import runpy
 
         del sys.argv[0]

@@ -15,7 +15,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 KV_CACHE_DTYPES = ("auto", "int8")
 GRANULARITIES = ("layer", "chunk", "prefill")
-KERNELS = ("auto", "plain", "packed", "widened", "blockwise", "native", "native-amx", "native-avx512bf16")
+_VARIANTS = ("native-amx", "native-avx512bf16", "native-avx2")
+KERNELS = ("auto", "plain", "packed", "widened", "blockwise", "native", *_VARIANTS)
 QUANTIZE = ("int8", "int4")
 LAYER_SPLITS = ("auto", "even")
 CUDA_AWARE = ("auto", "yes", "no")
@@ -115,8 +116,9 @@ class RunConfig:
             raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
         if self.chat_template_kwargs is not None:
             check_template_variables("--chat-template-kwargs", self.chat_template_kwargs)
-        if self.prompt_ids is not None and self.chat:
-            raise UserError("--chat: --prompt-ids are used as they are; leave one of them out")
+        for name in ("chat", "system", "chat_template_kwargs"):
+            if self.prompt_ids is not None and getattr(self, name) not in (None, False):
+                raise UserError(f"{option_name(name)}: --prompt-ids are used as they are; leave one of them out")
 
     @property
     def is_open(self) -> bool:

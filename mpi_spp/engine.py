@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
@@ -117,11 +117,7 @@ class Engine:
         return self._caches.target(capacity, self._cut(prompt_tokens or capacity))
 
     def generate(
-        self,
-        prompt_ids: list[int],
-        stop_ids: frozenset[int],
-        max_new_tokens: int,
-        penalties: Penalties = NO_PENALTIES,
+        self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int, penalties: Penalties = NO_PENALTIES
     ) -> Iterator[int]:
         """Yield the answer's token ids, the stop token included, on every rank. Collective."""
         for _, token in self.generate_batch([Request(prompt_ids, stop_ids, max_new_tokens, penalties=penalties)]):
@@ -297,15 +293,11 @@ class Engine:
         with timed("select", sequences=len(sequences)):
             tokens = self._selection.select(self.stage, hidden, self._links.selecting, streams, steps, adjusts)
         if int(tokens.max()) >= NOT_FINITE:
-            self._refuse_numbers(sequences)
+            error = not_finite(self._loader, sequences, self._links.selecting)
+            if self.mesh.dp > 1 and self.comm.is_first:  # other replicas would go on, and then wait for these ranks
+                abort_with(error)
+            raise error
         return tokens
-
-    def _refuse_numbers(self, sequences: Sequence[Growing]) -> NoReturn:
-        """Raise on all ranks that select; where other replicas go on, which would wait for these, end the job."""
-        error = not_finite(self._loader, sequences, self._links.selecting)
-        if self.mesh.dp > 1 and self.comm.is_first:
-            abort_with(error)
-        raise error
 
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":

@@ -29,11 +29,7 @@ class Guidance:
         self.prefills: list[dict[str, Any]] = []
 
     def generate(
-        self,
-        prompt_ids: list[int],
-        stop_ids: frozenset[int],
-        max_new_tokens: int,
-        penalties: Penalties = NO_PENALTIES,
+        self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int, penalties: Penalties = NO_PENALTIES
     ) -> Iterator[int]:
         """As `Engine.generate`: yield the answer's token ids on every rank. Collective."""
         prompts = (prompt_ids, self._negative_ids)

@@ -1,6 +1,7 @@
 """From a model directory to what a rank computes with, in steps that each end in agreement of all ranks."""
 
 import logging
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.native.library import NoKernels
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.limits import memory_available
-from mpi_spp.model.arithmetic import Chosen, choose, products_of, room_on_host
+from mpi_spp.model.arithmetic import Chosen, bytes_of_weights, choose, products_of, room_on_host
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import Stage
@@ -37,7 +38,7 @@ from mpi_spp.report.timed import timed
 from mpi_spp.schedule import Cost
 from mpi_spp.shares import Share, split_layer
 from mpi_spp.teams import teams_of
-from mpi_spp.units import limits_by_host
+from mpi_spp.units import limits_by_host, memory_warnings
 
 log = logging.getLogger(__name__)
 
@@ -59,6 +60,10 @@ class Loader:
         self.checkpoint, self.device = world.together(check)
         self.dtype = choose_dtype(config.dtype, model.dtype or checkpoint_dtype(self.checkpoint), self.device)
         self._backend = self._choose_kernels()
+        self._warned = False
+        if not config.is_open:  # a measurement of layers comes before what each rank must load is known
+            share = self._copies_on_host() / world.local_size
+            self._warn_of_memory(share * model.num_hidden_layers, share * model.vocab_size)
         self._store = self._quantized()
 
     def stage(
@@ -67,6 +72,7 @@ class Loader:
         """Read some shares of some layers, and one of so many slices of the vocabulary. Collective."""
         log.info("loading %s as %s on %s, kernels: %s", self.directory, self.dtype, self.device, self.kernels)
         rows = split_evenly(self.model.vocab_size, num_vocabularies)[vocabulary]
+        self._warn_of_memory(sum(map(len, layers.values())) / len(shares), len(rows))
         with timed("load"):
             return self._world.together(lambda: self._load(layers, rows, shares))
 
@@ -100,6 +106,22 @@ class Loader:
             shares,
             self._track("loading"),
         )
+
+    def _warn_of_memory(self, layers: float, rows: float) -> None:
+        """Say once on which host so many layers and rows of the head on each rank do not fit. Collective.
+
+        A rank that runs out of memory ends without a word. No more than a warning, since of what is mapped from files a
+        part may leave the memory again.
+        """
+        config, world = self._config, self._world
+        if self._warned:
+            return
+        of_layer, of_row = bytes_of_weights(self.model, self.kernels, self.dtype, config.quantize)
+        need = layers * of_layer + rows * of_row if self.device.type == "cpu" else 0
+        lines = memory_warnings(world.gather((world.host, need, memory_available())))
+        self._warned = bool(lines)
+        for line in lines if world.rank == 0 else ():
+            print(f"mpi-spp: warning: {line}", file=sys.stderr, flush=True)
 
     def _some_layers(self) -> Stage:
         """A few layers of each kind, to be measured and let go."""

@@ -1,5 +1,6 @@
 """What an engine is asked."""
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,6 +49,10 @@ def check_template_variables(source: str, variables: Any) -> None:
     """Raise UserError unless these are variables that a template may be given. `source`: an option or a field."""
     if not isinstance(variables, dict):
         raise UserError(f'{source}: is no JSON object, but {json_type(variables)}; give {{"enable_thinking": false}}')
+    try:
+        json.dumps(variables, allow_nan=False)
+    except ValueError:
+        raise UserError(f"{source}: holds a number that is none (NaN or Infinity); give another") from None
     if reserved := sorted(_RESERVED & variables.keys()):
         raise UserError(f"{source}: {reserved[0]} is set by the program; leave it out")
 

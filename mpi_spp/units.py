@@ -1,7 +1,7 @@
 """Amounts as people write and read them."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from mpi_spp.errors import UserError
 
@@ -70,3 +70,16 @@ def _factor(unit: str) -> int | None:
     return next(
         (factor for name, factor in _FACTORS.items() if name.lower() == unit.lower()), 1 if unit in "bB" else None
     )
+
+
+def memory_warnings(ranks: Sequence[tuple[str, float, int]]) -> list[str]:
+    """A line for each host with too little memory. Of every rank: host, bytes of weights, bytes free; 0: unknown."""
+    lines = []
+    for host in dict.fromkeys(host for host, *_ in ranks):
+        needs, frees = zip(*(numbers for name, *numbers in ranks if name == host), strict=True)
+        need, free = sum(needs), min(frees)
+        if need > free > 0:
+            told = f"the weights of all ranks on {host} take {show_bytes(need)}, and {show_bytes(free)} are free"
+            advice = "take more hosts, a tensor or pipeline decode, or --quantize"
+            lines.append(f"{told}: they may be killed (signal 9); {advice}")
+    return lines

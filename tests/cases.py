@@ -20,7 +20,7 @@ RANKS = ("1", "2", "3", "4", "5", "7")
 NONE = "-"  # an axis that says nothing here
 WITH_EXPERTS = [name for name, one in RECIPES.items() if "moe" in one.model_type or one.model_type == "mixtral"]
 DTYPES = ("float32", "bfloat16", "float16")
-KERNELS = ("plain", "packed", *WIDENING, "native-amx", "native-avx512bf16")
+KERNELS = ("plain", "packed", *WIDENING, "native-amx", "native-avx512bf16", "native-avx2")
 NUMBERS = tuple(f"{dtype}/{one}" for dtype in DTYPES for one in KERNELS if dtype == "bfloat16" or not is_native(one))
 FREE_AXES = {  # "many" and "few": as many chunks as pay on a slow machine, and on a fast one
     "model": tuple(RECIPES),

@@ -11,6 +11,7 @@ from mpi_spp.kernels.choice import Products, fastest, for_auto, named, remembere
 from mpi_spp.kernels.quantized import BITS
 from mpi_spp.kernels.trial import WORKS
 from mpi_spp.model.config import ModelConfig
+from mpi_spp.model.quantized import HEAD_BITS
 from mpi_spp.units import show_bytes
 
 _SHARE_OF_MEMORY = 0.8  # that widened weights may take: caches, buffers and programs need some, too
@@ -43,6 +44,19 @@ def room_on_host(model: ModelConfig, copies: float, free: int) -> Room:
     """Return what so many copies of a model's weights would take; `free`: bytes."""
     numbers = model.layer_parameters * model.num_hidden_layers + model.vocab_size * model.hidden_size
     return Room(int(4 * numbers * copies), free)
+
+
+def bytes_of_weights(model: ModelConfig, kernels: str, dtype: torch.dtype, scheme: str | None) -> tuple[float, float]:
+    """About what a layer takes in memory, and a row of the head: no more than a product, for a first look.
+
+    What is exact (`sizes.py`) imports parts of torch that no other work of a run needs, for a second.
+    """
+    of_layer = of_head = float(dtype.itemsize)
+    if kernels == "widened":  # in float32, codes too
+        of_layer = of_head = 4.0
+    elif scheme is not None:
+        of_layer, of_head = BITS[scheme] / 8, HEAD_BITS / 8
+    return model.layer_parameters * of_layer, model.hidden_size * of_head
 
 
 def choose(wanted: str, products: Products, room: Room, directory: Path) -> Chosen:

@@ -10,7 +10,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.files import parse_json, read_text
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.template import ChatTemplate
-from mpi_spp.model.tokenizer import require_room, token_ids
+from mpi_spp.model.tokenizer import is_failure, require_room, token_ids
 
 _MOST_BYTES_OF_AN_ID = 64  # with what may stand around it in a file
 _NOT_WHOLE = "\ufffd"  # what decoders put in place of bytes that are no character
@@ -79,6 +79,7 @@ class TextStream:
         )
         self._context: list[int] = []  # the tokens shown last
         self._held: list[int] = []  # the tokens after them, which are not shown yet
+        self._is_broken = False  # the decoder has failed, which it would do for every token from there on
 
     def fresh(self) -> "TextStream":
         """A stream for another answer."""
@@ -86,7 +87,7 @@ class TextStream:
 
     def push(self, token_id: int) -> str:
         """The text that this token completes; empty while a character is not whole."""
-        if token_id in self._hidden:
+        if token_id in self._hidden or self._is_broken:
             return ""
         self._held.append(token_id)
         piece = self._piece()
@@ -97,6 +98,8 @@ class TextStream:
 
     def rest(self) -> str:
         """What has not been given out: last characters that never became whole."""
+        if self._is_broken:
+            return _NOT_WHOLE
         return self._piece() if self._held else ""
 
     def text(self, token_ids: list[int]) -> str:
@@ -113,7 +116,14 @@ class TextStream:
         return now[len(before) :] if now.startswith(before) else self._decoded(self._held)
 
     def _decoded(self, token_ids: list[int]) -> str:
-        return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        """What the tokenizer makes of them; where it fails, so that an answer has no text, a sign for that."""
+        try:
+            return self._tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        except BaseException as error:
+            if not is_failure(error):
+                raise
+            self._is_broken = True
+            return _NOT_WHOLE
 
 
 def _read_prompt(config: RunConfig) -> tuple[str, str]:

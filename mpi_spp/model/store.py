@@ -18,6 +18,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.model.gguf import Progress, check_packages, convert, silent
 
 _BLOCK = 1 << 20
+_MOST_PATH_BYTES = 3000  # of the cache: Linux takes 4096, with the names of what is kept there
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def cache_directory() -> Path:
             f"MPI_SPP_CACHE: {chosen} is in the home of nobody who is known" if chosen else "no home directory is known"
         )
         raise UserError(f"{whose}; set MPI_SPP_CACHE to a directory")
+    if len(os.fsencode(directory)) > _MOST_PATH_BYTES:
+        raise UserError(f"MPI_SPP_CACHE: {directory[:20]}... is too long for a path; set it to a directory")
     return Path(os.path.abspath(directory))
 
 

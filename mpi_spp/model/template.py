@@ -6,12 +6,11 @@ import re
 import select
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import mpi_spp
+from mpi_spp import start
 from mpi_spp.errors import UserError
 from mpi_spp.files import json_type
 
@@ -104,14 +103,11 @@ class _Process:
         if self._process is None or self._process.poll() is not None:
             self._end()
             self._is_ready = False
-            ours = Path(mpi_spp.__file__).parents[1]
-            sources = os.pathsep.join([str(ours), *sys.path[1:]])
-            environment = {**os.environ, "PYTHONSAFEPATH": "1", "PYTHONPATH": sources, "OPENBLAS_NUM_THREADS": "1"}
-            command = [sys.executable, "-m", "mpi_spp.model.template_process"]
-            pipe = subprocess.PIPE
+            command, pipe = start.words("mpi_spp.model.template_process"), subprocess.PIPE
+            environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
             try:
                 self._process = subprocess.Popen(
-                    command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=ours, env=environment
+                    command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, cwd=os.sep, env=environment
                 )
             except OSError as error:
                 raise UserError(f"--chat: no process for the chat template can be started ({error.strerror})") from None

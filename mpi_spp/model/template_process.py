@@ -1,7 +1,7 @@
 """The process in which a model's chat template is rendered: it may be ended, and take no more memory than it is given.
 
 A template is a program that came with the model. Its sandbox keeps it from files, but not from loops without an end,
-nor from texts of gigabytes. `python -m mpi_spp.model.template_process` answers each line of JSON with one.
+nor from texts of gigabytes. `mpi_spp.model.template_process` (see start.py) answers each line of JSON with one.
 """
 
 import importlib

@@ -76,6 +76,11 @@ def _ids(tokenizer: Any, text: str, source: str, special: bool) -> list[int]:
         return tokenizer(text, add_special_tokens=special)["input_ids"]
 
 
+def is_failure(error: BaseException) -> bool:
+    """Whether tokenizers has failed: its panics are no Exception."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def _require_size(path: Path) -> None:
     """Raise UserError for a file that nothing should try to read, such as a pipe or gigabytes."""
     if not path.exists():
@@ -149,7 +154,7 @@ def _in_one_line(what: str) -> Iterator[None]:
         except Exception as error:  # transformers raises many kinds; all of them mean that the files are wrong
             raise UserError(f"{what} ({_shortened(error)})") from None
         except BaseException as error:
-            if type(error).__name__ != "PanicException":
+            if not is_failure(error):
                 raise
             shown.truncate(0)
             raise UserError(f"{what} ({_shortened(error)})") from None

@@ -73,10 +73,10 @@ def test_quantised_weights_are_measured_as_such(tmp_path: Path) -> None:
 
 
 def test_auto_takes_one_native_variant_and_widens_only_where_all_else_fails() -> None:
-    everything = ["plain", "packed", "widened", "blockwise", "native-amx", "native-avx512bf16"]
+    everything = ["plain", "packed", "widened", "blockwise", "native-amx", "native-avx512bf16", "native-avx2"]
     assert for_auto(everything) == ["plain", "packed", "native-amx"]
     assert for_auto(["widened", "blockwise"]) == ["widened", "blockwise"]
-    assert for_auto(["widened", "blockwise", "native-avx512bf16"]) == ["native-avx512bf16"]
+    assert for_auto(["widened", "blockwise", "native-avx2"]) == ["native-avx2"]
 
 
 def fake_trials(monkeypatch: pytest.MonkeyPatch, **failed: str) -> list[list[str]]:

@@ -35,6 +35,8 @@ def make(**options: Any) -> RunConfig:
         ({"cuda_aware": "maybe"}, "--cuda-aware: 'maybe'"),
         ({"device": "cpu", "gpu_ids": (0,)}, "--gpu-ids"),
         ({"prompt": None, "prompt_ids": "f", "chat": True}, "--chat"),
+        ({"prompt": None, "prompt_ids": "f", "system": "s"}, "--system: --prompt-ids are used as they are"),
+        ({"prompt": None, "prompt_ids": "f", "chat_template_kwargs": {"a": 1}}, "--chat-template-kwargs: --prompt-ids"),
         ({"temperature": -0.1}, "--temperature: -0.1"),
         ({"temperature": float("nan")}, "--temperature: nan"),
         ({"temperature": float("inf")}, "--temperature: inf"),

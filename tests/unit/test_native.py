@@ -22,7 +22,7 @@ from mpi_spp.kernels.plain import Plain
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.store import cache_directory
 
-pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX512_BF16")
+pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2")
 
 
 @pytest.fixture(scope="module", params=library.VARIANTS)

@@ -5,10 +5,10 @@ from typing import Any, cast
 import pytest
 import score_table
 import torch
-from mpi4py import MPI
 from transformers import RepetitionPenaltyLogitsProcessor
 
 from mpi_spp.comm.communicator import Communicator
+from mpi_spp.comm.world import the_world
 from mpi_spp.partition import split_evenly
 from mpi_spp.request import Penalties
 from mpi_spp.sampling.greedy import Greedy
@@ -18,7 +18,6 @@ from mpi_spp.sampling.sampler import Sampler
 
 VOCAB_SIZE, PROMPT, ANSWER = 50, [3, 3, 41, 7, 0], [7, 49, 49, 12]
 SCORES = 3 * torch.randn(40, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))
-ALONE = Communicator(MPI.COMM_SELF)
 
 
 def seen_by(penalties: Penalties, vocabulary: range) -> Seen:
@@ -54,7 +53,9 @@ def test_the_other_penalties_count_the_answer_alone() -> None:
 def selected(selection: Any, table: torch.Tensor, dtype: torch.dtype, adjusts: Any, rows: Any = None) -> list[int]:
     head = cast(Any, score_table.ScoreTable(table, dtype, range(VOCAB_SIZE)))
     hidden = score_table.hidden_of(table) if rows is None else rows
-    return selection.select(head, hidden, ALONE, [0] * len(hidden), range(len(hidden)), adjusts).tolist()
+    return selection.select(
+        head, hidden, Communicator(the_world().mpi_comm), [0] * len(hidden), range(len(hidden)), adjusts
+    ).tolist()
 
 
 @pytest.mark.parametrize("selection", [Greedy(), Sampler(0.9, 0, 1.0, 3), Sampler(0.9, 5, 0.9, 3)])

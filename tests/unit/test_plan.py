@@ -16,6 +16,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.kernels.quantized import BITS, quantize
 from mpi_spp.launch.hostfile import parse_hosts, read_hostfile
 from mpi_spp.mesh import Mesh
+from mpi_spp.model.arithmetic import bytes_of_weights
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.sizes import _quantized, sizes_of
 from mpi_spp.partition import split_evenly
@@ -54,6 +55,16 @@ def test_shares_and_slices_add_up(model: ModelConfig, num_ranks: int, scheme: st
     assert sum(head) == pytest.approx(sizes.of_head(range(model.vocab_size)), rel=0 if exact else 0.1)
     if exact:
         assert sizes.of_shares(1)[0] == 2 * model.layer_parameters
+
+
+@pytest.mark.parametrize("scheme", (None, *QUANTIZE))
+@pytest.mark.parametrize("kernels", ("plain", "native", "widened"))
+def test_a_first_look_at_memory_is_near_the_exact_bytes(model: ModelConfig, scheme: str | None, kernels: str) -> None:
+    """Scales and norms are left out of it."""
+    sizes = sizes_of(model, torch.bfloat16, kernels, scheme, 32)
+    of_layer, of_row = bytes_of_weights(model, kernels, torch.bfloat16, scheme)
+    assert of_layer == pytest.approx(sizes.of_layer(), rel=0.25)
+    assert of_row * model.vocab_size == pytest.approx(sizes.of_head(range(model.vocab_size)), rel=0.25)
 
 
 @pytest.mark.parametrize("scheme", QUANTIZE)

@@ -45,7 +45,7 @@ def test_the_words_start_these_files_from_anywhere(module: str, trap: Path) -> N
     """Also where another copy of the package lies, and without a word where this one is."""
     (trap / "mpi_spp").mkdir()
     (trap / "mpi_spp" / "__init__.py").write_text("import os; os._exit(9)")
-    rest = ["model", "list", "--json"] if not module else ["echo", '{"available": 1}']
+    rest = ["model", "list", "--json", "-"] if not module else ["echo", '{"available": 1}']
     done = run([*start.words(module), *rest], trap, "")
     assert (done.returncode, done.stderr) == (0, "") and "available" in done.stdout
 

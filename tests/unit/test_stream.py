@@ -99,3 +99,17 @@ def test_whole_characters_are_kept_beside_one_that_is_cut(tokenizer: Any, cut: i
 def test_a_last_character_that_is_not_whole_is_the_rest() -> None:
     pieces, rest, whole = stream(BYTE_LEVEL, BYTE_LEVEL("a😀")["input_ids"][:-1])
     assert ("".join(pieces), rest, whole) == ("a", "\ufffd", "a\ufffd")
+
+
+def test_a_decoder_that_fails_leaves_what_was_shown_and_a_sign(capfd: pytest.CaptureFixture[str]) -> None:
+    """A panic of the library: an answer's tokens are worth more than its text."""
+    from tokenizers import Regex, decoders
+
+    tokenizer = make_byte_fallback()
+    steps = [decoders.Replace("▁", " "), decoders.Fuse(), decoders.Replace(Regex("(a+)+$"), "b")]
+    tokenizer.backend_tokenizer.decoder = decoders.Sequence(steps)
+    ids = tokenizer("bc" + "a" * 40 + "d", add_special_tokens=False)["input_ids"]
+    pieces, rest, whole = stream(tokenizer, ids)
+    assert "".join(pieces) + rest == whole
+    assert whole.startswith(" bc") and whole.endswith("\ufffd")
+    assert "retry-limit" in capfd.readouterr().err

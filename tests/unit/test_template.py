@@ -137,6 +137,7 @@ def test_the_default_of_several_templates_is_taken() -> None:
         ({"messages": []}, "messages is set by the program"),
         ({"add_generation_prompt": False}, "add_generation_prompt is set by the program"),
         ({"chat_template": "x"}, "chat_template is set by the program"),
+        ({"a": [float("nan")]}, "holds a number that is none"),
     ],
 )
 def test_variables_that_cannot_be_given(value: Any, says: str) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import memory_limits, read_hostfile
-from mpi_spp.units import limits_by_host, parse_bytes, parse_limit, show_bytes
+from mpi_spp.units import limits_by_host, memory_warnings, parse_bytes, parse_limit, show_bytes
 
 
 @pytest.mark.parametrize("text, count", [("8GiB", 8 << 30), ("500MB", 500_000_000), ("2g", 2 << 30), ("512", 512)])
@@ -51,3 +51,12 @@ def test_limits_of_a_hostfile(tmp_path: Path) -> None:
     path.write_text("node1 slots=2 max-memory=8GiB\nnode2:3\nnode3 slots=1 max-memory=500MB\n")
     text = memory_limits(read_hostfile(path))
     assert parse_limit(text, "--max-memory") == (("node1", 8 << 30), ("node3", 500_000_000))
+
+
+def test_hosts_with_too_little_memory_are_named() -> None:
+    gib = 2**30
+    ranks = [("a", gib, 3 * gib), ("a", gib, 2 * gib), ("b", gib, 2 * gib), ("b", 2 * gib, 2 * gib), ("c", 1, 0)]
+    (line,) = memory_warnings(ranks)
+    assert line.startswith(
+        "the weights of all ranks on b take 3 GiB, and 2 GiB are free: they may be killed (signal 9)"
+    )

@@ -1,1 +1,1 @@
-"""Kernels in C for CPUs with AVX512_BF16, and better ones for those with AMX, compiled on the machine at first use."""
+"""Kernels in C for CPUs with AVX2, and better ones for those with AVX512_BF16 or AMX, compiled at first use."""

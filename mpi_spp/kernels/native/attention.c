@@ -2,15 +2,15 @@
  *
  * The positions are cut into segments that begin at multiples of SEGMENT. Of each segment a row takes a share: its
  * largest score, the sum of its weights e^(score - largest), and the values so weighted. Shares are merged in the order of
- * the segments (online softmax: Milakov and Gimelshein, 2018; tiles as in FlashAttention: Dao et al., 2022). Products are
- * bfloat16 with float32 sums; scores and softmax are float32. */
+ * the segments (online softmax: Milakov and Gimelshein, 2018; tiles as in FlashAttention: Dao et al., 2022). Weights are
+ * numbers as tile() takes them; sums, scores and softmax are float32. */
 #include "cache.h"
 #include "tile.h"
 
 enum { SEGMENT = 256, BLOCK = 96 }; /* positions, and rows that share what is packed of them */
 
 typedef struct {
-  const bfloat16 *queries; /* as attend() has them */
+  const number *queries; /* as attend() has them, but for their type */
   const Cache *cache;
   bfloat16 *to;
   float *part, *log_sums; /* in place of `to`, as attend_part() has them */
@@ -24,7 +24,7 @@ typedef struct {
 
 INLINE index_t width_of(index_t size) { return parts_of(size, PANEL) * PANEL; }
 
-INLINE const bfloat16 *queries_of(const Job *job, index_t group, index_t row) {
+INLINE const number *queries_of(const Job *job, index_t group, index_t row) {
   return job->queries + (group * job->tokens * job->heads + row) * job->size;
 }
 
@@ -33,10 +33,10 @@ INLINE index_t behind(const Job *job, index_t row) { return job->start + row / j
 INLINE index_t stop_of(const Job *job, index_t row) { return smaller(job->stop, behind(job, row)); }
 INLINE index_t first_of(const Job *job, index_t row) { return larger(job->first, behind(job, row) - job->window); }
 
-#ifdef __AMX_BF16__
+#if defined(__AMX_BF16__) || !defined(__AVX512BF16__)
 
 /* Outputs [rows, width] of weights [rows, SEGMENT] of a few rows with the values, to the bit those of many rows. */
-static void weigh(index_t rows, const Segment *segment, const bfloat16 *weights, float *outputs) {
+static void weigh(index_t rows, const Segment *segment, const number *weights, float *outputs) {
   index_t width = width_of(segment->size), pairs = parts_of(segment->count, 2);
   bfloat16 values[SEGMENT * width];
   pack_values(segment, values);
@@ -52,8 +52,8 @@ enum { MOST_LINES = 4 };
 #define LINES(rows) ((rows) * MOST_LINES <= MOST_REGISTER_ROWS ? MOST_LINES : MOST_REGISTER_ROWS / (rows))
 
 /* What tile() makes of two lines that pack() would pack, without the way through memory. */
-INLINE void add_lines(int rows, const bfloat16 *a, index_t stride, __m512i even, __m512i odd, __m512 sums[][2]) {
-  __m512i pairs[2];
+INLINE void add_lines(int rows, const number *a, index_t stride, words even, words odd, floats sums[][2]) {
+  words pairs[2];
   interleave(even, odd, pairs);
   for (int r = 0; r < rows; r++) {
     int pair;
@@ -63,16 +63,16 @@ INLINE void add_lines(int rows, const bfloat16 *a, index_t stride, __m512i even,
   }
 }
 
-INLINE void store_sums(int rows, __m512 sums[][2], float *c, index_t stride) {
+INLINE void store_sums(int rows, floats sums[][2], float *c, index_t stride) {
   for (int r = 0; r < rows; r++)
-    for (int half = 0; half < 2; half++) _mm512_storeu_ps(c + r * stride + 16 * half, sums[r][half]);
+    for (int half = 0; half < 2; half++) store(c + r * stride + 16 * half, sums[r][half]);
 }
 
 /* Outputs [rows, lines * PANEL] of weights [rows, SEGMENT] with the values' numbers from d on. */
-INLINE void weigh_some(int rows, int lines, const Segment *segment, index_t d, const bfloat16 *weights, float *outputs) {
-  __m512 sums[MOST_LINES][MOST_REGISTER_ROWS][2];
+INLINE void weigh_some(int rows, int lines, const Segment *segment, index_t d, const number *weights, float *outputs) {
+  floats sums[MOST_LINES][MOST_REGISTER_ROWS][2];
   for (int l = 0; l < lines; l++)
-    for (int r = 0; r < rows; r++) sums[l][r][0] = sums[l][r][1] = _mm512_setzero_ps();
+    for (int r = 0; r < rows; r++) sums[l][r][0] = sums[l][r][1] = zeros();
   for (index_t at = 0; at < segment->count; at += 2)
     for (int l = 0; l < lines; l++) {
       index_t from = d + l * PANEL;
@@ -81,14 +81,14 @@ INLINE void weigh_some(int rows, int lines, const Segment *segment, index_t d, c
   for (int l = 0; l < lines; l++) store_sums(rows, sums[l], outputs + d + l * PANEL, width_of(segment->size));
 }
 
-INLINE void weigh_lines(int rows, const Segment *segment, const bfloat16 *weights, float *outputs) {
+INLINE void weigh_lines(int rows, const Segment *segment, const number *weights, float *outputs) {
   index_t d = 0, step = LINES(rows) * PANEL;
   for (; d + step <= segment->size; d += step) weigh_some(rows, LINES(rows), segment, d, weights, outputs);
   for (; d < segment->size; d += PANEL) weigh_some(rows, 1, segment, d, weights, outputs);
 }
 
 /* Outputs [rows, width] of weights [rows, SEGMENT] of a few rows with the values. */
-static void weigh(index_t rows, const Segment *segment, const bfloat16 *weights, float *outputs) {
+static void weigh(index_t rows, const Segment *segment, const number *weights, float *outputs) {
 #define CALL(R) weigh_lines(R, segment, weights, outputs)
   WITH_ROWS(rows, CALL)
 #undef CALL
@@ -97,34 +97,31 @@ static void weigh(index_t rows, const Segment *segment, const bfloat16 *weights,
 #endif
 
 /* Scores [rows, SEGMENT] of a few rows with the keys. */
-static void score_panels(const Segment *segment, index_t rows, const bfloat16 *queries, float scores[][SEGMENT]) {
+static void score_panels(const Segment *segment, index_t rows, const number *queries, float scores[][SEGMENT]) {
   index_t size = segment->size;
   bfloat16 room[PANEL * size];
   for (index_t at = 0; at < segment->count; at += PANEL)
     tile(rows, queries, size, key_panel(segment, at, room), size / 2, &scores[0][at], SEGMENT, 1);
 }
 
-/* Scores [count] become weights in bfloat16, 0 outside [first, stop) and beyond `count` up to whole vectors. */
-static void softmax(const float *scores, index_t first, index_t stop, index_t count, bfloat16 *weights, float *largest,
+/* Scores [count] become weights, 0 outside [first, stop) and beyond `count` up to whole vectors. */
+static void softmax(const float *scores, index_t first, index_t stop, index_t count, number *weights, float *largest,
                     float *sum) {
-  __m512 most = _mm512_set1_ps(-INFINITY), total = _mm512_setzero_ps();
+  floats most = all(-INFINITY), total = zeros();
+  for (index_t i = 0; i < count; i += 16)
+    most = maximum_where(within(first - i, stop - i), most, load(scores + i));
+  *largest = largest_of(most);
   for (index_t i = 0; i < count; i += 16) {
-    __mmask16 seen = lanes(stop - i) & ~lanes(first - i);
-    most = _mm512_mask_max_ps(most, seen, most, _mm512_loadu_ps(scores + i));
+    floats weight = exponential(subtract(load(scores + i), all(*largest)));
+    weight = choose(within(first - i, stop - i), weight, zeros());
+    total = add(total, weight);
+    store_numbers(weights + i, weight);
   }
-  *largest = _mm512_reduce_max_ps(most);
-  for (index_t i = 0; i < count; i += 16) {
-    __mmask16 seen = lanes(stop - i) & ~lanes(first - i);
-    __m512 above = _mm512_sub_ps(_mm512_loadu_ps(scores + i), _mm512_set1_ps(*largest));
-    __m512 weight = _mm512_maskz_mov_ps(seen, exp16(above));
-    total = _mm512_add_ps(total, weight);
-    store_bfloat16(weights + i, 0xffff, weight);
-  }
-  *sum = _mm512_reduce_add_ps(total);
+  *sum = sum_of(total);
 }
 
 static void softmax_rows(const Job *job, index_t row, index_t rows, float scores[][SEGMENT], index_t from,
-                         index_t count, bfloat16 weights[][SEGMENT], Shares to) {
+                         index_t count, number weights[][SEGMENT], Shares to) {
   for (index_t r = 0; r < rows; r++)
     softmax(scores[r], first_of(job, row + r) - from, stop_of(job, row + r) - from, count, weights[r], &to.largest[r],
             &to.sums[r]);
@@ -137,7 +134,7 @@ static void attend_tile(const Job *job, index_t group, index_t row, index_t rows
   index_t step = parts_of(count, 2) * 2;
   count = smaller(count, stop_of(job, row + rows - 1) - from);
   float scores[TILE_ROWS][SEGMENT];
-  bfloat16 weights[TILE_ROWS][SEGMENT];
+  number weights[TILE_ROWS][SEGMENT];
   for (index_t at = 0; at < count; at += PANEL)
     tile(rows, queries_of(job, group, row), job->size, keys + at * job->size, job->size / 2, &scores[0][at], SEGMENT, 1);
   softmax_rows(job, row, rows, scores, from, count, weights, to);
@@ -147,18 +144,18 @@ static void attend_tile(const Job *job, index_t group, index_t row, index_t rows
 }
 
 /* What rows have taken, and what they take from one more segment. A row that sees nothing of it stays as it is. */
-static void merge(const Job *job, Shares all, Shares more, index_t rows) {
+static void merge(const Job *job, Shares total, Shares more, index_t rows) {
   index_t width = width_of(job->size);
   for (index_t r = 0; r < rows; r++) {
     if (more.largest[r] == -INFINITY) continue;
-    float largest = fmaxf(all.largest[r], more.largest[r]);
-    float keep = expf(all.largest[r] - largest), take = expf(more.largest[r] - largest);
-    all.largest[r] = largest;
-    all.sums[r] = all.sums[r] * keep + more.sums[r] * take;
+    float largest = fmaxf(total.largest[r], more.largest[r]);
+    float keep = expf(total.largest[r] - largest), take = expf(more.largest[r] - largest);
+    total.largest[r] = largest;
+    total.sums[r] = total.sums[r] * keep + more.sums[r] * take;
     for (index_t d = 0; d < width; d += 16) {
-      float *at = all.outputs + r * width + d;
-      __m512 taken = _mm512_mul_ps(_mm512_loadu_ps(more.outputs + r * width + d), _mm512_set1_ps(take));
-      _mm512_storeu_ps(at, _mm512_fmadd_ps(_mm512_loadu_ps(at), _mm512_set1_ps(keep), taken));
+      float *at = total.outputs + r * width + d;
+      floats taken = multiply(load(more.outputs + r * width + d), all(take));
+      store(at, multiply_add(load(at), all(keep), taken));
     }
   }
 }
@@ -167,26 +164,26 @@ static Shares shares_at(float *memory, index_t rows) { return (Shares){memory, m
 
 static index_t floats_of(const Job *job, index_t rows) { return rows * (2 + width_of(job->size)); }
 
-static void start(const Job *job, Shares all, index_t rows) {
-  for (index_t r = 0; r < rows; r++) all.largest[r] = -INFINITY;
-  memset(all.sums, 0, rows * sizeof(float));
-  memset(all.outputs, 0, rows * width_of(job->size) * sizeof(float));
+static void start(const Job *job, Shares total, index_t rows) {
+  for (index_t r = 0; r < rows; r++) total.largest[r] = -INFINITY;
+  memset(total.sums, 0, rows * sizeof(float));
+  memset(total.outputs, 0, rows * width_of(job->size) * sizeof(float));
 }
 
 /* Outputs of rows from `row` on go to [tokens, groups * heads * size], and of a part their log-sum-exp to [tokens,
  * groups * heads]. */
-static void finish(const Job *job, index_t group, index_t row, index_t rows, Shares all) {
+static void finish(const Job *job, index_t group, index_t row, index_t rows, Shares total) {
   for (index_t r = 0; r < rows; r++) {
     index_t token = (row + r) / job->heads, head = group * job->heads + (row + r) % job->heads;
     index_t place = token * job->groups * job->heads + head;
-    __m512 factor = _mm512_set1_ps(all.sums[r] > 0 ? 1.0f / all.sums[r] : 0.0f);
-    if (job->part) job->log_sums[place] = all.largest[r] + logf(all.sums[r]);
+    floats factor = all(total.sums[r] > 0 ? 1.0f / total.sums[r] : 0.0f);
+    if (job->part) job->log_sums[place] = total.largest[r] + logf(total.sums[r]);
     for (index_t d = 0; d < job->size; d += 16) {
-      __m512 values = _mm512_mul_ps(_mm512_loadu_ps(all.outputs + r * width_of(job->size) + d), factor);
+      floats values = multiply(load(total.outputs + r * width_of(job->size) + d), factor);
       if (job->part)
-        _mm512_mask_storeu_ps(job->part + place * job->size + d, lanes(job->size - d), values);
+        store_first(job->part + place * job->size + d, values, job->size - d);
       else
-        store_bfloat16(job->to + place * job->size + d, lanes(job->size - d), values);
+        store_bfloat16(job->to + place * job->size + d, values, job->size - d);
     }
   }
 }
@@ -196,7 +193,7 @@ static void attend_lines(const Job *job, index_t group, index_t rows, index_t fr
   index_t count = smaller(SEGMENT, stop_of(job, rows - 1) - from);
   Segment segment = segment_of(job->cache, job->size, group, from, count);
   float scores[MOST_REGISTER_ROWS][SEGMENT];
-  bfloat16 weights[MOST_REGISTER_ROWS][SEGMENT];
+  number weights[MOST_REGISTER_ROWS][SEGMENT];
   score_panels(&segment, rows, queries_of(job, group, 0), scores);
   softmax_rows(job, 0, rows, scores, from, count, weights, to);
   weigh(rows, &segment, weights[0], to.outputs);
@@ -227,15 +224,15 @@ static void attend_blocks(const Job *job, float *memory, bfloat16 *packed, index
     for (index_t group = 0; group < job->groups; group++)
       for (index_t block = blocks - 1; block >= 0; block--) { /* the longest first */
         index_t thread = thread_number(), row = block * BLOCK, count = smaller(BLOCK, rows - row);
-        Shares all = shares_at(memory + 2 * thread * floats_of(job, BLOCK), BLOCK);
+        Shares total = shares_at(memory + 2 * thread * floats_of(job, BLOCK), BLOCK);
         Shares more = shares_at(memory + (2 * thread + 1) * floats_of(job, BLOCK), BLOCK);
-        start(job, all, count);
+        start(job, total, count);
         index_t stop = stop_of(job, row + count - 1);
         for (index_t from = first_of(job, row) / SEGMENT * SEGMENT; from < stop; from += SEGMENT) {
           attend_segment(job, group, row, count, from, packed + thread * packed_size, more);
-          merge(job, all, more, count);
+          merge(job, total, more, count);
         }
-        finish(job, group, row, count, all);
+        finish(job, group, row, count, total);
       }
     end_tiles();
   }
@@ -255,29 +252,33 @@ static void attend_segments(const Job *job, float *memory) {
     }
     end_tiles();
   }
-  Shares all = shares_at(memory + job->groups * segments * floats, rows);
+  Shares total = shares_at(memory + job->groups * segments * floats, rows);
   for (index_t group = 0; group < job->groups; group++) {
-    start(job, all, rows);
-    for (index_t s = 0; s < segments; s++) merge(job, all, shares_at(memory + (group * segments + s) * floats, rows), rows);
-    finish(job, group, 0, rows, all);
+    start(job, total, rows);
+    for (index_t s = 0; s < segments; s++) merge(job, total, shares_at(memory + (group * segments + s) * floats, rows), rows);
+    finish(job, group, 0, rows, total);
   }
 }
 
 /* Returns 0, or 1 when there is no memory. */
-static int run(const Job *job) {
+static int run(Job *job, const bfloat16 *queries) {
   int few = job->tokens * job->heads <= MOST_REGISTER_ROWS;
   index_t rows = few ? job->tokens * job->heads : BLOCK;
   index_t parts = few ? job->groups * parts_of(job->stop, SEGMENT) + 1 : 2 * most_threads();
   index_t packed_size = few ? 0 : SEGMENT * (job->size + width_of(job->size));
   bfloat16 *packed = malloc(most_threads() * packed_size * sizeof(bfloat16) + 1);
   float *memory = malloc(parts * floats_of(job, rows) * sizeof(float));
-  int failed = !packed || !memory;
+  index_t query_rows = job->groups * job->tokens * job->heads;
+  number *room = malloc((PADDING ? query_rows * job->size * sizeof(number) : 0) + 1);
+  int failed = !packed || !memory || !room;
+  if (!failed) job->queries = as_numbers(queries, query_rows, job->size, 0, room);
   if (!failed && few)
     attend_segments(job, memory);
   else if (!failed)
     attend_blocks(job, memory, packed, packed_size);
   free(packed);
   free(memory);
+  free(room);
   return failed;
 }
 
@@ -286,9 +287,9 @@ static int run(const Job *job) {
  * memory. */
 int attend(const bfloat16 *queries, const Cache *cache, bfloat16 *to, index_t tokens, index_t groups, index_t heads,
            index_t size, index_t start_, index_t window) {
-  Job job = {.queries = queries, .cache = cache, .to = to, .tokens = tokens, .groups = groups, .heads = heads,
+  Job job = {.cache = cache, .to = to, .tokens = tokens, .groups = groups, .heads = heads,
              .size = size, .stop = start_ + tokens, .start = start_, .window = window};
-  return run(&job);
+  return run(&job, queries);
 }
 
 /* The same of positions [first, stop) alone, to be merged with other parts: outputs to part [tokens, groups * heads, size],
@@ -296,7 +297,7 @@ int attend(const bfloat16 *queries, const Cache *cache, bfloat16 *to, index_t to
  * these positions, and outputs of 0. The positions before `first` are filled, too. */
 int attend_part(const bfloat16 *queries, const Cache *cache, float *part, float *log_sums, index_t tokens, index_t groups,
                 index_t heads, index_t size, index_t first, index_t stop, index_t start_, index_t window) {
-  Job job = {.queries = queries, .cache = cache, .part = part, .log_sums = log_sums, .tokens = tokens, .groups = groups,
+  Job job = {.cache = cache, .part = part, .log_sums = log_sums, .tokens = tokens, .groups = groups,
              .heads = heads, .size = size, .first = first, .stop = stop, .start = start_, .window = window};
-  return run(&job);
+  return run(&job, queries);
 }

@@ -9,45 +9,38 @@ typedef struct {
   index_t keys, size, start, count, bytes; /* bytes: of a number, 1 or 2 */
 } Copy;
 
-/* Two numbers of up to PANEL keys: in columns two lines, in the panel [PANEL, 2]. The mask tells which keys. */
-typedef void (*CopyPair)(char *panel, char *even, char *odd, __mmask32 mask, index_t bytes);
+/* Two numbers of keys [first, stop) of PANEL: in columns two lines, in the panel [PANEL, 2]. */
+typedef void (*CopyPair)(char *panel, char *even, char *odd, index_t first, index_t stop, index_t bytes);
 
-INLINE void take_pair(char *panel, char *even, char *odd, __mmask32 mask, index_t bytes) {
-  __m512i left = _mm512_loadu_si512(panel);
-  if (bytes == 1) {
-    _mm256_mask_storeu_epi8(even, mask, _mm512_cvtepi16_epi8(left));
-    _mm256_mask_storeu_epi8(odd, mask, _mm512_cvtepi16_epi8(_mm512_srli_epi16(left, 8)));
-    return;
-  }
-  __m512i right = _mm512_loadu_si512(panel + sizeof(left)), high = _mm512_set1_epi32(16);
-  __m256i evens[2] = {_mm512_cvtepi32_epi16(left), _mm512_cvtepi32_epi16(right)};
-  __m256i odds[2] = {_mm512_cvtepi32_epi16(_mm512_srlv_epi32(left, high)),
-                     _mm512_cvtepi32_epi16(_mm512_srlv_epi32(right, high))};
-  _mm512_mask_storeu_epi16(even, mask, _mm512_inserti64x4(_mm512_castsi256_si512(evens[0]), evens[1], 1));
-  _mm512_mask_storeu_epi16(odd, mask, _mm512_inserti64x4(_mm512_castsi256_si512(odds[0]), odds[1], 1));
+INLINE void take_pair(char *panel, char *even, char *odd, index_t first, index_t stop, index_t bytes) {
+  words left = load_words(panel), evens, odds;
+  if (bytes == 1)
+    separate_bytes(left, &evens, &odds);
+  else
+    separate(left, load_words(panel + sizeof(words)), &evens, &odds);
+  store_between(even, evens, first * bytes, stop * bytes);
+  store_between(odd, odds, first * bytes, stop * bytes);
 }
 
-INLINE void put_pair(char *panel, char *even, char *odd, __mmask32 mask, index_t bytes) {
+INLINE void put_pair(char *panel, char *even, char *odd, index_t first, index_t stop, index_t bytes) {
+  words evens = load_between(even, first * bytes, stop * bytes), odds = load_between(odd, first * bytes, stop * bytes);
   if (bytes == 1) {
-    __m512i evens = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, even));
-    __m512i odds = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(mask, odd));
-    _mm512_mask_storeu_epi16(panel, mask, _mm512_or_si512(evens, _mm512_slli_epi16(odds, 8)));
+    store_between(panel, interleave_bytes(evens, odds), 2 * first, 2 * stop);
     return;
   }
-  __m512i pairs[2];
-  interleave(_mm512_maskz_loadu_epi16(mask, even), _mm512_maskz_loadu_epi16(mask, odd), pairs);
-  for (int half = 0; half < 2; half++)
-    _mm512_mask_storeu_epi32(panel + half * sizeof(*pairs), (__mmask16)(mask >> (16 * half)), pairs[half]);
+  words pairs[2];
+  interleave(evens, odds, pairs);
+  store_between(panel, pairs[0], 4 * first, 4 * stop);
+  store_between(panel + sizeof(words), pairs[1], 4 * first - 64, 4 * stop - 64);
 }
 
 /* The keys of one group that lie in the panel of position `at`. */
 INLINE void copy_panel(const Copy *copy, index_t group, index_t at, CopyPair copy_pair, index_t bytes) {
   index_t first = larger(copy->start - at, 0), stop = smaller(copy->start + copy->count - at, PANEL);
-  __mmask32 mask = (__mmask32)(((uint64_t)1 << stop) - ((uint64_t)1 << first));
   char *panel = copy->panels + (group * copy->keys + at * copy->size) * bytes;
   char *line = copy->columns + (group * copy->size * copy->count + at - copy->start) * bytes;
   for (index_t d = 0; d < copy->size; d += 2, line += 2 * copy->count * bytes)
-    copy_pair(panel + d * PANEL * bytes, line, line + copy->count * bytes, mask, bytes);
+    copy_pair(panel + d * PANEL * bytes, line, line + copy->count * bytes, first, stop, bytes);
 }
 
 INLINE void copy_panels(const Copy *copy, index_t groups, CopyPair copy_pair) {

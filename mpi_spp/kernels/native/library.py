@@ -16,12 +16,13 @@ import torch
 from mpi_spp import cpu
 
 # Options of the compiler by what the CPU must have, as Linux calls it.
-_VECTORS = {name: f"-m{name.replace('_', '')}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
-_VECTORS |= {"avx512_bf16": "-mavx512bf16", "fma": "-mfma", "f16c": "-mf16c"}
+_AVX2 = {name: f"-m{name}" for name in ("avx2", "fma", "f16c")}
+_AVX512 = _AVX2 | {name: f"-m{name}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
+_AVX512 |= {"avx512_bf16": "-mavx512bf16"}
 _TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
 # The best first, by the newest instruction set in each. The compiling CPU does not matter, and what is compiled is
 # loaded only where the CPU has all of it: hosts of a cluster may share a home directory.
-VARIANTS = {"amx": _VECTORS | _TILES, "avx512bf16": _VECTORS}
+VARIANTS = {"amx": _AVX512 | _TILES, "avx512bf16": _AVX512, "avx2": _AVX2}
 _FLAGS = ("-O3", "-fPIC", "-fopenmp", "-std=gnu11")
 _COMPILERS = ("gcc", "cc")
 _SECONDS = 120

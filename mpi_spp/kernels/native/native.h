@@ -1,22 +1,15 @@
-/* What the native kernels share. They need AVX-512 with its byte, word, vector-length and bfloat16 extensions;
- * library.py loads them only where the CPU has these. Threads are those of the OpenMP that torch has brought along.
+/* What the native kernels share. library.py compiles them for some sets of instructions, and loads them only where the CPU
+ * has these. Threads are those of the OpenMP that torch has brought along.
  *
  * Every row of a result is computed by the same operations in the same order, whatever other rows are computed with it:
  * any chunk size and any number of ranks give the same bits. */
 #pragma once
-#include <immintrin.h>
-#include <math.h>
 #include <omp.h>
-#include <stdint.h>
 #include <stdlib.h>
-#include <string.h>
 
-#define INLINE static inline __attribute__((always_inline))
+#include "simd.h"
 
-typedef uint16_t bfloat16;
-typedef int64_t index_t;
-
-/* Sums of MOST_REGISTER_ROWS rows of PANEL columns fill 24 of the 32 registers. */
+/* Sums of MOST_REGISTER_ROWS rows of PANEL columns fill 24 of the 32 registers of AVX-512. */
 enum { PANEL = 32, MOST_REGISTER_ROWS = 12 };
 
 /* What becomes of a product. SILU_MUL: the left half of each panel is the gate of its right half. */
@@ -59,55 +52,6 @@ INLINE index_t parts_of(index_t count, index_t size) { return (count + size - 1)
 
 INLINE index_t thread_number(void) { return omp_get_thread_num(); }
 INLINE index_t most_threads(void) { return omp_get_max_threads(); }
-
-INLINE float from_bfloat16(bfloat16 value) {
-  uint32_t bits = (uint32_t)value << 16;
-  float result;
-  memcpy(&result, &bits, 4);
-  return result;
-}
-
-/* Rounds to nearest, ties to even. */
-INLINE bfloat16 to_bfloat16(float value) {
-  return (bfloat16)_mm_extract_epi16((__m128i)_mm_cvtneps_pbh(_mm_set_ss(value)), 0);
-}
-
-/* The first `count` lanes of 16; `count` may be negative. */
-INLINE __mmask16 lanes(index_t count) {
-  return count >= 16 ? 0xffff : count <= 0 ? 0 : (__mmask16)((1u << count) - 1);
-}
-
-INLINE __m512 load_bfloat16(const bfloat16 *from, __mmask16 mask) {
-  __m256i bits = _mm256_maskz_loadu_epi16(mask, from);
-  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
-}
-
-INLINE void store_bfloat16(bfloat16 *to, __mmask16 mask, __m512 values) {
-  _mm256_mask_storeu_epi16(to, mask, (__m256i)_mm512_cvtneps_pbh(values));
-}
-
-/* e^x for x <= 0, to 2 units in the last place; Cephes' polynomial. */
-INLINE __m512 exp16(__m512 x) {
-  x = _mm512_max_ps(x, _mm512_set1_ps(-104.0f));
-  __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(1.44269504f)), _MM_FROUND_TO_NEAREST_INT);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(0.693359375f), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(-2.12194440e-4f), r);
-  __m512 p = _mm512_set1_ps(1.9875691500e-4f);
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.3981999507e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(8.3334519073e-3f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(4.1665795894e-2f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(1.6666665459e-1f));
-  p = _mm512_fmadd_ps(p, r, _mm512_set1_ps(5.0000001201e-1f));
-  p = _mm512_fmadd_ps(_mm512_mul_ps(r, r), p, _mm512_add_ps(r, _mm512_set1_ps(1.0f)));
-  return _mm512_scalef_ps(p, n);
-}
-
-/* x / (1 + e^-x) without overflow. */
-INLINE __m512 silu16(__m512 x) {
-  __m512 e = exp16(_mm512_sub_ps(_mm512_setzero_ps(), _mm512_abs_ps(x))), one = _mm512_set1_ps(1.0f);
-  __mmask16 negative = _mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_LT_OQ);
-  return _mm512_div_ps(_mm512_mul_ps(x, _mm512_mask_mov_ps(one, negative, e)), _mm512_add_ps(one, e));
-}
 
 /* CALL(R) with the constant R that `rows`, up to MOST_REGISTER_ROWS, is. */
 #define WITH_ROWS(rows, CALL) \

@@ -8,16 +8,15 @@ void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, in
 #pragma omp parallel for schedule(static) if (rows > FEW_ROWS)
   for (index_t row = 0; row < rows; row++) {
     const float *from = x + row * size;
-    __m512 squares = _mm512_setzero_ps();
+    floats squares = zeros();
     for (index_t i = 0; i < size; i += 16) {
-      __m512 values = _mm512_maskz_loadu_ps(lanes(size - i), from + i);
-      squares = _mm512_fmadd_ps(values, values, squares);
+      floats values = load_first(from + i, size - i);
+      squares = multiply_add(values, values, squares);
     }
-    __m512 factor = _mm512_set1_ps(1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)size + eps));
+    floats factor = all(1.0f / sqrtf(sum_of(squares) / (float)size + eps));
     for (index_t i = 0; i < size; i += 16) {
-      __mmask16 mask = lanes(size - i);
-      __m512 values = _mm512_mul_ps(_mm512_maskz_loadu_ps(mask, from + i), factor);
-      store_bfloat16(y + row * size + i, mask, _mm512_mul_ps(values, _mm512_maskz_loadu_ps(mask, weight + i)));
+      floats values = multiply(load_first(from + i, size - i), factor);
+      store_bfloat16(y + row * size + i, multiply(values, load_first(weight + i, size - i)), size - i);
     }
   }
 }
@@ -30,49 +29,43 @@ typedef struct {
 } Rotation;
 
 INLINE float inverse_rms(const bfloat16 *x, index_t size, float eps) {
-  __m512 squares = _mm512_setzero_ps();
+  floats squares = zeros();
   for (index_t i = 0; i < size; i += 16) {
-    __m512 part = load_bfloat16(x + i, lanes(size - i));
-    squares = _mm512_fmadd_ps(part, part, squares);
+    floats part = load_bfloat16(x + i, size - i);
+    squares = multiply_add(part, part, squares);
   }
-  return 1.0f / sqrtf(_mm512_reduce_add_ps(squares) / (float)size + eps);
+  return 1.0f / sqrtf(sum_of(squares) / (float)size + eps);
 }
 
 /* One head [size] in bfloat16: normalised if it has a norm, rotated, scaled, in float32. */
 static void rotate(const bfloat16 *x, Rotation by, float *y, index_t size) {
   index_t half = size / 2;
-  __m512 factor = _mm512_set1_ps(by.norm ? inverse_rms(x, size, by.eps) : 1.0f), scale = _mm512_set1_ps(by.scale);
+  floats factor = all(by.norm ? inverse_rms(x, size, by.eps) : 1.0f), scale = all(by.scale);
   for (index_t i = 0; i < half; i += 16) {
-    __mmask16 mask = lanes(half - i);
-    __m512 parts[2], rotated[2];
+    floats parts[2], rotated[2];
     for (int h = 0; h < 2; h++) {
-      parts[h] = load_bfloat16(x + i + h * half, mask);
-      if (by.norm)
-        parts[h] = _mm512_mul_ps(parts[h], _mm512_mul_ps(factor, _mm512_maskz_loadu_ps(mask, by.norm + i + h * half)));
+      parts[h] = load_bfloat16(x + i + h * half, half - i);
+      if (by.norm) parts[h] = multiply(parts[h], multiply(factor, load_first(by.norm + i + h * half, half - i)));
     }
     for (int h = 0; h < 2; h++) {
-      __m512 cosine = _mm512_maskz_loadu_ps(mask, by.cosines + i + h * half);
-      __m512 sine = _mm512_maskz_loadu_ps(mask, by.sines + i + h * half);
-      rotated[h] = _mm512_fmadd_ps(parts[h], cosine, _mm512_mul_ps(parts[1 - h], sine));
-      _mm512_mask_storeu_ps(y + i + h * half, mask, _mm512_mul_ps(rotated[h], scale));
+      floats cosine = load_first(by.cosines + i + h * half, half - i);
+      floats sine = load_first(by.sines + i + h * half, half - i);
+      rotated[h] = multiply_add(parts[h], cosine, multiply(parts[1 - h], sine));
+      store_first(y + i + h * half, multiply(rotated[h], scale), half - i);
     }
   }
 }
 
 /* Codes of x [size], of which the largest magnitude is 127; returns their scale, 0 for zeros. */
 static float quantize(const float *x, int8_t *codes, index_t size) {
-  __m512i most = _mm512_setzero_si512(); /* magnitudes order as their bits do, and a NaN is above all: it shows */
-  for (index_t i = 0; i < size; i += 16)
-    most = _mm512_max_epi32(most, _mm512_castps_si512(_mm512_abs_ps(_mm512_maskz_loadu_ps(lanes(size - i), x + i))));
-  int bits = _mm512_reduce_max_epi32(most);
-  float largest;
-  memcpy(&largest, &bits, 4);
-  float scale = largest / 127.0f;
-  __m512 divisor = _mm512_set1_ps(scale == 0.0f ? 1.0f : scale), end = _mm512_set1_ps(127.0f);
+  floats most = zeros(); /* by their bits, where a NaN is above all: it shows */
+  for (index_t i = 0; i < size; i += 16) most = larger_bits(most, magnitude(load_first(x + i, size - i)));
+  float scale = largest_by_bits(most) / 127.0f;
+  floats divisor = all(scale == 0.0f ? 1.0f : scale), end = all(127.0f);
   for (index_t i = 0; i < size; i += 16) {
-    __m512 values = _mm512_div_ps(_mm512_maskz_loadu_ps(lanes(size - i), x + i), divisor);
-    values = _mm512_max_ps(_mm512_min_ps(values, end), _mm512_sub_ps(_mm512_setzero_ps(), end)); /* few bits of scale */
-    _mm_mask_storeu_epi8(codes + i, lanes(size - i), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(values)));
+    floats values = divide(load_first(x + i, size - i), divisor);
+    values = maximum(minimum(values, end), subtract(zeros(), end)); /* few bits of scale */
+    store_codes(codes + i, values, size - i);
   }
   return scale;
 }
@@ -87,7 +80,7 @@ static void store_key(const Cache *cache, index_t group, index_t position, const
   } else {
     bfloat16 numbers[size], *pairs = (bfloat16 *)cache->keys + lane;
     for (index_t i = 0; i < size; i += 16)
-      store_bfloat16(numbers + i, lanes(size - i), _mm512_maskz_loadu_ps(lanes(size - i), key + i));
+      store_bfloat16(numbers + i, load_first(key + i, size - i), size - i);
     for (index_t i = 0; i < size; i += 2) memcpy(pairs + i * PANEL, numbers + i, 4);
   }
 }
@@ -122,7 +115,7 @@ void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *si
           rotate(from + (group * heads + head) * size, query, rotated, size);
           bfloat16 *to = queries + ((group * tokens + token) * heads + head) * size;
           for (index_t i = 0; i < size; i += 16)
-            store_bfloat16(to + i, lanes(size - i), _mm512_maskz_loadu_ps(lanes(size - i), rotated + i));
+            store_bfloat16(to + i, load_first(rotated + i, size - i), size - i);
         }
         rotate(from + groups * heads * size + group * size, key, rotated, size);
         store_key(cache, group, start + token, rotated, size);

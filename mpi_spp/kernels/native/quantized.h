@@ -1,0 +1,60 @@
+/* Products of rows with quantised weights as codes, or as the numbers they stand for, which tile() takes.
+ *
+ * A panel is two blocks of 16 outputs, each [groups] of codes followed by 16 scales and, with 4 bits, 16 minima in half
+ * precision: w = scale * code + minimum. Codes of 8 bits are signed, [group, 16]; of 4 bits they are nibbles of 16-bit
+ * words, [group / 8, 16, 2], and input 8j + 2p + h of an output is nibble p of its word h. */
+#pragma once
+#include "tile.h"
+
+INLINE index_t groups_of(const Matrix *w) { return parts_of(w->in, w->group); }
+
+INLINE index_t block_bytes(const Matrix *w) { return w->bits == 4 ? w->group * 8 + 64 : w->group * 16 + 32; }
+
+#ifdef __AVX512BF16__
+#include "codes_bfloat16.h"
+#else
+#include "codes_int16.h"
+#endif
+
+static void some_rows(const Matrix *w, const uint8_t *from, Inputs x, float *c, index_t rows) {
+  if (w->bits == 4) {
+#define CALL(R) block_of_codes(w, 4, from, x, c, R)
+    WITH_BLOCK_ROWS(rows, CALL)
+#undef CALL
+  } else {
+#define CALL(R) block_of_codes(w, 8, from, x, c, R)
+    WITH_BLOCK_ROWS(rows, CALL)
+#undef CALL
+  }
+}
+
+/* c [rows, PANEL] of one quantised panel. */
+static void rows_of_codes(const Matrix *w, const uint8_t *panel, Inputs x, float *c, index_t rows) {
+  for (int half = 0; half < 2; half++)
+    for (index_t row = 0; row < rows; row += BLOCK_ROWS)
+      some_rows(w, panel + half * groups_of(w) * block_bytes(w), inputs_from(w, x, row), c + row * PANEL + 16 * half,
+                smaller(BLOCK_ROWS, rows - row));
+}
+
+/* Pairs [first, first + count) of a quantised panel as bfloat16 [count, PANEL, 2], rounded. */
+static void dequantize(const Matrix *w, const uint8_t *panel, index_t first, index_t count, bfloat16 *to) {
+  for (int half = 0; half < 2; half++)
+    for (index_t pair = first; pair < first + count; pair++) {
+      index_t g = 2 * pair / w->group, k = 2 * pair % w->group;
+      const uint8_t *from = panel + (half * groups_of(w) + g) * block_bytes(w);
+      floats even, odd, scales, minima = zeros();
+      if (w->bits == 4) {
+        words codes = load_words(from + k / 8 * 64);
+        even = nibbles_at(codes, k % 8 / 2 * 4);
+        odd = nibbles_at(codes, k % 8 / 2 * 4 + 16);
+        scales = load_half(from + w->group * 8);
+        minima = load_half(from + w->group * 8 + 32);
+      } else {
+        even = load_codes(from + k * 16, 16);
+        odd = load_codes(from + k * 16 + 16, 16);
+        scales = load_half(from + w->group * 16);
+      }
+      words pairs = pairs_of(multiply_add(even, scales, minima), multiply_add(odd, scales, minima));
+      store_words(to + (pair - first) * 64 + half * 32, pairs);
+    }
+}
