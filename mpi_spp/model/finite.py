@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
+from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
@@ -49,3 +50,10 @@ def first_bad_layer(cache: KVCache, length: int) -> int | None:
         if not all(part.isfinite().all() for part in parts):
             return layer
     return None
+
+
+def finite(weight: torch.Tensor, name: str) -> torch.Tensor:
+    """The same; codes would hide a NaN, so it is refused before. Raises UserError."""
+    if not all(value.isfinite() for value in weight.aminmax()):
+        raise UserError(f"{name} holds nan or inf, of which no codes can be made; get the model again")
+    return weight

@@ -27,6 +27,7 @@ from mpi_spp.model import products
 from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import ACTIVATIONS, Stage, StageWeights
+from mpi_spp.model.finite import finite
 from mpi_spp.model.products import EMBEDDING, HEAD, NORM, layer_shapes, prefix, stage_shapes
 from mpi_spp.model.quantized import QuantizedStore
 from mpi_spp.shares import Share, split_layer
@@ -264,11 +265,12 @@ def quantize_model(
 
     def parts_of(name: str) -> Iterator[tuple[str, torch.Tensor]]:
         if name == "head":
-            yield "head", reader.head_rows(range(config.vocab_size)).float()
+            yield "head", finite(reader.head_rows(range(config.vocab_size)).float(), HEAD)
             return
         number = int(name.removeprefix("layer"))
         for product in products.products_of(config, number):
-            weight = reader.weight(number, product, whole)
+            told = f"{prefix(number)}{' or '.join(products.product(product).tensors)}"
+            weight = finite(reader.weight(number, product, whole), told)
             yield product, alternating(weight) if product.endswith("gate_up") else weight
 
     names = [f"layer{number}" for number in range(config.num_hidden_layers)] + ["head"]

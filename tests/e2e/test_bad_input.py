@@ -54,7 +54,9 @@ def lose_a_shard(model: Path) -> None:
 
     with safe_open(model / "model.safetensors", "pt") as file:
         names = sorted(file.keys())
-    shards = dict.fromkeys(names, "model.safetensors") | {names[-1]: "model-00002-of-00002.safetensors"}
+    first, second = (f"model-0000{number}-of-00002.safetensors" for number in (1, 2))
+    (model / "model.safetensors").rename(model / first)
+    shards = dict.fromkeys(names, first) | {names[-1]: second}
     (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": shards}))
 
 
@@ -75,7 +77,7 @@ CASES = {
     "a file as the model": Case("is a file", damage=lambda model: (shutil.rmtree(model), model.write_text("x"))),
     "an empty directory": Case("config.json: no such file", damage=lambda model: (shutil.rmtree(model), model.mkdir())),
     "config without a field": Case("'hidden_size' is missing", damage=change_config(hidden_size=None), starts=True),
-    "config that is no JSON": Case("cannot be read as JSON", damage=write("config.json", b"{")),
+    "config that is no JSON": Case("config.json is not JSON", damage=write("config.json", b"{")),
     "unsupported family": Case("model_type 'gpt2' is not supported", damage=change_config(model_type="gpt2")),
     "truncated weights": Case("is corrupt or truncated", damage=rewrite_weights(lambda old: old[:-100]), starts=True),
     "corrupt header": Case(
@@ -188,4 +190,4 @@ def test_bad_input_with_mpich(model: Path) -> None:
     launcher, python = environments()["mpich"]
     write("config.json", b"{")(model)
     command = mpi_spp("generate", "--model", str(model), "--prompt", "hi", python=python)
-    check_one_line(run(mpirun(NUM_RANKS, command, launcher)), "cannot be read as JSON")
+    check_one_line(run(mpirun(NUM_RANKS, command, launcher)), "config.json is not JSON")

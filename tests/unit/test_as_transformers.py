@@ -122,3 +122,11 @@ def test_windows(tmp_path: Path, model_type: str, settings: dict[str, Any], chan
     directory = build(tmp_path / "model", model_type, **settings)
     configure(directory, **changes)
     assert our_tokens(directory) == tokens_of_transformers(directory)
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_codes_do_not_hide_a_nan(tmp_path: Path, scheme: str) -> None:
+    directory = build(tmp_path / "model")
+    edit(directory, lambda tensors: tensors | {HEAD: tensors[HEAD].index_fill(0, torch.tensor([3]), torch.nan)})
+    with pytest.raises(UserError, match=r"lm_head\.weight holds nan or inf"):
+        our_tokens(directory, scheme=scheme)
