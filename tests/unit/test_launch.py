@@ -218,7 +218,7 @@ def test_the_names_of_this_machine_are_one_host(tmp_path: Path, monkeypatch: pyt
         ("-oProxyCommand\n", "line 1: '-oProxyCommand' is not understood"),
         (f"node1 slots={'9' * 5000}\n", "line 1: 'node1 slots=999"),
         ("node1 slots=60000\nnode2:60000\n", "more than 65536 slots in all"),
-        ("".join(f"n{number}\n" for number in range(1_000_000)), "more than 65536 slots in all"),
+        ("".join(f"n{number}\n" for number in range(70_000)), "more than 65536 slots in all"),
         ("node1:-1\n", "line 1: 'node1:-1' is not understood"),
         ("\nnode1:0\n", "line 2: node1 has 0 slots"),
     ],
