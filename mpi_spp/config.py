@@ -142,7 +142,7 @@ class RunConfig:
         if num_stages > num_layers:
             raise UserError(
                 f"{num_stages} stages, but {self.model} has {counted(num_layers, 'layer')}; start"
-                f" {counted(num_layers, 'rank')} or fewer,"
+                f" {counted(num_layers, 'rank')} at most,"
                 " or split layers as well: --mesh with tp, or --prefill tensor --decode tensor"
             )
         if not isinstance(self.layer_split, tuple):

@@ -125,7 +125,9 @@ CASES = {
         model="no/model",
     ),
     "a JSON file in no directory": Case("--json:", ("--prompt", "hi", "--json", "no/such/out.json")),
-    "more ranks than layers": Case("3 stages, but {model} has 1 layers", damage=change_config(num_hidden_layers=1)),
+    "more ranks than layers": Case(
+        "3 stages, but {model} has 1 layer; start 1 rank at most", damage=change_config(num_hidden_layers=1)
+    ),
 }
 
 
