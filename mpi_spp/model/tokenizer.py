@@ -143,27 +143,38 @@ def _is_installed(name: str) -> bool:
 
 @contextmanager
 def _in_one_line(what: str) -> Iterator[None]:
-    """Make a UserError of whatever is raised. tokenizers panics, too, and would show where: that is kept back."""
+    """Make a UserError of whatever is raised. What tokenizers shows then, panics and all, is kept back.
+
+    Else it is shown on standard error: the answer has standard output.
+    """
     with tempfile.TemporaryFile() as shown:
-        before = os.dup(2)
-        os.dup2(shown.fileno(), 2)
+        before = {number: os.dup(number) for number in (1, 2) if _is_open(number)}
+        for number in before:
+            os.dup2(shown.fileno(), number)
         try:
             yield
         except UserError:
             raise
-        except Exception as error:  # transformers raises many kinds; all of them mean that the files are wrong
-            raise UserError(f"{what} ({_shortened(error)})") from None
-        except BaseException as error:
+        except BaseException as error:  # transformers raises many kinds; all of them mean that the files are wrong
             if not is_failure(error):
                 raise
             shown.truncate(0)
             raise UserError(f"{what} ({_shortened(error)})") from None
         finally:
-            os.dup2(before, 2)
-            os.close(before)
+            for number, descriptor in before.items():
+                os.dup2(descriptor, number)
+                os.close(descriptor)
             shown.seek(0)
-            while words := shown.read(MIB):
+            while 2 in before and (words := shown.read(MIB)):
                 os.write(2, words)
+
+
+def _is_open(descriptor: int) -> bool:
+    try:
+        os.fstat(descriptor)
+    except OSError:
+        return False
+    return True
 
 
 def _shortened(error: BaseException) -> str:

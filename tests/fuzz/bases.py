@@ -110,7 +110,8 @@ def warm_up(directory: Path) -> None:
     run("launch", "-np", "2", "--dry-run", "--", "plan", *lengths)
     run("model", "convert", str(directory / "gguf" / "model.gguf"), str(directory / "gguf" / "converted"))
     run("model", "list")
-    oracle.tokens(Path(model), PROMPT_IDS, NEW_TOKENS)
+    answer, _ = oracle.tokens(Path(model), PROMPT_IDS, NEW_TOKENS)
+    (directory / "answer.json").write_text(json.dumps(answer))
 
 
 def run(*words: str) -> None:

@@ -35,7 +35,7 @@ class Case:
     statuses: tuple[int, ...] = (0, 2)
     check: Check | None = None
     oracle: Check | None = None  # asked of transformers, in a process of its own
-    may_last: bool = False  # it may be asked for work without measure
+    may_last: bool = False  # what is asked for may rightly take long
     told: list[str] = field(default_factory=list)  # what was changed
 
 

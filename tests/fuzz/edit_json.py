@@ -102,7 +102,7 @@ def _retype(holder: Any, key: Any, rng: Random, places: list[Place]) -> str:
 def _renumber(holder: Any, key: Any, rng: Random, places: list[Place]) -> str:
     """A number near the one that is there, or another one."""
     old = holder[key]
-    if type(old) in (int, float) and rng.random() < 0.6:
+    if type(old) in (int, float) and abs(old) < 1e300 and rng.random() < 0.6:
         holder[key] = rng.choice(
             (old + 1, old - 1, old * 2, -old, old * 1000, float(old), str(old), [old], old // 2 or 3)
         )

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import traceback
 from collections.abc import Iterator, Sequence
@@ -36,7 +37,8 @@ class Result:
     def signature(self) -> str:
         """What unclean cases of one cause have in common."""
         first = self.faults[0]
-        return f"{self.kind}: {first}" if first.startswith("traceback") else f"{self.kind}: {first.split(':')[0]}"
+        shown = {"traceback": 200, "wrong": 60, "words": 60, "status": 60}.get(first.split(":")[0], 0)
+        return f"{self.kind}: {first.split(':')[0]}{re.sub(r'[0-9]+', '', first.partition(':')[2][:shown])}"
 
 
 class Fuzzer:

@@ -87,6 +87,7 @@ def tokens(directory: Path, prompt_ids: list[int], new_tokens: int) -> tuple[lis
             max_new_tokens=new_tokens,
             do_sample=False,
             num_beams=1,
+            use_cache=True,
             output_scores=True,
             return_dict_in_generate=True,
         )

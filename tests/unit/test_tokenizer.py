@@ -1,5 +1,6 @@
 """Tokenizers whose files are wrong, and texts that no model could hold: one line, at once."""
 
+import contextlib
 import json
 import os
 import time
@@ -92,3 +93,13 @@ def test_a_text_far_beyond_the_limit_is_refused_at_once() -> None:
     with pytest.raises(UserError, match="it: has 33000000 characters, far more than the model's 1000 positions hold"):
         require_room(BYTE_LEVEL, "so it goes\n" * 3 * 10**6, 1000, "it")
     assert time.monotonic() - start < 1
+
+
+def test_what_tokenizers_prints_is_no_answer(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """It prints the fields that it does not know, on standard output."""
+    make_tokenizer().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    path.write_text(path.read_text().replace('"normalized"', '"odd"', 1))
+    with contextlib.suppress(UserError):
+        load_tokenizer(tmp_path)
+    assert capfd.readouterr().out == ""

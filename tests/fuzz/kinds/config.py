@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import bases
 import edit_files
@@ -21,6 +22,14 @@ _FIELDS = odd.words("""
     pad_token_id id2label num_labels attn_implementation pretraining_tp use_cache
 """)
 _ROPES = ("default", "linear", "dynamic", "yarn", "llama3", "longrope", "proportional", "x", None, 3)
+_LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "rope_theta": 1e4}
+_GOOD_ROPES: tuple[dict[str, Any], ...] = (
+    {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4},
+    {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+    {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4},
+    {"rope_type": "yarn", "factor": 30.0, "original_max_position_embeddings": 8, "rope_theta": 1e4},
+    {"rope_type": "llama3", "original_max_position_embeddings": 16} | _LLAMA3,
+)
 _ROPE_FIELDS = odd.words("""
     factor original_max_position_embeddings low_freq_factor high_freq_factor beta_fast beta_slow
     attention_factor mscale mscale_all_dim rope_theta partial_rotary_factor truncate short_factor
@@ -65,7 +74,7 @@ def change(room: Room, path: Path, rng: Random) -> str:
         return edit_files.spoil(room, path, rng)
     if drawn < 0.15:
         return same(room, path, rng)
-    if drawn < 0.3:
+    if drawn < 0.35:
         return rope(room, path, rng)
     return edit_json.edit_file(room, path, rng, _FIELDS)
 
@@ -87,8 +96,10 @@ def rope(room: Room, path: Path, rng: Random) -> str:
     document = edit_json.load(path)
     if not isinstance(document, dict):
         return "nothing to change"
-    said = {rng.choice(("rope_type", "type")): rng.choice(_ROPES)}
-    for name in rng.sample(_ROPE_FIELDS, rng.randrange(5)):
+    said = (
+        dict(rng.choice(_GOOD_ROPES)) if rng.random() < 0.4 else {rng.choice(("rope_type", "type")): rng.choice(_ROPES)}
+    )
+    for name in () if len(said) > 1 else rng.sample(_ROPE_FIELDS, rng.randrange(5)):
         said[name] = rng.choice((odd.number(rng), odd.value(rng), 2.0, 4.0, 32, 1.0))
     name = rng.choice(("rope_parameters", "rope_scaling"))
     document[name] = said

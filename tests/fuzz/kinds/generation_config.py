@@ -53,12 +53,15 @@ def change(room: Room, path: Path, rng: Random) -> str:
         return edit_json.edit_file(room, path, rng, (*_NUMBERS, *_LISTS, *_OTHERS))
     document = edit_json.load(path)
     document = document if isinstance(document, dict) else {}
-    name = rng.choice(rng.choice((_NUMBERS, _LISTS, _OTHERS)))
+    name = rng.choice(rng.choice((_NUMBERS, _LISTS, _OTHERS, ("eos_token_id", "repetition_penalty"))))
     if name in _NUMBERS:
         document[name] = rng.choice((rng.choice(_USUAL), odd.number(rng), odd.value(rng)))
     elif name in _LISTS:
-        tokens = [rng.choice((0, 3, 17, 257, 260, 261, -1, 10**9)) for _ in range(rng.randrange(4))]
-        document[name] = rng.choice((tokens, [tokens], tokens[:1] and tokens[0], [[tokens, -5.0]], odd.value(rng)))
+        answer = edit_json.load(room.bases / "answer.json")  # an id of it ends it
+        tokens = [rng.choice((*answer, 0, 3, 17, 257, 260, 261, -1, 10**9)) for _ in range(rng.randrange(4))]
+        document[name] = rng.choice(
+            (tokens, tokens, tokens, [tokens], tokens[:1] and tokens[0], [[tokens, -5.0]], odd.value(rng))
+        )
     else:
         document[name] = rng.choice((True, False, "static", ["hi"], [1, 1.5], {}, odd.value(rng)))
     room.write(path, edit_json.dump(document))

@@ -13,7 +13,8 @@ from kinds.config import most
 _SKIPPED = ("--help", "--dry-run", "--debug-rank", "--version", "--plot", "--trace-messages")
 _NOT_RUN = {("bench", "comm"), ("doctor",)}  # the first needs ranks; the second looks at the whole machine, for seconds
 # fmt: off
-_COUNTS = ("--warmup", "--repetitions")  # of rounds that somebody wants
+# Of rounds that somebody wants; of arithmetic that is tried, and compiled, once on a machine.
+_LASTING = ("--warmup", "--repetitions", "--dtype", "--kernels", "--quantize", "--kv-cache-dtype")
 _VALUES = (
     "hi", "x", "1", "0", "-1", "2", "16", "pp=1", "tp=1", "auto", "localhost:2", "a:1,b:2", "8GiB", "1,2",
     "node1=1GiB",
@@ -36,7 +37,7 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
         words[2:3] = [odd.argument(odd.text(draws[0]) if draws else "nothing")]
     told = [path, " ".join(ascii(word[:100])[1:-1] for word in given)]
     statuses = (0, 1, 2) if path in ("batch", "bench compare") else (0, 2)
-    return Case(words, statuses=statuses, may_last=any(word.startswith(_COUNTS) for word in given), told=told)
+    return Case(words, statuses=statuses, may_last=any(word.startswith(_LASTING) for word in given), told=told)
 
 
 def leaves() -> Iterator[str]:

@@ -27,7 +27,7 @@ _PIECES = (
     "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "{% include 'x' %}", "{% import 'os' as os %}",
     "{% extends 'x' %}", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "{{ messages.append(1) }}",
     "{{ self._TemplateReference__context }}", "{{", "{% if %}", "{% for %}", "{% endfor %}", "{# never ends",
-    "{% set x = messages %}{{ x }}", "{{ messages | map('x') }}", "{% generation %}{{ 1 }}{% endgeneration %}",
+    "{% set x = messages %}{{ x }}", "{{ messages | map('x') | list }}", "{% generation %}{{ 1 }}{% endgeneration %}",
     "{% break %}", "{{ 1 / 0 }}", "{{ tools }}", "{{ documents | length }}", "{{ lipsum(9999) }}", "{{ dict(a=1) }}",
     "{{ namespace(a=1).a }}", "{{ cycler('a').next() }}", "{{ x is defined }}", "{{ 'a\\ud800' }}", "\x00", "😀",
     "{{ messages | tojson }}", "{{ messages | groupby('role') | list }}", "{{ none + 1 }}",
