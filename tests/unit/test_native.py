@@ -295,7 +295,9 @@ def test_sums_of_a_product_stay_in_registers(name: str, least: int, most_on_stac
     code = subprocess.run(["objdump", "-d", "--no-show-raw-insn", compiled], capture_output=True, text=True, check=True)
     loops = [
         loop
-        for function, body in re.findall(r"^[0-9a-f]+ <(\S+)>:\n(.*?)(?:\n\n|\Z)", code.stdout, re.M | re.S)
+        for function, body in re.findall(
+            r"^[0-9a-f]+ <(\S+)>:\n(.*?)(?:\n\n|\Z)", code.stdout, re.MULTILINE | re.DOTALL
+        )
         if function.startswith("tile")
         for loop in innermost_loops(body)
         if any(re.match(HOT, instruction) for instruction in loop)
@@ -306,7 +308,7 @@ def test_sums_of_a_product_stay_in_registers(name: str, least: int, most_on_stac
 
 def innermost_loops(body: str) -> list[list[str]]:
     """The instructions of each loop of a function that holds no other one."""
-    lines = re.findall(r"^\s*([0-9a-f]+):\s+(.*)$", body, re.M)
+    lines = re.findall(r"^\s*([0-9a-f]+):\s+(.*)$", body, re.MULTILINE)
     places = {address: place for place, (address, _) in enumerate(lines)}
     jumps = [
         (places.get(match[1], len(lines)), end) for end, (_, one) in enumerate(lines) if (match := JUMP.match(one))
