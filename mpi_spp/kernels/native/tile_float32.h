@@ -30,28 +30,33 @@ static const uint32_t UPPER[8] __attribute__((aligned(32))) = {0xffff0000, 0xfff
  * registers until the odd ones, and sums in memory for want of registers: five times slower. */
 #define FORGET(one, other) __asm__ volatile("" : "+r"(one), "+r"(other)::"memory")
 
+#define ROW(r) ((r) < 3 ? above + (r) * stride : below + ((r) - 3) * stride)
+
 /* Some rows with `halves` halves of a panel: 6 rows with one or 3 with both fill 12 registers with their sums. */
 INLINE void tile_of(int rows, int halves, const float *a, index_t stride, const bfloat16 *b, index_t pairs, float *c,
                     index_t c_stride, int first) {
   floats sums[HALF_ROWS][2];
   const uint32_t *upper = UPPER;
+  const float *above = a, *below = a + 3 * stride; /* two places and a stride lead to 6 rows */
 #pragma GCC unroll 6
   for (int r = 0; r < rows; r++)
 #pragma GCC unroll 2
     for (int half = 0; half < halves; half++)
       sums[r][half] = first ? zeros() : load(c + r * c_stride + 16 * half);
-  for (index_t k = 0; k < 2 * pairs; k += 2, b += 64) {
+  for (const bfloat16 *end = b + 64 * pairs; b < end; b += 64, above += 2, below += 2) {
 #pragma GCC unroll 2
     for (int half = 0; half < halves; half++) {
       if (halves == 2) fetch_ahead(b + 32 * half);
       floats even = evens_at(b + 32 * half);
 #pragma GCC unroll 6
-      for (int r = 0; r < rows; r++) sums[r][half] = multiply_add(all(a[r * stride + k]), even, sums[r][half]);
+      for (int r = 0; r < rows; r++) sums[r][half] = multiply_add(all(*ROW(r)), even, sums[r][half]);
       FORGET(b, upper);
+      FORGET(above, below);
       floats odd = odds_at(b + 32 * half, upper);
 #pragma GCC unroll 6
-      for (int r = 0; r < rows; r++) sums[r][half] = multiply_add(all(a[r * stride + k + 1]), odd, sums[r][half]);
+      for (int r = 0; r < rows; r++) sums[r][half] = multiply_add(all(ROW(r)[1]), odd, sums[r][half]);
       FORGET(b, upper);
+      FORGET(above, below);
     }
   }
 #pragma GCC unroll 6
