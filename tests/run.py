@@ -37,7 +37,7 @@ LESSER_CPU = "avx2"
 # Two processes, whose threads sleep when they wait for one another: else each keeps the others from their work.
 UNIT = (["-n", "2"], {"OMP_WAIT_POLICY": "passive"})
 LANES = 2  # of parts that leave cores idle
-LONGEST_FIRST = ("e2e", "hosts", "ranks", "lint")
+LONGEST_FIRST = ("e2e", "hosts", "fuzz", "ranks", "lint")
 # All that hang together still leave room in CI's 90 minutes.
 SECONDS = {"lint": 120, "unit": 400, "fuzz": 180, "ranks": 240, "e2e": 1000, "hosts": 400}
 FULL_FACTOR = 20
@@ -126,7 +126,7 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
         yield from lint_parts()
     if "fuzz" in options.parts and not pytest_arguments:
         cases = FUZZ_CASES * (FULL_FACTOR if options.full else 1)
-        yield Part("fuzz", "fuzz", [sys.executable, "tests/fuzz", "--cases", str(cases)])
+        yield Part("fuzz", "fuzz", [sys.executable, "tests/fuzz", "--cases", str(cases)], idles=True)
     for kind in ("unit", "ranks", "e2e", "hosts"):
         own_paths = [path for path in paths if is_below(path, ROOT / "tests" / kind)]
         if kind not in options.parts or (paths and not own_paths):

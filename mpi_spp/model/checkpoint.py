@@ -109,7 +109,9 @@ class Checkpoint:
                     else f"no such file, though {INDEX} names it"
                 )
                 raise UserError(f"{path}: {told}; get the missing file") from None
-            except (OSError, ValueError, MemoryError, SafetensorError) as error:
+            except OSError as error:
+                raise UserError(f"{path}: cannot be read ({error.strerror or error}); get the file again") from None
+            except (ValueError, MemoryError, SafetensorError) as error:
                 raise UserError(f"{path}: is corrupt or truncated ({error}); get the file again") from None
         return self._open_files[file_name]
 

@@ -93,5 +93,7 @@ def tokens(directory: Path, prompt_ids: list[int], new_tokens: int) -> tuple[lis
         )
     best = [step[0].topk(2).values for step in out.scores]
     if any(bool(step.isnan().all()) or bool(step.isposinf().any()) for step in out.scores):
+        if all(bool(weight.isfinite().all()) for weight in model.parameters()):
+            raise OverflowError("it multiplies in an order in which these weights are too large, and we need not")
         raise NotNumbersError("an answer of logits that are no numbers")
     return out.sequences[0, len(prompt_ids) :].tolist(), [float(pair[0] - pair[1]) for pair in best]

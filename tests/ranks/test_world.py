@@ -108,7 +108,7 @@ def test_threads_are_the_ranks_share_of_its_cores(
     cores: list[list[int]], threads: int, threads_that_share: int
 ) -> None:
     world = World.__new__(World)
-    world.cores, world.cpu_quota = cores[0], None
+    world.cores, world.cpu_quota, world.local_size = cores[0], None, len(cores)
     world._sharers = world._count_sharers(LocalRanks(cores))  # type: ignore[arg-type]
     assert world.default_threads() == threads
     assert world.shares_core(threads_that_share)
