@@ -28,8 +28,9 @@ from mpi_spp.schedule import Cost
 from mpi_spp.strategies import load_strategies
 
 NEW_TOKENS = 7  # caches grow on every rank
-# By how much a token's logit may be behind the best of one rank, whose logits spread by 1.5; measured: up to 0.15.
-LARGEST_LOSS = 0.4
+# By how much a token's logit may be behind the best of one rank, whose logits spread by 1.5. In bfloat16 some logit of
+# any back end is up to 0.35 from float32's, and two of them are compared; measured: up to 0.64.
+LARGEST_LOSS = 0.8
 SHARE_WITH_EXPERTS = 0.5  # of the tokens: where rounding lets a router take another expert, anything may follow
 SLOW, FAST = Cost(512, 0.0, 0.0, 1.0, 1e-2), Cost(512, 1.0, 0.0, 1e-6, 0.0)
 
