@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -145,20 +146,26 @@ def test_want_of_memory_is_named(variables: dict[str, str]) -> None:
 def test_ctrl_z_stops_the_ranks_until_fg(variables: dict[str, str]) -> None:
     """Whatever the launcher makes of it."""
 
-    def becomes(process: int, states: str) -> None:
-        until = time.monotonic() + 10
-        while (state := Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]) not in states:
-            assert time.monotonic() < until, state
+    def until(is_so: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not is_so():
+            assert time.monotonic() < deadline
             time.sleep(0.02)
+
+    def is_in(process: int, state: str) -> bool:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == state
 
     with start("trap '' TSTP; PMI_RANK=0 sleep 60 & echo $!; wait; exit 3", variables) as process:
         rank = int(process.stdout.readline())
-        process.send_signal(signal.SIGTSTP)
-        becomes(rank, "T")
-        becomes(process.pid, "T")
-        process.send_signal(signal.SIGCONT)
-        becomes(rank, "S")
-        os.kill(rank, signal.SIGTERM)
+        try:
+            until(lambda: Path(f"/proc/{rank}/comm").read_text() == "sleep\n")  # before that it is a copy of the shell
+            process.send_signal(signal.SIGTSTP)
+            until(lambda: is_in(rank, "T") and is_in(process.pid, "T"))
+            process.send_signal(signal.SIGCONT)
+            until(lambda: is_in(rank, "S"))
+        finally:
+            os.kill(rank, signal.SIGKILL)
+            process.send_signal(signal.SIGCONT)
         assert process.wait(10) == 3
 
 
