@@ -41,6 +41,7 @@ LONGEST_FIRST = ("e2e", "hosts", "fuzz", "ranks", "lint")
 # All that hang together still leave room in CI's 90 minutes.
 SECONDS = {"lint": 120, "unit": 400, "fuzz": 180, "ranks": 240, "e2e": 1000, "hosts": 400}
 FULL_FACTOR = 20
+FUZZ_SEED = 1  # the same every day, so that a change is judged by what it changed; --seed draws others
 FUZZ_CASES = 1000
 
 
@@ -125,8 +126,9 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
     if "lint" in options.parts and not pytest_arguments:
         yield from lint_parts()
     if "fuzz" in options.parts and not pytest_arguments:
-        cases = FUZZ_CASES * (FULL_FACTOR if options.full else 1)
-        yield Part("fuzz", "fuzz", [sys.executable, "tests/fuzz", "--cases", str(cases)], idles=True)
+        cases, seed = FUZZ_CASES * (FULL_FACTOR if options.full else 1), options.seed or FUZZ_SEED
+        command = [sys.executable, "tests/fuzz", "--cases", str(cases), "--seed", str(seed)]
+        yield Part("fuzz", "fuzz", command, idles=True)
     for kind in ("unit", "ranks", "e2e", "hosts"):
         own_paths = [path for path in paths if is_below(path, ROOT / "tests" / kind)]
         if kind not in options.parts or (paths and not own_paths):
