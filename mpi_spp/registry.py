@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+from functools import cache
 from types import ModuleType
 
 from mpi_spp.errors import UserError
@@ -11,8 +12,7 @@ VERBS = ("prefill", "sync", "decode")
 
 def choices(verb: str) -> list[str]:
     """The names of a verb's strategies, without importing them. `verb`: one of VERBS."""
-    package = importlib.import_module(f"mpi_spp.{verb}")
-    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+    return list(_names(tuple(importlib.import_module(f"mpi_spp.{verb}").__path__)))
 
 
 def load(verb: str, name: str) -> ModuleType:
@@ -20,3 +20,8 @@ def load(verb: str, name: str) -> ModuleType:
     if name not in choices(verb):
         raise UserError(f"{verb} strategy {name!r} is unknown; choose one of {', '.join(choices(verb))}")
     return importlib.import_module(f"mpi_spp.{verb}.{name}")
+
+
+@cache  # who looks at all combinations asks often
+def _names(folders: tuple[str, ...]) -> list[str]:
+    return sorted(module.name for module in pkgutil.iter_modules(folders) if not module.name.startswith("_"))

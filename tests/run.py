@@ -35,7 +35,8 @@ NUM_RANKS_ALSO = 3  # with a second MPI, or as on a lesser CPU, whose parts in w
 MOST_CASES_ALSO = 15
 LESSER_CPU = "avx2"
 # Two processes, whose threads sleep when they wait for one another: else each keeps the others from their work.
-UNIT = (["-n", "2"], {"OMP_WAIT_POLICY": "passive"})
+# A third, since some tests sleep.
+UNIT = (["-n", "3"], {"OMP_WAIT_POLICY": "passive"})
 LANES = 2  # of parts that leave cores idle
 LONGEST_FIRST = ("e2e", "hosts", "fuzz", "ranks", "lint")
 # All that hang together still leave room in CI's 90 minutes.
@@ -137,6 +138,8 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
         if kind == "ranks":
             yield from rank_parts(sys.executable, options.num_ranks, arguments)
             yield from also_rank_parts(options, arguments)
+        elif kind == "e2e" and not pytest_arguments:
+            yield from e2e_parts()
         else:
             more = UNIT if kind == "unit" and not pytest_arguments else ([], {})
             command = [sys.executable, "-m", "pytest", *more[0], *arguments]
@@ -152,6 +155,14 @@ def lint_parts() -> Iterator[Part]:
     """The checks that count as one test each."""
     for arguments in (["ruff", "check", "."], ["ruff", "format", "--check", "."], ["mypy", "mpi_spp"]):
         yield Part(" ".join(arguments), "lint", [sys.executable, "-m", *arguments], idles=True)
+
+
+def e2e_parts() -> Iterator[Part]:
+    """Every other file each, so that all lanes have work."""
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "e2e").glob("test_*.py"))
+    for first in range(LANES):
+        command = [sys.executable, "-m", "pytest", *files[first::LANES]]
+        yield Part(f"e2e, part {first + 1} of {LANES}", "e2e", command, idles=True)
 
 
 def rank_parts(python: str, numbers: Sequence[int], arguments: list[str]) -> Iterator[Part]:

@@ -1,6 +1,7 @@
 """Tests under mpirun: rank 0 speaks, and a failure on any rank ends all of them at once instead of a deadlock."""
 
 import os
+import re
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,15 @@ def ranks(request: pytest.FixtureRequest, world: "World") -> "Communicator":
 
     staging = Direct() if request.param == "direct" else ThroughHost(pin_memory=False)
     return Communicator(world.mpi_comm.Dup(), staging, shares_core=True)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Spare all ranks the import of a module that has no test for so many: it takes longer than some sessions' tests."""
+    if collection_path.suffix != ".py" or os.environ.get("MPI_SPP_FULL_TESTS") == "1":
+        return None
+    numbers = re.findall(r"mark\.ranks\(([\d, ]+)\)", collection_path.read_text(encoding="utf-8"))
+    wanted = {int(number) for few in numbers for number in few.split(",")}
+    return True if wanted and MPI.COMM_WORLD.size not in wanted else None
 
 
 @pytest.hookimpl(trylast=True)

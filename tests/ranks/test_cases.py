@@ -66,7 +66,7 @@ def engine_of(case: Case, directory: Path, world: World) -> Engine:
 
 @pytest.mark.smoke
 @pytest.mark.numbers
-@pytest.mark.parametrize("case", design.of_session(the_world().size), ids=str)
+@pytest.mark.parametrize("case", the_world().on_rank_0(lambda: design.of_session(the_world().size)), ids=str)
 def test_a_run(case: Case, models: Path, world: World) -> None:
     """Answers to all prompts at once end one after another."""
     engine = engine_of(case, models / case.model, world)

@@ -70,7 +70,7 @@ def test_special_values(ranks: Communicator, rows: list[list[float]], dtype: tor
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 131, 49152])
 def test_vocabularies_of_any_size(ranks: Communicator, size: int, dtype: torch.dtype) -> None:
     """Logits of 16 bits tie often, within a slice and between slices; the exact ones decide."""
-    check(ranks, 20 + torch.rand(40, size, generator=torch.Generator().manual_seed(size)), dtype)
+    check(ranks, 20 + torch.rand(8, size, generator=torch.Generator().manual_seed(size)), dtype)
 
 
 @pytest.fixture(scope="module")

@@ -135,7 +135,7 @@ def test_an_int8_cache_is_moved_by_every_triple(name: str, kv_cache_dtype: str, 
 @pytest.mark.parametrize("num_hosts", [2, 3])
 def test_shared_memory_on_several_hosts(num_hosts: int, granularity: str, models: Path, world: World) -> None:
     """Ranks that are told that they are on different machines share nothing but messages."""
-    apart, name, length = copy.copy(world), "qwen3", 100
+    apart, name, length = copy.copy(world), "qwen3", reference_models.PROMPT_LENGTHS[-1]
     apart.host = f"host{world.rank * num_hosts // world.size}"
     config = dataclasses.replace(
         settings_of(0, models / name, None, sync_strategy="shared"), sync_granularity=granularity

@@ -20,10 +20,11 @@ from mpi_spp.kernels.native.library import NoKernels
 NORM = """
 #include <signal.h>
 #include <stdlib.h>
+#include <unistd.h>
 void rms_norm(void) {
   const char *how = getenv("TEST_NORM");
   if (how && *how == 'c') raise(SIGILL);
-  if (how && *how == 'h') for (;;) ;
+  if (how && *how == 'h') for (;;) pause();
 }
 """
 COMPILER = """#!/bin/sh
