@@ -38,7 +38,7 @@ def test_the_report_tells_what_each_half_did(reciting: Path, tmp_path: Path, con
 
 
 def sampled(ranks: Ranks, *arguments: str) -> dict[str, Any]:
-    settings = ["--dtype", "float32", "--threads", "1", "--max-new-tokens", "12", "--chunk-size", "8"]
+    settings = ["--dtype", "float32", "--threads", "1", "--max-new-tokens", "8", "--chunk-size", "8"]
     settings += ["--temperature", "0.8", "--seed", "1", "--json", "-"]
     prompt = ["--model", str(smollm2.directory()), "--prompt", "Write a short story about the sea."]
     ended = ranks.run("generate", *prompt, *settings, *arguments)

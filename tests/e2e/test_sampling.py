@@ -6,7 +6,7 @@ from typing import Any
 import smollm2
 from console import ALL_START, Ranks, Starts
 
-NEW_TOKENS = 20
+NEW_TOKENS = 12
 
 
 def answer(ranks: Ranks, *arguments: str) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def ranks(request: pytest.FixtureRequest, world: "World") -> "Communicator":
 
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
-    """Spare all ranks the import of a module that has no test for so many: it takes longer than some sessions' tests."""
+    """Spare all ranks the import of modules without a test for so many: it takes longer than some sessions."""
     if collection_path.suffix != ".py" or os.environ.get("MPI_SPP_FULL_TESTS") == "1":
         return None
     numbers = re.findall(r"mark\.ranks\(([\d, ]+)\)", collection_path.read_text(encoding="utf-8"))
