@@ -25,7 +25,7 @@ NUMBERS = tuple(f"{dtype}/{one}" for dtype in DTYPES for one in KERNELS if dtype
 FREE_AXES = {  # "many" and "few": as many chunks as pay on a slow machine, and on a fast one
     "model": tuple(RECIPES),
     "chunks": ("1", "7", "128", "many", "few"),
-    "prompts": ("1,37,100", "1,37", "100"),
+    "prompts": ("1,37,71", "1,37", "71"),
     "numbers": NUMBERS,
     "kv_cache": ("auto", "int8"),
     "quantize": (NONE, *QUANTIZE),
@@ -120,7 +120,7 @@ def clash(values: Assignment) -> bool:
         return True
     if "model" in values and values.get("experts", has_experts(values["model"])) != has_experts(values["model"]):
         return True
-    return values.get("chunks") == "1" and "100" in values.get("prompts", "")  # would take the most time
+    return values.get("chunks") == "1" and "71" in values.get("prompts", "")  # would take the most time
 
 
 def _computes(numbers: str, is_quantized: bool) -> bool:

@@ -96,7 +96,7 @@ def splits_of(num_layers: int, num_ranks: int) -> list[tuple[int, ...] | str]:
 @pytest.mark.parametrize("granularity", GRANULARITIES)
 def test_every_schedule(granularity: str, models: Path, world: World) -> None:
     """Chunks of a slow machine are many, and those of a fast one few: both are planned here."""
-    name, length = "llama_tied", 100
+    name, length = "llama_tied", reference_models.PROMPT_LENGTHS[-1]
     engine = make_engine(models / name, world, chunk_size=7)
     layers = engine.model.num_hidden_layers
     slow, fast = Cost(512, 0.0, 0.0, 1.0, 1e-2), Cost(512, 1.0, 0.0, 1e-6, 0.0)
@@ -153,7 +153,7 @@ def test_a_sync_leaves_the_same_cache_on_all_ranks(
     if kernels == "native":
         require_native_kernels()
     name, fixed = "llama_tied", {"sync_strategy": sync, "kernels": kernels, "dtype": dtype, "chunk_size": 7}
-    engine, prompt_ids = make_engine(models / name, world, **fixed), reference_models.prompt_of(name, 100)
+    engine, prompt_ids = make_engine(models / name, world, **fixed), reference_models.prompt_of(name, reference_models.PROMPT_LENGTHS[-1])
     for kv_cache_dtype, chunk_size in itertools.product(KV_CACHE_DTYPES, (7, 128) if FULL else (7,)):
         changed = {"kv_cache_dtype": kv_cache_dtype, "chunk_size": chunk_size}
         engine.configure(run_config(models / name, **fixed | changed), Clock())
@@ -192,7 +192,7 @@ def test_an_int8_cache_gives_the_tokens_of_one_rank(
         require_native_kernels()
     options = {"kv_cache_dtype": "int8", "dtype": dtype, "kernels": kernels}
     engine, single = (make_engine(models / name, one, chunk_size=7, **options) for one in (world, one_rank_of(world)))
-    prompt_ids = reference_models.prompt_of(name, 100)
+    prompt_ids = reference_models.prompt_of(name, reference_models.PROMPT_LENGTHS[-1])
     turn = NAMES.index(name) + KERNELS.index(numbers)
     for number, chunk_size in enumerate((7, 128)):
         expected = answer(single, prompt_ids, reference_models.NEW_TOKENS, chunk_size=chunk_size, **options)
@@ -229,7 +229,7 @@ def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(
     require_native_kernels()
     fixed = {"dtype": "bfloat16", "kernels": "native", "kv_cache_dtype": kv_cache_dtype, "prefill": prefill}
     engine = make_engine(models / name, world, **fixed)
-    prompt_ids = reference_models.prompt_of(name, 100 if FULL else 37)
+    prompt_ids = reference_models.prompt_of(name, reference_models.PROMPT_LENGTHS[-1] if FULL else 37)
     expected = cache_of_one_rank(engine, prompt_ids, len(prompt_ids))
     tokens = []
     for chunk_size in CHUNK_SIZES:
