@@ -153,7 +153,8 @@ def test_a_sync_leaves_the_same_cache_on_all_ranks(
     if kernels == "native":
         require_native_kernels()
     name, fixed = "llama_tied", {"sync_strategy": sync, "kernels": kernels, "dtype": dtype, "chunk_size": 7}
-    engine, prompt_ids = make_engine(models / name, world, **fixed), reference_models.prompt_of(name, reference_models.PROMPT_LENGTHS[-1])
+    engine = make_engine(models / name, world, **fixed)
+    prompt_ids = reference_models.prompt_of(name, reference_models.PROMPT_LENGTHS[-1])
     for kv_cache_dtype, chunk_size in itertools.product(KV_CACHE_DTYPES, (7, 128) if FULL else (7,)):
         changed = {"kv_cache_dtype": kv_cache_dtype, "chunk_size": chunk_size}
         engine.configure(run_config(models / name, **fixed | changed), Clock())
