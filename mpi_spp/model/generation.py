@@ -19,8 +19,8 @@ from mpi_spp.request import NO_PENALTIES, Penalties, check_penalty
 _NAME = "generation_config.json"
 _MOST_SHOWN = 40  # characters of a value
 _ADVICE = "; get the model's files again"
-_EXACT_CACHES = ("dynamic", "static", "sliding_window", "hybrid", "hybrid_chunked", "paged")
-_EXACT_CACHES += ("offloaded", "offloaded_static", "offloaded_hybrid", "offloaded_hybrid_chunked")
+_CACHES = ("static", "hybrid", "hybrid_chunked")
+_EXACT_CACHES = ("dynamic", "offloaded", "paged", "sliding_window", *_CACHES, *(f"offloaded_{one}" for one in _CACHES))
 TAKEN = ("eos_token_id", "repetition_penalty")
 # What changes greedy tokens in transformers and cannot be had here, after the values that change nothing. All else,
 # as what is only of beams, or of drafts that no greedy token depends on, changes none.
