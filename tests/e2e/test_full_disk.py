@@ -1,5 +1,6 @@
-"""A disk that is full when rank 0 writes what came of a run: one line, status 2, all ranks gone, what was done is kept."""
+"""A disk that is full when rank 0 writes what came of a run: one line, all ranks end, and what is done is kept."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -47,7 +48,7 @@ def test_all_ranks_end_in_one_line(name: str, model: Path, files: Path, console:
     words += ["--model", str(model), *FIXED]
     ended = console.run_different([words] * 3, files, [{MOST_FILE_BYTES: str(LIMIT)}, {}, {}], 20)
     lines = [line for line in ended.error_lines if line.startswith("mpi-spp: error: ")]
-    option = next(word for word, value in zip(words, words[1:], strict=False) if value == str(files / "out"))
+    option = next(word for word, value in itertools.pairwise(words) if value == str(files / "out"))
     assert ended.status == 2 and len(lines) == 1 and "Traceback" not in ended.stderr, ended.stderr
     assert lines[0].startswith(f"mpi-spp: error: {option}: {files / 'out'} cannot be written (File too large)")
     if words[0] == "generate":
