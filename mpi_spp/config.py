@@ -1,5 +1,6 @@
 """The options of a run: one frozen dataclass, validated when made. Its defaults are the command line's defaults."""
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ LAYER_SPLITS = ("auto", "even")
 CUDA_AWARE = ("auto", "yes", "no")
 MOST_THREADS = 1024
 MOST_TOKENS = 2**31 - 1  # the most positions that a model may have
-MOST_SECONDS = 366 * 24 * 3600  # of a limit; the system's clocks take more than this, and less than any number
+MOST_SECONDS = 366 * 24 * 3600  # of a limit, which the system's clocks take
 _LARGEST_GROUP = 1 << 16
 _MOST_ANSWERS = 1 << 16  # of one prompt
 _MOST = {
