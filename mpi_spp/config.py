@@ -21,7 +21,19 @@ QUANTIZE = ("int8", "int4")
 LAYER_SPLITS = ("auto", "even")
 CUDA_AWARE = ("auto", "yes", "no")
 MOST_THREADS = 1024
+MOST_TOKENS = 2**31 - 1  # the most positions that a model may have
+MOST_SECONDS = 366 * 24 * 3600  # of a limit, which the system's clocks take
 _LARGEST_GROUP = 1 << 16
+_MOST_ANSWERS = 1 << 16  # of one prompt
+_MOST = {
+    "max_new_tokens": MOST_TOKENS,
+    "num_return_sequences": _MOST_ANSWERS,
+    "chunk_size": MOST_TOKENS,
+    "top_k": MOST_TOKENS,
+    "threads": MOST_THREADS,
+    "timeout": MOST_SECONDS,
+}
+_LARGEST_GUIDANCE = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +91,10 @@ class RunConfig:
             value = getattr(self, name)
             if isinstance(value, int) and value < 1:
                 raise UserError(f"{option_name(name)}: {value} is too small; give 1 or more")
+        for name, most in _MOST.items():
+            value = getattr(self, name)
+            if isinstance(value, int) and value > most:
+                raise UserError(f"{option_name(name)}: {value} is too much; give {most} or less")
         if self.timeout < 0:
             raise UserError(f"--timeout: {self.timeout} is too small; give 1 or more, or 0 for no limit")
         if not isinstance(self.chunk_size, int):
@@ -99,8 +115,6 @@ class RunConfig:
         self._check_choice("kernels", KERNELS)
         if self.quantize is not None:
             self._check_choice("quantize", QUANTIZE)
-        if self.threads is not None and self.threads > MOST_THREADS:
-            raise UserError(f"--threads: {self.threads} is more than any machine has; give {MOST_THREADS} or fewer")
         if not 16 <= self.quantize_group_size <= _LARGEST_GROUP or self.quantize_group_size % 16:
             raise UserError(
                 f"--quantize-group-size: {self.quantize_group_size} is no multiple of 16 up to {_LARGEST_GROUP}; give"
@@ -181,8 +195,9 @@ class RunConfig:
             raise UserError(f"{names}: no meaning without sampling; give --temperature above 0 too")
 
     def _check_guidance(self) -> None:
-        if not math.isfinite(self.guidance_scale):
-            raise UserError(f"--guidance-scale: {self.guidance_scale} is no finite number; give 1.5, or 1 for none")
+        if not abs(self.guidance_scale) <= _LARGEST_GUIDANCE:
+            limits = f"from {-_LARGEST_GUIDANCE:g} to {_LARGEST_GUIDANCE:g}"
+            raise UserError(f"--guidance-scale: {self.guidance_scale} is no number {limits}; give 1.5, or 1 for none")
         if not self.is_guided:
             if self.negative_prompt is not None:
                 raise UserError("--negative-prompt: no meaning without guidance; give --guidance-scale 1.5 too")

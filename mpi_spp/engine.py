@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from mpi_spp import cpu
+from mpi_spp import facts
 from mpi_spp.caches import Caches
 from mpi_spp.comm.life import works
-from mpi_spp.comm.world import World, abort_with
+from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.connections import Connections
 from mpi_spp.decode._job import DecodeJob, Growing
-from mpi_spp.diagnosis import not_finite
+from mpi_spp.diagnosis import Diagnosis, Fail
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.limits import require_threads
@@ -25,18 +25,17 @@ from mpi_spp.measuring import Measuring
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.partition import split_chunks
-from mpi_spp.phase import Phase, needed
+from mpi_spp.phase import needed
 from mpi_spp.plan.setting import Setting, cut
 from mpi_spp.plan.settle import limits_of, needs_settling, settle
 from mpi_spp.prefill._job import PrefillJob
-from mpi_spp.report.memory import peak_bytes, peak_gpu_bytes, resident_bytes
+from mpi_spp.report.memory import resident_bytes
 from mpi_spp.report.progress import Progress
 from mpi_spp.report.timed import timed
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import NO_PENALTIES, Penalties, Request
 from mpi_spp.sampling.penalties import Seen, seen_of
 from mpi_spp.sampling.selection import selection_of, with_seed
-from mpi_spp.sampling.shard import NOT_FINITE
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 from mpi_spp.teams import teams_of
 
@@ -77,6 +76,8 @@ class Engine:
         self._links = Connections(world, team.ranks, device, *how)
         self.comm, self.kv_comm = self._links.replica, self._links.kv
         self._measuring = Measuring(self._loader, self.comm, world)
+        # Of several replicas the others would go on, and then wait for these ranks.
+        self._diagnosis = Diagnosis(self._loader, self._links.selecting, self.mesh.dp > 1 and self.comm.is_first)
         self._held: Any = None
         self._experts: dict[str, list[int]] | None = None  # of the last prefill
         self.configure(config, clock)
@@ -124,11 +125,12 @@ class Engine:
             yield token
 
     def generate_batch(
-        self, requests: Sequence[Request], between: Callable[[], object] = lambda: None
+        self, requests: Sequence[Request], between: Callable[[], object] = lambda: None, fail: Fail | None = None
     ) -> Iterator[tuple[int, int]]:
         """Yield a request's number with its next token, on every rank: one prefill after another, then all at once.
 
-        `between` is called after each prefill: whoever waits for this rank should not wait for all of them.
+        `between` is called after each prefill: whoever waits for this rank should not wait for all of them. `fail`:
+        see `decode`.
         """
         lengths = [len(one.prompt_ids) for one in requests]
         caches = [self.new_cache(n + one.max_new_tokens, n) for n, one in zip(lengths, requests, strict=True)]
@@ -136,20 +138,31 @@ class Engine:
         for one, cache in zip(requests, caches, strict=True):
             hidden.append(self.prefill(one.prompt_ids, cache))
             between()
-        yield from self.decode(requests, caches, torch.cat(hidden))
+        yield from self.decode(requests, caches, torch.cat(hidden), fail)
         caches.clear()
         self._links.shared.free()
 
     def decode(
-        self, requests: Sequence[Request], caches: Sequence[KVCache], hidden: torch.Tensor
+        self,
+        requests: Sequence[Request],
+        caches: Sequence[KVCache],
+        hidden: torch.Tensor,
+        fail: Fail | None = None,
     ) -> Iterator[tuple[int, int]]:
-        """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size]."""
+        """The same after the prefills. `hidden`: the last tokens' hidden states [requests, hidden_size].
+
+        `fail` is told, on every rank, of a request whose scores are no numbers though all weights are: it ends there,
+        and the others go on. Without it that ends the run, as weights that are no numbers always do.
+        """
         pairs = enumerate(zip(requests, caches, strict=True))
         growing = [Growing(number, one.stream, cache, len(one.prompt_ids)) for number, (one, cache) in pairs]
         seen = [seen_of(one, self.stage.vocabulary, self.stage.device) for one in requests]
         for sequences, tokens in self._strategies.decode.decode(self._decode_job(seen), growing, hidden):
             self.clock.mark("decode_end" if sequences[0].taken else "first_token")
+            self._diagnosis.end_without_token(sequences, tokens, fail)
             for sequence, token in zip(sequences, tokens.tolist(), strict=True):
+                if sequence.finished:
+                    continue
                 request = requests[sequence.number]
                 sequence.taken += 1
                 if (before := seen[sequence.number]) is not None:
@@ -206,30 +219,10 @@ class Engine:
 
     def facts(self) -> dict[str, Any]:
         """What this rank is and did, as plain values."""
-        prefill, decode = (_part_of(phase, self.comm.rank) for phase in (self._prefill_phase, self._decode_phase))
         return {
-            "rank": self.world.rank,
-            "host": self.world.host,
-            "device": str(self.stage.device),
-            "threads": self.threads,
-            "kernels": self._loader.kernels,
-            "kernels_reason": self._loader.chosen.why,
-            "compiler": self._loader.compiler,
-            **cpu.facts(),
-            "affinity": self.world.cores,
-            "cpu_quota": self.world.cpu_quota,
-            "prefill_layers": prefill["layers"],
-            "decode_layers": decode["layers"],
-            "prefill_kv_heads": prefill["kv_heads"],
-            "decode_kv_heads": decode["kv_heads"],
-            "vocabulary": [self.stage.vocabulary.start, self.stage.vocabulary.stop],
-            "peak_memory_bytes": peak_bytes(),
+            **facts.of_machine(self.world, self._loader, self.threads),
+            **facts.of_part(self._plan, self._links, self.stage, self._caches),
             "program_bytes": self._program_bytes,  # resident before anything of the model was read
-            "weights_bytes": self.stage.weights.nbytes,
-            "cache_bytes": self._caches.most_bytes,
-            "peak_gpu_memory_bytes": peak_gpu_bytes(self.stage.device),
-            "bytes_sent": self._links.bytes_sent,
-            "kv_bytes_sent": self.kv_comm.bytes_sent,
             "experts": self._experts,
             "moments": self.clock.moments,
         }
@@ -237,7 +230,7 @@ class Engine:
     @property
     def warnings(self) -> list[str]:
         """What makes this rank's part slower or larger than a user may expect."""
-        return [told for told in (self._loader.chosen.warning, self.world.quota_warning(self.threads)) if told]
+        return facts.warnings(self.world, self._loader, self.threads)
 
     def schedule(self) -> dict[str, Any]:
         """What was decided for the last prefill, as plain values."""
@@ -291,21 +284,10 @@ class Engine:
         adjusts = [seen[one.number] for one in sequences]
         streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
         with timed("select", sequences=len(sequences)):
-            tokens = self._selection.select(self.stage, hidden, self._links.selecting, streams, steps, adjusts)
-        if int(tokens.max()) >= NOT_FINITE:
-            error = not_finite(self._loader, sequences, self._links.selecting)
-            if self.mesh.dp > 1 and self.comm.is_first:  # other replicas would go on, and then wait for these ranks
-                abort_with(error)
-            raise error
-        return tokens
+            return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps, adjusts)
 
     def _mark(self, name: str) -> None:
         if self.stage.device.type == "cuda":
             torch.cuda.synchronize(self.stage.device)
         self.clock.mark(name)
         log.info("%s at %.3f s", name, self.clock.moments[name])
-
-
-def _part_of(phase: Phase, rank: int) -> dict[str, list[int]]:
-    span, heads = phase.spans[rank], phase.regions[rank].heads
-    return {"layers": [span.start, span.stop], "kv_heads": [heads.start, heads.stop]}

@@ -7,9 +7,10 @@ prefills, so one that asks waits for one of these at most.
 from collections.abc import Callable
 from typing import Protocol
 
-from mpi_spp.batch.work import Group, Work
+from mpi_spp.batch.work import Answer, Group, Work
 from mpi_spp.comm.mailbox import Mailbox, share
 from mpi_spp.engine import Engine
+from mpi_spp.errors import UserError
 
 _MORE = "more"  # what a replica says when it has nothing to do
 
@@ -20,8 +21,8 @@ class Part(Protocol):
     def take(self) -> Group:
         """The next group; only the first rank of a replica knows it."""
 
-    def give(self, place: int, token_ids: list[int]) -> None:
-        """An answer is there."""
+    def give(self, place: int, answer: Answer) -> None:
+        """An answer is there, or none will be."""
 
     def move_on(self) -> None:
         """Called between tokens and prefills."""
@@ -41,10 +42,10 @@ class Keeper:
         """See Part."""
         return self._work.take()
 
-    def give(self, place: int, token_ids: list[int], rank: int = 0) -> None:
+    def give(self, place: int, answer: Answer, rank: int = 0) -> None:
         """See Part."""
         self.answers[rank] = self.answers.get(rank, 0) + 1
-        self._work.finish(place, token_ids)
+        self._work.finish(place, answer)
 
     def move_on(self) -> None:
         """See Part."""
@@ -57,7 +58,7 @@ class Keeper:
             self._hear(*self._mailbox.wait())
         self._mailbox.flush()
 
-    def _hear(self, rank: int, message: str | tuple[int, list[int]]) -> None:
+    def _hear(self, rank: int, message: str | tuple[int, Answer]) -> None:
         if isinstance(message, tuple):
             self.give(*message, rank=rank)
             return
@@ -77,9 +78,9 @@ class Asker:
         self._mailbox.post(_MORE, 0)
         return self._mailbox.wait()[1]
 
-    def give(self, place: int, token_ids: list[int]) -> None:
+    def give(self, place: int, answer: Answer) -> None:
         """See Part."""
-        self._mailbox.post((place, token_ids), 0)
+        self._mailbox.post((place, answer), 0)
 
     def move_on(self) -> None:
         """See Part."""
@@ -97,7 +98,7 @@ class Helper:
         """See Part."""
         return []
 
-    def give(self, place: int, token_ids: list[int]) -> None:
+    def give(self, place: int, answer: Answer) -> None:
         """See Part."""
 
     def move_on(self) -> None:
@@ -122,10 +123,14 @@ def answer_all(engine: Engine, part: Part) -> None:
     part.leave()
 
 
-def _answer(engine: Engine, group: Group, give: Callable[[int, list[int]], None], move_on: Callable[[], None]) -> None:
+def _answer(engine: Engine, group: Group, give: Callable[[int, Answer], None], move_on: Callable[[], None]) -> None:
     """Give each answer as soon as its last token is there."""
     answers: list[list[int]] = [[] for _ in group]
-    for number, token in engine.generate_batch([request for _, request in group], move_on):
+
+    def fail(number: int, error: UserError) -> None:
+        give(group[number][0], str(error))
+
+    for number, token in engine.generate_batch([request for _, request in group], move_on, fail):
         place, request = group[number]
         answers[number].append(token)
         if request.ends_with(token, len(answers[number])):

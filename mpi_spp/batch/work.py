@@ -12,6 +12,7 @@ from mpi_spp.partition import split_evenly
 from mpi_spp.request import Request
 
 Group = list[tuple[int, Request]]  # each request after its place among the lines
+Answer = list[int] | str  # token ids, or why there are none
 
 
 @dataclass(frozen=True)
@@ -63,9 +64,12 @@ class Work:
                 return group
         return []
 
-    def finish(self, place: int, token_ids: list[int]) -> None:
+    def finish(self, place: int, token_ids: Answer) -> None:
         """Put an answer into its place."""
         waiting = self._waiting.pop(place)
+        if isinstance(token_ids, str):
+            self._skip(place, waiting.id, token_ids)
+            return
         request, totals = waiting.request, self.totals
         totals.answered += 1
         totals.prompt_tokens += len(request.prompt_ids)
@@ -89,11 +93,14 @@ class Work:
                 name = id_of(fields)
                 request = self._encoder.request(parse_line(fields), stream=number)
             except UserError as error:
-                self.totals.skipped += 1
-                self._put(place, {"line": number, "id": name, "error": str(error)})
+                self._skip(place, name, str(error))
             else:
                 self._waiting[place] = Waiting(name, request)
                 yield place, request
+
+    def _skip(self, place: int, name: Any, error: str) -> None:
+        self.totals.skipped += 1
+        self._put(place, {"line": self._lines[place][0], "id": name, "error": error})
 
     def _put(self, place: int, answer: dict[str, Any]) -> None:
         """Write it and those that waited for it, if none before it is missing."""

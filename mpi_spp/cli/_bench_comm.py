@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpi_spp.cli._debug import limit
-from mpi_spp.cli._options import FILE, device_options, json_option, memory_option, timeout_option
+from mpi_spp.cli._options import FILE, Number, device_options, json_option, memory_option, timeout_option
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.comm.bench import DTYPES, MODES, OPERATIONS, TRANSPORTS
 from mpi_spp.errors import UserError
@@ -87,10 +87,26 @@ def _names_option(name: str, choices: Sequence[str], help_text: str) -> Callable
     "--dtype", default="float32", type=click.Choice(list(DTYPES)), show_default=True, help="Of the allreduce's sum."
 )
 @click.option(
-    "--seconds", default=0.2, show_default=True, help="For each point, which decides how often it is repeated."
+    "--seconds",
+    default=0.2,
+    show_default=True,
+    type=Number(0, 60, min_open=True),
+    help="For each point, which decides how often it is repeated.",
 )
-@click.option("--rounds", default=5, show_default=True, help="In which the transports take turns; the median counts.")
-@click.option("--tests", default=10, show_default=True, help="During a computation that shall hide an exchange.")
+@click.option(
+    "--rounds",
+    default=5,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="In which the transports take turns; the median counts.",
+)
+@click.option(
+    "--tests",
+    default=10,
+    show_default=True,
+    type=click.IntRange(0, 1000),
+    help="During a computation that shall hide an exchange.",
+)
 @device_options
 @memory_option
 @timeout_option
@@ -143,11 +159,6 @@ def comm(sizes: tuple[int, ...], json: str | None, plot: str | None, **options: 
 
 def _check(sizes: tuple[int, ...], plot: str | None, options: dict[str, Any]) -> None:
     """Refuse what cannot be measured or drawn, before anything is loaded."""
-    if not 0 < options["seconds"] < float("inf"):
-        raise UserError(f"--seconds: {options['seconds']} is no time to measure for; give more than 0")
-    for name, least in (("rounds", 1), ("tests", 0)):
-        if options[name] < least:
-            raise UserError(f"--{name}: {options[name]} is too small; give {least} or more")
     odd = next((size for size in sizes if size % DTYPES[options["dtype"]]), None)
     if odd is not None and "allreduce" in options["operations"]:
         raise UserError(f"--sizes: {odd} bytes are no whole number of {options['dtype']} for an allreduce")

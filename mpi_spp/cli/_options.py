@@ -1,5 +1,6 @@
 """Options that several commands share; their defaults are RunConfig's."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,8 @@ from mpi_spp.config import (
     KERNELS,
     KV_CACHE_DTYPES,
     LAYER_SPLITS,
+    MOST_SECONDS,
+    MOST_TOKENS,
     QUANTIZE,
     default_of,
 )
@@ -37,6 +40,21 @@ class File(click.Path):
 
 
 FILE = File()
+
+
+class Number(click.FloatRange):
+    """A number within limits; NaN is within none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """See click.ParamType."""
+        number = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is no number", param, ctx)
+        return number
+
+
+TOKENS = click.IntRange(1, MOST_TOKENS)  # of a prompt or an answer
+AMOUNT = Number(0, 1e15, min_open=True)  # of a rate, a share or a time to reckon with
 
 
 def run_option(name: str, help_text: str, **settings: Any) -> Decorator:
@@ -198,7 +216,9 @@ memory_option = run_option(
 )
 
 timeout_option = run_option(
-    "--timeout", "Seconds after which ranks that wait in vain end the job; 0: no limit.", type=click.IntRange(min=0)
+    "--timeout",
+    "Seconds after which ranks that wait in vain end the job; 0: no limit.",
+    type=click.IntRange(0, MOST_SECONDS),
 )
 
 # What is run, and on what.

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpi_spp.cli._options import together
-from mpi_spp.config import RunConfig, option_name
-from mpi_spp.errors import UserError
+from mpi_spp.cli._options import AMOUNT, TOKENS, together
+from mpi_spp.config import RunConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,36 +19,28 @@ if TYPE_CHECKING:
     from mpi_spp.plan.speeds import Speeds
 
 MOST_RANKS = 1 << 14  # of a forecast
-_BEYOND_USE = 1e15  # of any length, rate or share
 _LINKS = ("100mbe", "1gbe", "10gbe", "25gbe", "100gbe", "infiniband", "nvlink")  # plan.links.PRESETS, without torch
 _OF_LINKS = ("link", "link_latency_us", "link_gbit", "inside_link", "inside_latency_us", "inside_gbit")
 
 length_options = together(
-    click.option("--prompt-tokens", default=1024, show_default=True, help="Length of the prompt."),
-    click.option("--new-tokens", default=128, show_default=True, help="Length of the answer."),
+    click.option("--prompt-tokens", default=1024, show_default=True, type=TOKENS, help="Length of the prompt."),
+    click.option("--new-tokens", default=128, show_default=True, type=TOKENS, help="Length of the answer."),
 )
 
 _MEASURED = "  [default: what runs have measured here]"
 link_options = together(
     click.option("--link", type=click.Choice(_LINKS), help=f"Between hosts.{_MEASURED}"),
-    click.option("--link-latency-us", type=float, help="Of a message between hosts."),
-    click.option("--link-gbit", type=float, help="Of the link between hosts, for all ranks of a host together."),
+    click.option("--link-latency-us", type=AMOUNT, help="Of a message between hosts."),
+    click.option("--link-gbit", type=AMOUNT, help="Of the link between hosts, for all ranks of a host together."),
     click.option("--inside-link", type=click.Choice(_LINKS), help=f"Between the ranks of a host.{_MEASURED}"),
-    click.option("--inside-latency-us", type=float, help="Of a message inside a host."),
-    click.option("--inside-gbit", type=float, help="Of the link inside a host, for each rank."),
+    click.option("--inside-latency-us", type=AMOUNT, help="Of a message inside a host."),
+    click.option("--inside-gbit", type=AMOUNT, help="Of the link inside a host, for each rank."),
 )
 
 
 def take(options: dict[str, Any], *names: str) -> dict[str, Any]:
-    """The options of lengths and links, and those named, out of all; the rest is a run's.
-
-    Raises UserError for numbers that are not positive, or beyond all use.
-    """
-    given = {name: options.pop(name) for name in ("prompt_tokens", "new_tokens", *_OF_LINKS, *names)}
-    for name, value in given.items():
-        if isinstance(value, int | float) and not 0 < value < _BEYOND_USE:
-            raise UserError(f"{option_name(name)}: {value} is no number to reckon with; give one above 0")
-    return given
+    """The options of lengths and links, and those named, out of all; the rest is a run's."""
+    return {name: options.pop(name) for name in ("prompt_tokens", "new_tokens", *_OF_LINKS, *names)}
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from mpi_spp.cli._output import write_json
 from mpi_spp.config import option_name
 from mpi_spp.errors import UserError
 from mpi_spp.launch import slurm
+from mpi_spp.launch.hostfile import MOST_RANKS
 from mpi_spp.launch.line import LaunchRequest
 
 slurm_options = together(
@@ -19,11 +20,13 @@ slurm_options = together(
         type=click.Choice(["slurm"]),
         help="Submit the command as a job of this batch system; --dry-run: print the job's script.",
     ),
-    click.option("--nodes", type=click.IntRange(min=1), help="With --scheduler: nodes of the job.  [default: 1]"),
+    click.option(
+        "--nodes", type=click.IntRange(1, MOST_RANKS), help="With --scheduler: nodes of the job.  [default: 1]"
+    ),
     click.option("--time", help="With --scheduler: time limit, such as 30 (minutes) or 02:00:00."),
     click.option("--partition", help="With --scheduler: the partition to run in."),
     click.option("--account", help="With --scheduler: the account to charge."),
-    click.option("--gpus-per-node", type=click.IntRange(min=1), help="With --scheduler: GPUs of each node."),
+    click.option("--gpus-per-node", type=click.IntRange(1, MOST_RANKS), help="With --scheduler: GPUs of each node."),
     click.option(
         "--mpi", default=slurm.Allocation.mpi, show_default=True, help="With --scheduler: srun's --mpi (MPICH: pmi2)."
     ),

@@ -48,7 +48,7 @@ class Files:
 @click.option("--input", required=True, type=File(path_type=Path), help="JSON lines, each with a prompt.")
 @click.option("--output", required=True, type=File(path_type=Path), help="JSON lines, each with an answer.")
 @click.option(
-    "--max-num-seqs", default=8, show_default=True, type=click.IntRange(min=1), help="Prompts decoded at once."
+    "--max-num-seqs", default=8, show_default=True, type=click.IntRange(1, 1 << 16), help="Prompts decoded at once."
 )
 @chat_options
 @run_option("--system", "The system message of chats that bring none.")

@@ -8,10 +8,20 @@ from typing import Any
 import click
 
 from mpi_spp.cli._bench_comm import comm
-from mpi_spp.cli._options import FILE, Decorator, json_option, model_options, schedule_options, together, trace_options
+from mpi_spp.cli._options import (
+    FILE,
+    TOKENS,
+    Decorator,
+    Number,
+    json_option,
+    model_options,
+    schedule_options,
+    together,
+    trace_options,
+)
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._trace import traced
-from mpi_spp.config import RunConfig, default_of, option_name
+from mpi_spp.config import MOST_TOKENS, RunConfig, default_of
 from mpi_spp.errors import UserError
 from mpi_spp.files import read_json_object
 from mpi_spp.report.experts import load_line
@@ -20,6 +30,7 @@ from mpi_spp.units import counted
 # What all cases of a result have in common.
 _MOST_SAMPLES = _MOST_ROUNDS = 10_000  # that are compared in seconds
 _BEYOND_USE = 1e100  # of a rate
+_SHARE = Number(0, 1, max_open=True)
 _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
 
 
@@ -31,16 +42,18 @@ def command() -> None:
 command.add_command(comm)
 
 
-def _measuring(new_tokens: int) -> Decorator:
+def _measuring(new_tokens: int, least_tokens: int = 1) -> Decorator:
     """The options of every measurement. A repeated option makes one case of each of its values."""
+    lengths = click.IntRange(least_tokens, MOST_TOKENS)
+    warmup, rounds = click.IntRange(0, _MOST_ROUNDS), click.IntRange(1, _MOST_ROUNDS)
     return together(
         model_options,
         schedule_options(multiple=True),
         trace_options,
-        click.option("--prompt-tokens", default=1024, show_default=True, help="Length of the prompt."),
-        click.option("--new-tokens", default=new_tokens, show_default=True, help="Length of the answer."),
-        click.option("--warmup", default=1, show_default=True, help="Rounds that do not count."),
-        click.option("--repetitions", default=5, show_default=True, help="Rounds that count."),
+        click.option("--prompt-tokens", default=1024, show_default=True, type=TOKENS, help="Length of the prompt."),
+        click.option("--new-tokens", default=new_tokens, show_default=True, type=lengths, help="Length of the answer."),
+        click.option("--warmup", default=1, show_default=True, type=warmup, help="Rounds that do not count."),
+        click.option("--repetitions", default=5, show_default=True, type=rounds, help="Rounds that count."),
         json_option("Write all samples and what they were measured on to this file;"),
     )
 
@@ -53,7 +66,7 @@ def prefill(**options: Any) -> None:
 
 
 @command.command()
-@_measuring(new_tokens=65)
+@_measuring(new_tokens=65, least_tokens=2)
 def decode(**options: Any) -> None:
     """New tokens per second after the first one."""
     _run("decode", **options)
@@ -69,14 +82,14 @@ def e2e(**options: Any) -> None:
 @command.command()
 @click.argument("before", type=FILE)
 @click.argument("after", type=FILE)
-@click.option("--tolerance", default=0.02, show_default=True, help="A smaller change than this does not count.")
+@click.option(
+    "--tolerance", default=0.02, show_default=True, type=_SHARE, help="A smaller change than this does not count."
+)
 @json_option("Write the ratios to this file;")
 def compare(before: str, after: str, tolerance: float, json: str | None) -> None:
     """Ratios of two results of the same benchmark; status 1 when AFTER is slower beyond the noise."""
     from mpi_spp.report.samples import compare as compare_results
 
-    if not 0 <= tolerance < 1:
-        raise UserError(f"--tolerance: {tolerance} is no share; give one from 0 up and below 1, such as 0.02")
     check_outputs(json, {"BEFORE": before, "AFTER": after})
     rows = compare_results(_read(before), _read(after), tolerance)
     if not rows:
@@ -89,11 +102,6 @@ def compare(before: str, after: str, tolerance: float, json: str | None) -> None
 
 def _run(kind: str, json: str | None, **options: Any) -> None:
     workload_options = {name: options.pop(name) for name in ("prompt_tokens", "new_tokens", "warmup", "repetitions")}
-    for name, value in workload_options.items():
-        if value < (0 if name == "warmup" else 2 if (name, kind) == ("new_tokens", "decode") else 1):
-            raise UserError(f"{option_name(name)}: {value} is too small for a measurement")
-        if value > _MOST_ROUNDS and name in ("warmup", "repetitions"):
-            raise UserError(f"{option_name(name)}: {value} is too much; give {_MOST_ROUNDS} or fewer")
     expected = {"max_new_tokens": workload_options["new_tokens"]}  # by which "auto" chooses
     configs = _cases(options | expected | {"json": json})
 

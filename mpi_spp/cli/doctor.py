@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from mpi_spp.cli._debug import limit
-from mpi_spp.cli._options import json_option, timeout_option
+from mpi_spp.cli._options import TOKENS, json_option, timeout_option
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.comm.environment import launched_rank
 from mpi_spp.config import MOST_THREADS
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 @click.option(
     "--threads", type=click.IntRange(1, MOST_THREADS), help="Threads of each rank.  [default: its share of its cores]"
 )
-@click.option("--prompt-tokens", type=click.IntRange(min=1), default=1024, show_default=True, help="Of the prompt.")
-@click.option("--new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of the answer.")
+@click.option("--prompt-tokens", type=TOKENS, default=1024, show_default=True, help="Of the prompt.")
+@click.option("--new-tokens", type=TOKENS, default=128, show_default=True, help="Of the answer.")
 @timeout_option
 @json_option("Write the findings as a list to this file;")
 def command(

@@ -55,7 +55,7 @@ _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 @slurm_options
 @click.option("--dry-run", is_flag=True, help="Print the line, or the script, and start nothing.")
 @json_option("With --dry-run: write it to this file;")
-@click.option("--debug-rank", type=click.IntRange(min=0), help="This rank waits for a debugger.")
+@click.option("--debug-rank", type=click.IntRange(0, MOST_RANKS - 1), help="This rank waits for a debugger.")
 @click.option(
     "--debug-port", type=click.IntRange(0, 65535), default=DEFAULT_PORT, show_default=True, help="Where it waits."
 )

@@ -16,6 +16,15 @@ from mpi_spp.model.stored import Part, Stored, find
 _DTYPES = ("F64", "F32", "BF16", "F16")  # as safetensors spells them; others need scales that we would not apply
 _MOST_HEADER_BYTES = 32 * MIB  # of one file; safetensors itself parses up to 100 MB, into ten times as much memory
 _LENGTH_BYTES = 8  # of a header, in front of it
+# How weights are also kept, with what makes of them what is read here.
+_OTHER_FORMATS = {
+    ("adapter_model.safetensors", "adapter_model.bin"): "merge the adapter into its model (merge_and_unload of peft)",
+    (".safetensors", ".safetensors.index.json"): f"get the model's own {SINGLE}, or load and save it by transformers",
+    (".gguf",): "convert it with `mpi-spp model convert`",
+    (".bin", ".bin.index.json", ".pt", ".pth", ".h5", ".msgpack"): (
+        "load it by transformers (from_pretrained), and save it again (save_pretrained)"
+    ),
+}
 
 
 class Checkpoint:
@@ -115,13 +124,23 @@ class Checkpoint:
                 raise UserError(f"{path}: is corrupt or truncated ({error}); get the file again") from None
         return self._open_files[file_name]
 
+    def _others(self) -> str:
+        """What to do with the weights that are there under other names."""
+        with os.scandir(self._directory) as entries:
+            names = sorted(entry.name for entry in entries)
+        for endings, advice in _OTHER_FORMATS.items():
+            if found := next((name for name in names if name.endswith(endings)), None):
+                return f", not {found}: {advice}"
+        return ""
+
     def _read_names(self) -> dict[str, str]:
         """The file of each tensor by its name there."""
         single, index = self._directory / SINGLE, self._directory / INDEX
         if single.is_file() or (os.path.lexists(single) and not index.is_file()):
             return dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
         if not os.path.lexists(index):
-            raise UserError(f"{self._directory}: holds neither {SINGLE} nor {INDEX}; only safetensors are read")
+            told = f"holds neither {SINGLE} nor {INDEX}; only safetensors of these names are read{self._others()}"
+            raise UserError(f"{self._directory}: {told}")
         return read_index(self._directory)
 
 

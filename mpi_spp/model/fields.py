@@ -104,6 +104,7 @@ _KINDS_IN_ROPE = {
     "original_max_position_embeddings": KINDS["original_max_position_embeddings"],
 }
 _COUNTS = ("num_experts", "num_local_experts")  # transformers writes either, and knows which is meant
+_ADAPTER = "adapter_config.json"
 _QUANTISED = ("quantization_config", "quantization")
 _OF_OTHER_MODELS = ("per_layer_config", "transformers_weights", "configuration_files")
 
@@ -113,11 +114,15 @@ def read_fields(path: Path) -> tuple[dict[str, Any], Family]:
 
     Raises UserError naming the file and the field that is missing, of another type, out of its limits or not supported.
     """
+    adapter = path.parent / _ADAPTER
     if not os.path.lexists(path):
-        adapter = (
-            "; it holds an adapter: merge that into its model" if (path.parent / "adapter_config.json").exists() else ""
+        told = "; it holds an adapter: merge that into its model" if os.path.lexists(adapter) else ""
+        raise UserError(f"{path}: no such file, so this is not a Hugging Face model directory{told}")
+    if os.path.lexists(adapter):  # transformers adds it to the weights where peft is installed
+        raise UserError(
+            f"{adapter}: an adapter (LoRA) is not supported; merge it into the model and give that (merge_and_unload"
+            " of peft), or, for the model without it, a folder that has no such file"
         )
-        raise UserError(f"{path}: no such file, so this is not a Hugging Face model directory{adapter}")
     raw = read_json_object(str(path), path)
     family = _family_of(raw, path)
     _refuse_others(raw, path)

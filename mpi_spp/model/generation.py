@@ -19,34 +19,41 @@ from mpi_spp.request import NO_PENALTIES, Penalties, check_penalty
 _NAME = "generation_config.json"
 _MOST_SHOWN = 40  # characters of a value
 _ADVICE = "; get the model's files again"
-# What changes greedy tokens in transformers and cannot be had here, after the values that change nothing.
-_NOT_BUILT: dict[str, tuple[Any, ...]] = {
-    "bad_words_ids": (),
+_CACHES = ("static", "hybrid", "hybrid_chunked")
+_EXACT_CACHES = ("dynamic", "offloaded", "paged", "sliding_window", *_CACHES, *(f"offloaded_{one}" for one in _CACHES))
+TAKEN = ("eos_token_id", "repetition_penalty")
+# What changes greedy tokens in transformers and cannot be had here, after the values that change nothing. All else,
+# as what is only of beams, or of drafts that no greedy token depends on, changes none.
+NOT_BUILT: dict[str, tuple[Any, ...]] = {
+    "assistant_ensemble_weight": (),
+    "bad_words_ids": ([],),
     "begin_suppress_tokens": ([],),
-    "constraints": (),
+    "constraints": ([],),
     "dola_layers": (),
     "encoder_no_repeat_ngram_size": (0,),
     "encoder_repetition_penalty": (1,),
     "exponential_decay_length_penalty": (),
-    "force_words_ids": (),
+    "force_words_ids": ([],),
     "forced_bos_token_id": (),
-    "forced_decoder_ids": (),
+    "forced_decoder_ids": ([],),
     "forced_eos_token_id": (),
     "guidance_scale": (1,),
+    "is_assistant": (False,),  # ends an answer where the model is not sure
     "max_time": (),
     "min_length": (0,),
     "min_new_tokens": (0,),
     "no_repeat_ngram_size": (0,),
     "num_beams": (1,),
     "penalty_alpha": (0,),
-    "sequence_bias": (),
-    "stop_strings": (),
+    "sequence_bias": ([], {}),
+    "stop_strings": ([], ""),
     "suppress_tokens": ([],),
     "token_healing": (False,),
     "watermarking_config": (),
 }
 # How tokens are drawn, and how long an answer is: options of the command say it. Again with what changes nothing.
-_LEFT_OUT: dict[str, tuple[Any, ...]] = {
+LEFT_OUT: dict[str, tuple[Any, ...]] = {
+    "cache_implementation": _EXACT_CACHES,
     "do_sample": (False,),
     "epsilon_cutoff": (0,),
     "eta_cutoff": (0,),
@@ -97,7 +104,7 @@ def read_generation(config: RunConfig, tokenizer: Any | None, directory: Path) -
     penalties = _penalties(config, fields, path)
     name, chosen = "repetition_penalty", config.repetition_penalty
     taken = {name: penalties.repetition_penalty} if chosen is None and penalties.repetition_penalty != 1 else {}
-    left_out = {name: _plain(fields[name]) for name in _LEFT_OUT if _says(fields, name, _LEFT_OUT[name])}
+    left_out = {name: _plain(fields[name]) for name in LEFT_OUT if _says(fields, name, LEFT_OUT[name])}
     return Generation(penalties, stop_ids, path.name, taken, left_out)
 
 
@@ -121,7 +128,7 @@ def _fields(path: Path, directory: Path) -> dict[str, Any]:
 
 def _require_built(config: RunConfig, fields: Mapping[str, Any], path: Path) -> None:
     """Raise UserError naming the first field that changes the choice of tokens, and cannot be had."""
-    for name, neutral in _NOT_BUILT.items():
+    for name, neutral in NOT_BUILT.items():
         if _says(fields, name, neutral) and not (name == "guidance_scale" and config.is_guided):
             raise UserError(
                 f"{path}: {name} {fields[name]!r} changes which tokens are chosen, and is not supported; leave the file"

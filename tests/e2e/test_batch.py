@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -15,6 +17,9 @@ import reference_models
 from console import Ranks, lasting
 from mpirun import Ended, end, finish, mpi_spp, mpirun, pid_of_rank, start
 from reciting_model import TEXT
+from tiny_model import Tensors, edit
+
+from mpi_spp.model.tokenizer import load_tokenizer, token_ids
 
 NAME = "llama_tied"
 CHAT_TOKENS = len("<user\nhi<\n<assistant\n")  # a token for each byte and each special word
@@ -132,6 +137,39 @@ def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path, console
     again = console.run(*words)
     assert (again.status, (tmp_path / "out.jsonl").read_bytes()) == (1, before)
     assert "0 answered, 0 skipped, 6 were there already" in again.stderr
+
+
+def poison(model: Path, place: Path, word: str) -> Path:
+    """A copy of a model where this word is too much for the second layer: finite weights, and no finite scores."""
+    shutil.copytree(model, place)
+    (token,) = token_ids(load_tokenizer(place, chats=False), word, 9, "word")
+
+    def change(tensors: Tensors) -> Tensors:
+        for name in ("up_proj", "gate_proj"):
+            tensors[f"model.layers.1.mlp.{name}.weight"][:, token] = 1e30
+        return tensors
+
+    edit(place, change)
+    return place
+
+
+@pytest.mark.parametrize("options", [("--mesh", "dp=3"), ("--decode", "pipeline"), ()], ids=" ".join)
+def test_a_line_without_finite_scores_is_skipped_and_the_others_answered(
+    options: tuple[str, ...], reciting: Path, tmp_path: Path, console: Ranks, alone: Ranks
+) -> None:
+    """Whether it is its prompt or its answer that does it."""
+    model = poison(reciting, tmp_path / "poisoned", "c")
+    lines = [{"prompt": prompt, "id": prompt, "presence_penalty": 0.1} for prompt in ("f", "c", "a", "d", "fc", "g")]
+    write_lines(tmp_path / "in.jsonl", lines)
+    words = batch(model, tmp_path, "--no-chat", "--max-new-tokens", "6", "--max-num-seqs", "4", *options)
+    ended = (console if options else alone).run(*words)
+    assert ended.status == 1, ended.stderr
+    told = {answer["id"]: answer.get("text") for answer in answers(tmp_path)}
+    assert told == {"f": "gh!", "c": None, "a": None, "d": "é😀", "fc": None, "g": "h!"}
+    for number, prompt in ((2, "c"), (3, "a"), (5, "fc")):
+        says = "the scores of tokens are no finite numbers, though all weights are; .* are those of layer 2"
+        assert re.search(rf"in\.jsonl:{number}: .*{says}", ended.stderr), (prompt, ended.stderr)
+    assert "6 lines: 3 answered, 3 skipped" in ended.stderr
 
 
 @pytest.mark.parametrize("lines", [[], [{"prompt": "hi"}], ["nope", "nope"]], ids=["none", "one", "all bad"])

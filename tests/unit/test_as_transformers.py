@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_model import Tensors, build, configure, edit, our_tokens, tokens_of_transformers
 
 from mpi_spp.errors import UserError
@@ -105,6 +106,30 @@ def test_a_single_file_comes_before_an_index(tmp_path: Path) -> None:
     for name in set(index["weight_map"].values()):
         shutil.copy(sharded / name, single)
     assert our_tokens(single) == tokens_of_transformers(single) == expected
+
+
+def test_other_files_beside_the_weights_change_nothing(tmp_path: Path) -> None:
+    """The same weights under other names, and a model's own code, which is not run."""
+    directory = build(tmp_path / "model")
+    expected = our_tokens(directory)
+    tensors = {name: tensor.flip(0) for name, tensor in load_file(directory / "model.safetensors").items()}
+    for name in ("consolidated", "model.fp16", "adapter_model"):
+        save_file(tensors, directory / f"{name}.safetensors", metadata={"format": "pt"})
+    torch.save(tensors, directory / "pytorch_model.bin")
+    (directory / "modeling_own.py").write_text("raise SystemExit('run')")
+    configure(directory, auto_map={"AutoConfig": "modeling_own.C", "AutoModelForCausalLM": "modeling_own.M"})
+    assert our_tokens(directory) == tokens_of_transformers(directory) == expected
+
+
+def test_an_adapter_is_no_part_of_a_model_in_silence(tmp_path: Path) -> None:
+    """transformers adds it to the weights where peft is installed."""
+    directory = build(tmp_path / "model")
+    (directory / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 8}')
+    with pytest.raises(UserError, match=r"adapter_config\.json: an adapter .* merge it into the model"):
+        our_tokens(directory)
+    (directory / "config.json").unlink()
+    with pytest.raises(UserError, match=r"config\.json: no such file.*holds an adapter: merge that"):
+        our_tokens(directory)
 
 
 @pytest.mark.parametrize(

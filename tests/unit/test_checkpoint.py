@@ -129,7 +129,13 @@ def overwrite(directory: Path, start: int, content: bytes) -> None:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "no weights": (lambda d: (d / SINGLE).unlink(), "holds neither"),
+    "no weights": (lambda d: (d / SINGLE).unlink(), "holds neither .* are read$"),
+    "a pickle": (lambda d: (d / SINGLE).rename(d / "pytorch_model.bin"), "not pytorch_model.bin: load it by transf"),
+    "pickled shards": (lambda d: (d / SINGLE).rename(d / "pytorch_model.bin.index.json"), "json: load it by transf"),
+    "Mistral's own file": (lambda d: (d / SINGLE).rename(d / "consolidated.safetensors"), "not consolidated.*: get"),
+    "another dtype": (lambda d: (d / SINGLE).rename(d / "model.fp16.safetensors"), "not model.fp16.*: get the mo"),
+    "an adapter alone": (lambda d: (d / SINGLE).rename(d / "adapter_model.safetensors"), "merge the adapter into"),
+    "GGUF": (lambda d: (d / SINGLE).rename(d / "model.Q4_K.gguf"), "not model.Q4_K.gguf: convert it with `mpi-spp"),
     "cut in the data": (lambda d: truncate(d, -10), SINGLE),
     "cut in the header": (lambda d: truncate(d, 20), SINGLE),
     "empty file": (lambda d: truncate(d, 0), SINGLE),

@@ -26,6 +26,7 @@ LEVELS = [
     {"plan"},
     {"loading", "connections", "tracing"},
     {"caches", "measuring", "diagnosis"},
+    {"facts"},
     {"engine", "launch"},
     {"benchmark", "batch", "doctor", "fan_out", "guidance"},
     {"cli"},

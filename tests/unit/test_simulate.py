@@ -113,12 +113,8 @@ def test_a_picture(directory: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     "arguments, says",
     [
-        (("--ranks", "2", "--link-gbit", "0"), "--link-gbit"),
-        (("--ranks", "2", "--inside-latency-us", "-1"), "--inside-latency-us"),
         (("--ranks", "4", "--mesh", "pp=2"), "is for 2 ranks, not 4"),
         (("--mesh", "pp=99999"), "is for 99999 ranks"),
-        (("--ranks", "2", "--knee-percent", "nan"), "--knee-percent"),
-        (("--ranks", "2", "--compute", "l4", "--tflops", "inf"), "--tflops"),
         (("--ranks", "3", "--mesh", "tp=2"), "multiples of 2"),
         (("--ranks", "2", "--prompt-tokens", "2000000"), "positions"),
         (("--ranks", "2", "--tflops", "1"), "--memory-gb-per-s"),
