@@ -54,10 +54,10 @@ def parse_arguments() -> argparse.Namespace:
 
 def chosen(options: argparse.Namespace) -> list[tuple[str, int]]:
     """Cases by kind and number, the kinds in turn."""
-    names, first = options.kind or kinds.names(), options.first
+    names = options.kind or kinds.names()
     if options.case is not None:
         return [(name, options.case) for name in names]
-    return [(names[number % len(names)], number // len(names)) for number in range(first, first + options.cases)]
+    return kinds.in_turn(names, options.first, options.cases)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _WORDS_OF_LIBRARIES = re.compile(
 
 def faults_of(case: Case, outcome: Outcome, limits: Limits) -> list[str]:
     """What is not clean; the first word of each names its kind."""
-    found = [*_of_costs(outcome, limits)]
+    found = _of_costs(case, outcome, limits)
     if case.may_last:
         found = [one for one in found if one.startswith("memory")]
     if outcome.status is None or (case.may_last and outcome.status in _ENDED_FOR_TIME):
@@ -38,11 +38,11 @@ def faults_of(case: Case, outcome: Outcome, limits: Limits) -> list[str]:
     return found
 
 
-def _of_costs(outcome: Outcome, limits: Limits) -> list[str]:
+def _of_costs(case: Case, outcome: Outcome, limits: Limits) -> list[str]:
     found = []
     if outcome.status is None:
         found.append(f"hang: did not end within {limits.wall_seconds:.0f} s")
-    elif outcome.cpu_seconds > limits.cpu_seconds:
+    elif outcome.cpu_seconds > limits.cpu_seconds * case.patience:
         found.append(f"slow: {outcome.cpu_seconds:.1f} s")
     if outcome.mib > limits.mib:
         found.append(f"memory: {outcome.mib:.0f} MiB")

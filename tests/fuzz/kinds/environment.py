@@ -4,7 +4,7 @@ from random import Random
 
 import known
 import odd
-from case import QUICK, Case, Room
+from case import QUICK, TRIALS, Case, Room
 
 from kinds.config import most
 
@@ -47,7 +47,8 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
     names = (*variables, "MPI_SPP_CACHE", "mpirun")
     told = [words[0], *(f"{name}={value[:80]!r}" for name, value in variables.items())]
     check = known.says_it(room, "hi") if words[0] == "generate" else None
-    return Case(words, variables, names=names, check=check, told=told)
+    patience = TRIALS if "MPI_SPP_CACHE" in variables else 1.0
+    return Case(words, variables, names=names, check=check, patience=patience, told=told)
 
 
 def pair(rng: Random) -> dict[str, str]:

@@ -56,7 +56,7 @@ def slots_of(path: Path, is_told: bool) -> Check:
         if is_told or not all(found) or len({one["name"] for one in found if one}) < len(lines):
             return None
         expected = sum(int(one["slots"] or 1) for one in found if one)
-        ranks = told["ranks"] if "ranks" in told else int(told["argv"][told["argv"].index("-np") + 1])
+        ranks = len(told["ranks"]) if "ranks" in told else int(told["argv"][told["argv"].index("-np") + 1])
         return None if ranks == expected else f"{ranks} ranks, but the file has {expected} slots"
 
     return check

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 import edit_files
 import edit_json
 import known
-from case import QUICK, Case, Check, Outcome, Room
+from case import QUICK, TRIALS, Case, Check, Outcome, Room
 from verdict import finite_json, is_finite_json
 
 from kinds.config import most
@@ -96,4 +96,4 @@ def of_cache(room: Room, rng: Random, draws: list[Random]) -> Case:
         words = ["generate", "--model", str(model), "--prompt", "hi", "--json", "-", *QUICK, *most()]
         words[words.index("plain")] = "auto"
     check = known.says_it(room, "hi") if words[0] == "generate" else is_finite_json
-    return Case(words, statuses=(0,), check=check, may_last=True, told=["cache", words[0], *told])
+    return Case(words, statuses=(0,), check=check, patience=TRIALS, told=["cache", words[0], *told])
