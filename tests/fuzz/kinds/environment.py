@@ -42,13 +42,12 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
             ["--version"],
         )
     )
-    if words[0] == "generate" and "MPI_SPP_CACHE" in variables:
-        words = ["plan", *lengths]  # what is measured of a machine once takes a second
+    if words[0] in ("generate", "plan") and "MPI_SPP_CACHE" in variables:  # a machine's arithmetic is tried for 2 s
+        words = rng.choice((["model", "list"], ["model", "list"], ["plan", *lengths]))
     names = (*variables, "MPI_SPP_CACHE", "mpirun")
     told = [words[0], *(f"{name}={value[:80]!r}" for name, value in variables.items())]
     check = known.says_it(room, "hi") if words[0] == "generate" else None
-    patience = TRIALS if "MPI_SPP_CACHE" in variables else 1.0
-    return Case(words, variables, names=names, check=check, patience=patience, told=told)
+    return Case(words, variables, names=names, check=check, patience=TRIALS, told=told)
 
 
 def pair(rng: Random) -> dict[str, str]:
