@@ -13,19 +13,21 @@ from pathlib import Path
 sys.path[:0] = [str(folder) for folder in Path(__file__).resolve().parents[1:3]]
 
 import bases  # noqa: E402
+import copying  # noqa: E402
 import kinds  # noqa: E402
 
 
 def main() -> int:
     """The exit status."""
     options, outcomes = parse_arguments(), os.environ.get("MPI_SPP_TEST_OUTCOMES")
-    with tempfile.TemporaryDirectory(prefix="mpi-spp-fuzz-") as directory:
+    with tempfile.TemporaryDirectory(prefix="mpi-spp-fuzz-", dir=copying.folder_for_rooms()) as directory:
         bases.set_environment(Path(directory))
         from fuzzer import Fuzzer
         from report import Report
 
         bases.build(Path(directory))
         bases.warm_up(Path(directory))
+        copying.make_cheap()
         report = Report(options.seed, outcomes)
         fuzzer = Fuzzer(Path(directory), options.seed, options.keep, options.edits)
         report.show(fuzzer.run(chosen(options), options.jobs))
@@ -36,6 +38,7 @@ def parse_arguments() -> argparse.Namespace:
     """The options."""
     parser = argparse.ArgumentParser(prog="tests/fuzz", description=__doc__)
     parser.add_argument("--cases", type=int, default=1000, help="how many, spread over the kinds (default: 1000)")
+    parser.add_argument("--first", type=int, default=0, help="without so many before them: a piece of a longer run")
     seed = int(os.environ.get("MPI_SPP_TEST_SEED", 1))
     parser.add_argument("--seed", type=int, default=seed, help=f"by which they are drawn (default: {seed})")
     parser.add_argument("--kind", choices=kinds.names(), action="append", help="these kinds alone")
@@ -54,7 +57,7 @@ def chosen(options: argparse.Namespace) -> list[tuple[str, int]]:
     names = options.kind or kinds.names()
     if options.case is not None:
         return [(name, options.case) for name in names]
-    return [(names[number % len(names)], number // len(names)) for number in range(options.cases)]
+    return kinds.in_turn(names, options.first, options.cases)
 
 
 if __name__ == "__main__":

@@ -88,6 +88,7 @@ def families() -> list[str]:
 
 def warm_up(directory: Path) -> None:
     """Import all that commands import, start MPI, and let transformers generate: copies of this process begin so."""
+    import known
     import oracle
 
     model = str(directory / "llama")
@@ -112,6 +113,7 @@ def warm_up(directory: Path) -> None:
     run("model", "list")
     answer, _ = oracle.tokens(Path(model), PROMPT_IDS, NEW_TOKENS)
     (directory / "answer.json").write_text(json.dumps(answer))
+    known.build(directory)
 
 
 def run(*words: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 # What the commands of cases end with: one thread, nothing to measure before the first token.
 QUICK = ("--dtype", "float32", "--kernels", "plain", "--threads", "1", "--chunk-size", "16", "--layer-split", "even")
+TRIALS = 4.0  # the patience with what tries the machine's arithmetic anew, in a process of its own
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Case:
     check: Check | None = None
     oracle: Check | None = None  # asked of transformers, in a process of its own
     may_last: bool = False  # what is asked for may rightly take long
+    patience: float = 1.0  # by which the limit of computation is multiplied
     told: list[str] = field(default_factory=list)  # what was changed
 
 

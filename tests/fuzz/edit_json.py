@@ -85,8 +85,9 @@ def edit_text(text: str, rng: Random) -> tuple[str, str]:
 
 def short(value: Any, most: int = 60) -> str:
     """As people read it."""
-    text = ascii(value)
-    return text if len(text) <= most else f"{text[: most - 3]}... ({len(text)})"
+    text = ascii(value[: 2 * most] if isinstance(value, str | bytes) else value)
+    length = len(value) if isinstance(value, str | bytes) else len(text)
+    return text if len(text) <= most else f"{text[: most - 3]}... ({length})"
 
 
 def _drop(holder: Any, key: Any, rng: Random, places: list[Place]) -> str:

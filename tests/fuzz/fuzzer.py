@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from random import Random
 
 import child
 import kinds
+import oracle
 import verdict
 from case import Case, Outcome, Room
 from rendering import Renderer
@@ -47,10 +49,8 @@ class Fuzzer:
     def __init__(
         self, bases: Path, seed: int, keep: Path, edits: list[int] | None = None, limits: child.Limits | None = None
     ) -> None:
-        from mpi_spp.cli import main
-
         self._bases, self._seed, self._keep, self._edits = bases, seed, keep, edits
-        self._limits, self._program = limits or child.Limits(), main
+        self._limits = limits or child.Limits()
         self._idle_mib = child.run(lambda: None, self._limits)[2]
         self._kept: dict[str, int] = {}
 
@@ -99,10 +99,13 @@ class Fuzzer:
         clear(path)
         room = Room(path, self._bases)
         case = self._make(room, kind, number, edits)
-        outcome = child.run_case(case, room, self._limits, self._program, self._idle_mib)
+        is_good = num_edits(self._seed, kind, number) == 0
+        if is_good:
+            case.statuses = (0,)
+        outcome = child.run_case(case, room, self._limits, program, self._idle_mib)
         faults = verdict.faults_of(case, outcome, self._limits)
         if not faults and outcome.status == 0 and case.oracle is not None:
-            faults = self._ask(case, outcome, room)
+            faults = self._ask(case, outcome, room, is_good)
         if faults:
             self._note(room, case, outcome, faults)
         told = "; ".join(case.told).replace(str(path), "ROOM") or "nothing changed"
@@ -115,8 +118,8 @@ class Fuzzer:
         ]
         return kinds.load(kind).make(room, Random(f"{self._seed}/{kind}/{number}"), draws)
 
-    def _ask(self, case: Case, outcome: Outcome, room: Room) -> list[str]:
-        """What transformers says of an answer; nothing where it does not end."""
+    def _ask(self, case: Case, outcome: Outcome, room: Room, is_good: bool) -> list[str]:
+        """What transformers says of an answer; of a changed model nothing where it refuses that, or does not end."""
         answer = room.path / "oracle"
 
         def work() -> None:
@@ -128,7 +131,9 @@ class Fuzzer:
             answer.write_text(case.oracle(outcome) or "")
 
         child.run(work, self._limits)
-        found = answer.read_text() if answer.exists() else ""
+        found = answer.read_text() if answer.exists() else f"{oracle.REFUSES}: it does not end"
+        if found.startswith(oracle.REFUSES) and not is_good:
+            return []
         return [f"wrong: {found}"] if found else []
 
     def _note(self, room: Room, case: Case, outcome: Outcome, faults: list[str]) -> None:
@@ -147,8 +152,16 @@ class Fuzzer:
         folder = self._keep / f"{result.kind}-{self._seed}-{result.number}"
         clear(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(self._bases / f"case-{os.getpid()}", folder)
+        subprocess.run(["cp", "-a", self._bases / f"case-{os.getpid()}", folder], check=True)  # FIFOs and holes, too
         return Result(**{**asdict(result), "kept": str(folder)})
+
+
+def program() -> None:
+    """What `mpi-spp` runs, in a copy of a job."""
+    from mpi_spp.cli import main
+
+    Renderer.lend()
+    main()
 
 
 def num_edits(seed: int, kind: str, number: int) -> int:

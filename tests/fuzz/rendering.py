@@ -26,6 +26,13 @@ class Renderer:
         self._process.poll = partial(_status, self._process.pid)
         self._process.wait = lambda timeout=None: self._process.poll()
 
+    @staticmethod
+    def lend() -> None:
+        """Said by a copy: what it was given is its own, to ask and not to start anew."""
+        from mpi_spp.model import template
+
+        template._PROCESS._owner = os.getpid()
+
     def end(self) -> None:
         """Take it away."""
         if self._process is not None:

@@ -18,13 +18,13 @@ _WORDS_OF_LIBRARIES = re.compile(
 
 def faults_of(case: Case, outcome: Outcome, limits: Limits) -> list[str]:
     """What is not clean; the first word of each names its kind."""
-    found = [*_of_costs(outcome, limits)]
-    if case.may_last and (outcome.status in (None, *_ENDED_FOR_TIME) or outcome.cpu_seconds > limits.cpu_seconds):
-        return [one for one in found if one.startswith("memory")]
-    if outcome.status is None:
+    found = _of_costs(case, outcome, limits)
+    if case.may_last:
+        found = [one for one in found if one.startswith("memory")]
+    if outcome.status is None or (case.may_last and outcome.status in _ENDED_FOR_TIME):
         return found
     if outcome.status < 0:
-        return found or [f"died: of signal {-outcome.status}"]
+        return [*found, f"died: of signal {-outcome.status}"]
     if "Traceback (most recent call last)" in outcome.stderr:
         return [f"traceback: {where_of(outcome.stderr)}", *found]
     if outcome.status not in case.statuses:
@@ -38,11 +38,11 @@ def faults_of(case: Case, outcome: Outcome, limits: Limits) -> list[str]:
     return found
 
 
-def _of_costs(outcome: Outcome, limits: Limits) -> list[str]:
+def _of_costs(case: Case, outcome: Outcome, limits: Limits) -> list[str]:
     found = []
     if outcome.status is None:
         found.append(f"hang: did not end within {limits.wall_seconds:.0f} s")
-    elif outcome.cpu_seconds > limits.cpu_seconds:
+    elif outcome.cpu_seconds > limits.cpu_seconds * case.patience:
         found.append(f"slow: {outcome.cpu_seconds:.1f} s")
     if outcome.mib > limits.mib:
         found.append(f"memory: {outcome.mib:.0f} MiB")
@@ -78,7 +78,7 @@ def _of_answer(case: Case, outcome: Outcome) -> list[str]:
     if words:
         line = next(line for line in outcome.stderr.splitlines() if words[0] in line)
         found.append(f"words: {line[:200]}")
-    wrong = case.check(outcome) if case.check and outcome.status == 0 else None
+    wrong = case.check(outcome) if case.check else None
     return [*found, f"wrong: {wrong}"] if wrong else found
 
 
@@ -100,6 +100,11 @@ def finite_json(content: bytes) -> Any:
         raise ValueError(f"{constant} in the JSON")
 
     return json.loads(content, parse_constant=refuse)
+
+
+def finite_where_json(outcome: Outcome) -> str | None:
+    """A check of answers that are a picture, a table, or JSON, as they were asked for."""
+    return is_finite_json(outcome) if outcome.stdout.startswith(b"{") else None
 
 
 def is_finite_json(outcome: Outcome) -> str | None:

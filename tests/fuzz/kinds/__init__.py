@@ -16,3 +16,8 @@ def names() -> list[str]:
 def load(name: str) -> ModuleType:
     """The module of a kind."""
     return importlib.import_module(f"kinds.{name}")
+
+
+def in_turn(names: list[str], first: int, count: int) -> list[tuple[str, int]]:
+    """Cases of these kinds by name and number: so many of the endless row, without the first ones."""
+    return [(names[place % len(names)], place // len(names)) for place in range(first, first + count)]

@@ -4,8 +4,10 @@ import json
 from random import Random
 from typing import Any
 
+import bases
 import edit_files
 import edit_json
+import known
 import odd
 from case import QUICK, Case, Outcome, Room
 from verdict import finite_json
@@ -55,18 +57,31 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
     if rng.random() < 0.1:
         room.write(output, rng.choice(("", "x\n", '{"id": null}\n', odd.text(rng))))
         told.append("an output is there")
+    prompts = {json.dumps(line): name for line, name in zip(_LINES, ("hi", "ids", "hi", "hi", "x"), strict=True)}
     words = ["batch", "--model", str(model), "--input", "in.jsonl", "--output", "out/answers.jsonl", "--json", "-"]
 
     def check(outcome: Outcome) -> str | None:
-        asked = sum(
-            bool(line.strip()) for line in edit_files.content_of(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
-        )
+        content = edit_files.content_of(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        asked = {number: line for number, line in enumerate(content, 1) if line.strip()}
         try:
             finite_json(outcome.stdout)
             answers = [finite_json(line.encode()) for line in output.read_text().splitlines()]
         except ValueError as error:
             return f"{output.name}: {error}"[:200]
-        return None if len(answers) == asked else f"{len(answers)} answers to {asked} lines"
+        if sorted(answer["line"] for answer in answers) != list(asked):
+            return f"answers to lines {[answer['line'] for answer in answers]}, but asked were {list(asked)}"
+        for answer in answers:
+            line = asked[answer["line"]].decode("utf-8", "replace")
+            if line in prompts and (wrong := of_good_line(room, prompts[line], line, answer)):
+                return f"line {answer['line']}: {wrong}"
+        return None
 
     names = ("--input", "in.jsonl", "--output", "answers.jsonl")
     return Case([*words, *QUICK, *most()], names=names, statuses=(0, 1, 2), check=check, told=told)
+
+
+def of_good_line(room: Room, name: str, line: str, answer: dict[str, Any]) -> str | None:
+    """What is wrong with the answer to a line that was not changed."""
+    if "token_ids" not in answer:
+        return f"skipped: {answer.get('error')}"
+    return known.difference(room, name, answer, json.loads(line).get("max_new_tokens", bases.NEW_TOKENS))

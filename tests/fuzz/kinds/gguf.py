@@ -9,6 +9,7 @@ import edit_files
 import edit_json
 import gguf_file
 import odd
+import tiny_gguf
 from case import Case, Check, Outcome, Room
 from gguf_file import FORMATS, Entry, GgufFile
 
@@ -193,6 +194,35 @@ def is_as_said(file: GgufFile, directory: Path) -> Check:
             return "two tokens are the same text"
         if merges is not None and len(written["model"]["merges"]) != len(set(merges)):
             return f"{len(written['model']['merges'])} merges, but the file has {len(set(merges))}"
-        return None
+        return wrong_tensor(file, directory)
 
     return check
+
+
+def wrong_tensor(file: GgufFile, directory: Path) -> str | None:
+    """A tensor that is not what the file says; the rows of queries and keys lie in another order."""
+    import numpy as np
+    from safetensors.numpy import load_file
+
+    found = load_file(directory / "model.safetensors")
+    for tensor in file.tensors:
+        name = hf_name(tensor.name)
+        if tensor.kind != gguf_file.F32 or name not in found or any(dim > 2**20 for dim in tensor.dims):
+            continue
+        count = int(np.prod(tensor.dims))
+        expected = np.frombuffer(file.data, np.uint32, count, tensor.offset)
+        ours = np.ascontiguousarray(found[name]).view(np.uint32).flatten()
+        if tensor.name.endswith(("attn_q.weight", "attn_k.weight")):
+            expected, ours = np.sort(expected), np.sort(ours)
+        if not np.array_equal(expected, ours):
+            return f"{name} is not {tensor.name} of the file"
+    return None
+
+
+def hf_name(name: str) -> str:
+    """A tensor's name in a converted model."""
+    if name in (whole := {"token_embd.weight": "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight"}):
+        return whole[name]
+    names = {theirs: ours for ours, theirs in tiny_gguf._TENSORS.items()}
+    _, layer, part, *_ = [*name.split("."), "", "", ""]
+    return f"model.layers.{layer}.{names.get(part, part)}.weight"

@@ -1,13 +1,16 @@
 """Hostfiles, and the text of --hosts."""
 
+import re
 from pathlib import Path
 from random import Random
 
 import edit_files
 import edit_json
 import odd
-from case import Case, Room
+from case import Case, Check, Outcome, Room
+from verdict import finite_json, is_finite_json
 
+_PLAIN = re.compile(r"(?P<name>[\w.-]+)(?:(?:\s+slots\s*=\s*|:)(?P<slots>[1-9]))?", re.ASCII)
 # fmt: off
 _NAMES = (
     "localhost", "node1", "node2", "10.0.0.1", "user@node1", "a.b.example.com", "node[1-3]", "[::1]", "-x", "é", "a_b",
@@ -30,7 +33,8 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
     if rng.random() < 0.3:
         hosts = ",".join(entry(draw) for draw in draws) or "localhost:2"
         words = ["plan", *lengths, "--hosts", odd.argument(hosts)]
-        return Case(words, names=("--hosts", "--layer-split", "--mesh"), told=[f"--hosts {edit_json.short(hosts)}"])
+        names = ("--hosts", "--layer-split", "--mesh")
+        return Case(words, names=names, check=is_finite_json, told=[f"--hosts {edit_json.short(hosts)}"])
     path = room.write(room.work / "hosts", "localhost slots=2\n")
     told = [change(room, path, draw) for draw in draws]
     if rng.random() < 0.5:
@@ -39,7 +43,23 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
         words = ["launch", "--dry-run", "--json", "-", "--hostfile", "hosts", *rng.choice(((), ("-np", "2")))]
         words += rng.choice((["--", "doctor"], ["--", "plan", *lengths]))
     names = ("--hostfile", "-np", "--layer-split", "--mesh")
-    return Case(words, names=names, told=[words[0], *told])
+    return Case(words, names=names, check=slots_of(path, "-np" in words), told=[words[0], *told])
+
+
+def slots_of(path: Path, is_told: bool) -> Check:
+    """A check that as many ranks are started or planned as the lines say, where all are plain ones."""
+
+    def check(outcome: Outcome) -> str | None:
+        told = finite_json(outcome.stdout)
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.split("#")[0].strip()]
+        found = [_PLAIN.fullmatch(line.split("#")[0].strip()) for line in lines]
+        if is_told or not all(found) or len({one["name"] for one in found if one}) < len(lines):
+            return None
+        expected = sum(int(one["slots"] or 1) for one in found if one)
+        ranks = len(told["ranks"]) if "ranks" in told else int(told["argv"][told["argv"].index("-np") + 1])
+        return None if ranks == expected else f"{ranks} ranks, but the file has {expected} slots"
+
+    return check
 
 
 def entry(rng: Random) -> str:

@@ -5,8 +5,10 @@ from random import Random
 from typing import Any
 
 import click
+import known
 import odd
-from case import QUICK, Case, Room
+from case import QUICK, Case, Check, Room
+from verdict import finite_where_json
 
 from kinds.config import most
 
@@ -15,6 +17,12 @@ _NOT_RUN = {("bench", "comm"), ("doctor",)}  # the first needs ranks; the second
 # fmt: off
 # Of rounds that somebody wants; of arithmetic that is tried, and compiled, once on a machine.
 _LASTING = ("--warmup", "--repetitions", "--dtype", "--kernels", "--quantize", "--kv-cache-dtype")
+# What may make another answer of the same prompt, or print it elsewhere.
+_CHANGING = (
+    "--prompt", "--chat", "--no-chat", "--system", "--max-new-tokens", "--ignore-eos", "--temperature", "--model",
+    "--repetition-penalty", "--presence-penalty", "--frequency-penalty", "--generation-config", "--guidance-scale",
+    "--num-return-sequences", "--kv-cache-dtype", "--quantize", "--dtype", "--json", "--negative-prompt",
+)
 _VALUES = (
     "hi", "x", "1", "0", "-1", "2", "16", "pp=1", "tp=1", "auto", "localhost:2", "a:1,b:2", "8GiB", "1,2",
     "node1=1GiB",
@@ -27,7 +35,7 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
     model = room.copy("llama")
     for name, text in (("doc", "some text"), ("questions", "one?\ntwo?\n"), ("in.jsonl", '{"prompt": "hi"}\n')):
         room.write(room.work / name, text)
-    path = rng.choice(sorted(leaves()))
+    path = rng.choice(sorted(leaves() if draws else set(leaves()) - {"model get"}))  # it has nothing that is there
     words, given = [*path.split(), *base_words(room, path, str(model))], []
     for draw in draws:
         given += option(command_of(path), draw)
@@ -37,7 +45,12 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
         words[2:3] = [odd.argument(odd.text(draws[0]) if draws else "nothing")]
     told = [path, " ".join(ascii(word[:100])[1:-1] for word in given)]
     statuses = (0, 1, 2) if path in ("batch", "bench compare") else (0, 2)
-    return Case(words, statuses=statuses, may_last=any(word.startswith(_LASTING) for word in given), told=told)
+    check: Check = finite_where_json
+    if path == "generate" and not any(word.startswith(_CHANGING) for word in given):
+        check = known.says_it(room, "hi")
+    return Case(
+        words, statuses=statuses, check=check, may_last=any(word.startswith(_LASTING) for word in given), told=told
+    )
 
 
 def leaves() -> Iterator[str]:

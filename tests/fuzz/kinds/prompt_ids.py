@@ -37,6 +37,8 @@ def change(room: Room, path: Any, rng: Random) -> str:
     what = rng.choice(("valid", "valid", "one odd", "long", "spaces", "nested"))
     if what == "one odd":
         tokens[rng.randrange(len(tokens))] = rng.choice((odd.value(rng), 1.0, True, "3", -1, bases.VOCABULARY))
-    text = edit_json.dump({"long": tokens * 20_000, "nested": [tokens]}.get(what, tokens))
+    text = edit_json.dump([tokens] if what == "nested" else tokens)
+    if what == "long":
+        text = f"[{', '.join([text[1:-1]] * 20_000)}]"
     room.write(path, f"\ufeff \n{text}\r\n" if what == "spaces" else text)
     return f"{path.name}: {what}, {edit_json.short(text)}"

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import bases
 import edit_files
@@ -34,7 +35,8 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
         told = [spoil_text(room, draw.choice(files), draw) for draw in draws]
         words = ["ask", *common, "--document", "doc", "--questions", "questions"]
         names = ("--document", "--questions", "questions", "the prompt")
-        return Case(words, names=names, check=is_finite_json, told=told)
+        asks = oracle.answers(model, lambda tokenizer: prompts_of(*files, tokenizer), bases.NEW_TOKENS)
+        return Case(words, names=names, check=is_finite_json, oracle=asks, told=told)
     told, text, asks = [kind], "hi there", None
     if kind == "--prompt-file":
         path = room.write(room.work / "story.txt", text)
@@ -48,6 +50,8 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
         words += ["--guidance-scale", "1.5"] if kind == "--negative-prompt" else []
         if kind == "--prompt":
             asks = of_text(model, lambda: given)
+        elif kind == "--system":
+            asks = oracle.generates(model, oracle.chat_or_text(text, given), bases.NEW_TOKENS)
     names = (kind, "the prompt", "--prompt", "the negative prompt")
     return Case(words, names=names, check=is_finite_json, oracle=asks, told=told)
 
@@ -55,6 +59,13 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
 def of_text(model: Path, text: Callable[[], str]) -> Check:
     """What transformers says to a text."""
     return oracle.generates(model, lambda tokenizer: oracle.chat_or_text(text())(tokenizer), bases.NEW_TOKENS)
+
+
+def prompts_of(document: Path, questions: Path, tokenizer: Any) -> dict[Any, list[int]]:
+    """The prompt of each question."""
+    text = document.read_text(encoding="utf-8-sig").rstrip()
+    lines = [line.strip() for line in questions.read_text(encoding="utf-8-sig").split("\n")]
+    return {line: oracle.chat_or_text(f"{text}\n\n{line}")(tokenizer) for line in lines if line}
 
 
 def spoil_text(room: Room, path: Path, rng: Random) -> str:

@@ -1,12 +1,15 @@
 """Results of `bench --json`, files of --trace, and what is remembered in the cache folder."""
 
 import shutil
+from pathlib import Path
 from random import Random
+from xml.etree import ElementTree
 
 import edit_files
 import edit_json
-from case import QUICK, Case, Room
-from verdict import is_finite_json
+import known
+from case import QUICK, TRIALS, Case, Check, Outcome, Room
+from verdict import finite_json, is_finite_json
 
 from kinds.config import most
 
@@ -15,7 +18,7 @@ _TOLERANCES = ("0.02", "0", "1", "-1", "nan", "inf", "-inf", "1e400", "x", "", "
 
 def make(room: Room, rng: Random, draws: list[Random]) -> Case:
     """See kinds/__init__.py."""
-    kind = rng.choice(("compare", "summary", "plot", "cache"))
+    kind = rng.choice((*("compare", "summary", "plot") * 3, "cache"))  # which often tries the kernels anew, for 2 s
     if kind == "cache":
         return of_cache(room, rng, draws)
     base = "bench.json" if kind == "compare" else "trace.json"
@@ -36,8 +39,41 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
         words += ["--tolerance", rng.choice(_TOLERANCES)]
         told.append(" ".join(words[-2:]))
     statuses = (0, 1, 2) if kind == "compare" else (0, 2)
-    check = is_finite_json if kind == "summary" else None
+    check = {"summary": is_finite_json, "plot": picture_at(room.work / words[-1]), "compare": ratios_of(room, paths)}[
+        kind
+    ]
     return Case(words, names=(base, "--tolerance", "trace"), statuses=statuses, check=check, told=told)
+
+
+def picture_at(path: Path) -> Check:
+    """A check that there is one: a page, or XML that can be read."""
+
+    def check(outcome: Outcome) -> str | None:
+        if path.suffix == ".html":
+            return None if "</html>" in path.read_text() else f"{path.name} is no page"
+        try:
+            ElementTree.parse(path)
+        except ElementTree.ParseError as error:
+            return f"{path.name}: {error}"
+        return None
+
+    return check
+
+
+def ratios_of(room: Room, paths: list[Path]) -> Check:
+    """A check of a comparison: the ratios of medians, and status 1 where one is slower."""
+
+    def check(outcome: Outcome) -> str | None:
+        told = finite_json((room.work / "out" / "ratios.json").read_bytes())
+        before, after = ({case["name"]: case["median"] for case in edit_json.load(path)["cases"]} for path in paths)
+        for case in told["cases"]:
+            expected = after[case["name"]] / before[case["name"]]
+            if abs(case["ratio"] / expected - 1) > 1e-6 or not case["low"] <= case["high"]:
+                return f"{case}, but the medians' ratio is {expected}"
+        is_slower = any(case["verdict"] == "slower" for case in told["cases"])
+        return None if outcome.status == int(is_slower) else f"status {outcome.status}, but {told['cases']}"
+
+    return check
 
 
 def of_cache(room: Room, rng: Random, draws: list[Random]) -> Case:
@@ -59,4 +95,5 @@ def of_cache(room: Room, rng: Random, draws: list[Random]) -> Case:
     if words == ["generate"]:
         words = ["generate", "--model", str(model), "--prompt", "hi", "--json", "-", *QUICK, *most()]
         words[words.index("plain")] = "auto"
-    return Case(words, statuses=(0,), check=is_finite_json, told=["cache", words[0], *told])
+    check = known.says_it(room, "hi") if words[0] == "generate" else is_finite_json
+    return Case(words, statuses=(0,), check=check, patience=TRIALS, told=["cache", words[0], *told])

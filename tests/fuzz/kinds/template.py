@@ -45,13 +45,13 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
     model = room.copy("llama")
     told = [change(room, model, draw) for draw in draws]
     words = ["generate", "--model", str(model), "--prompt", "hi", "--json", "-", *QUICK, *most()]
-    asks = None
     option = rng.choice((None, None, "--system", "--chat", "--no-chat"))
     if option:
         words += [option, "be brief"] if option == "--system" else [option]
         told.append(option)
-    else:
-        asks = oracle.generates(model, oracle.chat_or_text("hi"), bases.NEW_TOKENS)
+    system = "be brief" if option == "--system" else None
+    chat = {"--chat": True, "--system": True, "--no-chat": False}.get(str(option))
+    asks = oracle.generates(model, oracle.chat_or_text("hi", system, chat), bases.NEW_TOKENS)
     names = ("ROOM/model", "template", "--system", "--chat", "the prompt", "--prompt")
     return Case(words, names=names, check=is_finite_json, oracle=asks, told=told)
 
