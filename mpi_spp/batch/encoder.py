@@ -51,6 +51,10 @@ class Encoder:
         """The answer's text; None without a tokenizer."""
         return None if self._stream is None else self._stream.text(token_ids)
 
+    def stream(self) -> TextStream | None:
+        """What turns the tokens of one more answer into text as they come; None without a tokenizer."""
+        return None if self._stream is None else self._stream.fresh()
+
     def _require_options(self, of_the_run: Mapping[str, Any]) -> None:
         """Raise UserError where a line says otherwise than an option that holds for all lines."""
         for name, value in of_the_run.items():

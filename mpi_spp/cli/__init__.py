@@ -12,9 +12,9 @@ from typing import NoReturn
 import click
 
 from mpi_spp import __version__, cpu
-from mpi_spp.cli._debug import limit, wait_for_debugger_if_asked
+from mpi_spp.cli._debug import wait_for_debugger_if_asked
 from mpi_spp.cli._streams import OutputLost, take_streams
-from mpi_spp.comm.environment import launched_rank, launched_size
+from mpi_spp.comm.environment import launched_rank, launched_size, limit
 from mpi_spp.config import default_of
 from mpi_spp.errors import UserError
 from mpi_spp.launch.sign import give_sign

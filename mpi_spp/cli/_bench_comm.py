@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpi_spp.cli._debug import limit
 from mpi_spp.cli._options import FILE, Number, device_options, json_option, memory_option, timeout_option
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.comm.bench import DTYPES, MODES, OPERATIONS, TRANSPORTS
+from mpi_spp.comm.environment import limit
 from mpi_spp.errors import UserError
 from mpi_spp.report.progress import Progress
 from mpi_spp.units import MemoryLimit, limits_by_host, parse_bytes, show_bytes

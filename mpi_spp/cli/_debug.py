@@ -5,10 +5,10 @@ import os
 import sys
 from collections.abc import Mapping
 
-from mpi_spp.comm.environment import launched_rank
+from mpi_spp.comm.environment import DEBUG_RANK, launched_rank
 from mpi_spp.errors import UserError
 
-RANK_NAME, PORT_NAME = "MPI_SPP_DEBUG_RANK", "MPI_SPP_DEBUG_PORT"
+PORT_NAME = "MPI_SPP_DEBUG_PORT"
 DEFAULT_PORT = 5678
 _NO_DEBUGGER = "debugpy is not installed; get it with `pip install 'mpi-spp[dev]'`"
 
@@ -17,17 +17,12 @@ def debug_variables(rank: int, port: int) -> dict[str, str]:
     """The environment that makes this rank wait."""
     if importlib.util.find_spec("debugpy") is None:
         raise UserError(_NO_DEBUGGER)
-    return {RANK_NAME: str(rank), PORT_NAME: str(port)}
-
-
-def limit(timeout: int, environment: Mapping[str, str] = os.environ) -> int:
-    """`timeout`, but none while a debugger may hold a rank: the others wait for it then."""
-    return 0 if RANK_NAME in environment else timeout
+    return {DEBUG_RANK: str(rank), PORT_NAME: str(port)}
 
 
 def wait_for_debugger_if_asked(environment: Mapping[str, str] = os.environ) -> None:
     """Wait until a debugger is attached, if MPI_SPP_DEBUG_RANK is the rank of this process."""
-    if environment.get(RANK_NAME, "") != str(launched_rank(environment)):
+    if environment.get(DEBUG_RANK, "") != str(launched_rank(environment)):
         return
     port = environment.get(PORT_NAME, str(DEFAULT_PORT))
     if not (port.isascii() and port.isdigit() and len(port) <= 5 and int(port) < 1 << 16):

@@ -89,10 +89,10 @@ class Known:
 
 def read_known(config: RunConfig, ranks_of_a_host: int) -> Known:
     """The model's shape, and how it would be run here. Needs config.json and no weights."""
-    from mpi_spp.cli._start import read_model
     from mpi_spp.launch.placement import num_cores_here
     from mpi_spp.model.locate import locate
     from mpi_spp.model.store import cache_directory
+    from mpi_spp.opening import read_model
     from mpi_spp.plan.likely import likely_dtype, likely_kernels
 
     cores, directory = num_cores_here(), locate(config.model, download=False)

@@ -16,9 +16,9 @@ from mpi_spp.cli._options import (
     schedule_options,
     trace_options,
 )
-from mpi_spp.cli._start import find_model, join, read_model
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
+from mpi_spp.opening import find_model, join, read_model
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World

@@ -106,8 +106,9 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
     configs = _cases(options | expected | {"json": json})
 
     from mpi_spp.benchmark import Workload, machine, measure
-    from mpi_spp.cli._start import join, open_engine, show_choice
+    from mpi_spp.cli._start import show_choice
     from mpi_spp.mesh import mesh_of, require_one_replica
+    from mpi_spp.opening import join, open_engine
     from mpi_spp.report.timings import Clock
 
     first = next(iter(configs.values()))

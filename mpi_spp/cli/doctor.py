@@ -7,10 +7,9 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from mpi_spp.cli._debug import limit
 from mpi_spp.cli._options import TOKENS, json_option, timeout_option
 from mpi_spp.cli._output import check_outputs, write_json
-from mpi_spp.comm.environment import launched_rank
+from mpi_spp.comm.environment import launched_rank, limit
 from mpi_spp.config import MOST_THREADS
 from mpi_spp.launch.placement import local_numbers
 

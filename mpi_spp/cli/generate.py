@@ -20,10 +20,11 @@ from mpi_spp.cli._options import (
     trace_options,
 )
 from mpi_spp.cli._output import may_share_terminal, write_json
-from mpi_spp.cli._start import find_model, join, read_model, show_choice
+from mpi_spp.cli._start import show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.opening import find_model, join, read_model
 from mpi_spp.report.progress import Progress
 
 if TYPE_CHECKING:

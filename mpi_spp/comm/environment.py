@@ -1,4 +1,4 @@
-"""What a launcher tells its processes through environment variables; needs no MPI library."""
+"""What a launcher, or whoever looks for a fault, tells processes by environment variables; needs no MPI library."""
 
 import os
 from collections.abc import Mapping
@@ -8,6 +8,7 @@ from collections.abc import Mapping
 _RANK_NAMES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
 _SIZE_NAMES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 _DIGITS = 10  # of no count of ranks
+DEBUG_RANK = "MPI_SPP_DEBUG_RANK"  # waits for a debugger
 
 
 def _first_integer(names: tuple[str, ...], environment: Mapping[str, str]) -> int | None:
@@ -28,3 +29,8 @@ def launched_by_open_mpi(environment: Mapping[str, str] = os.environ) -> bool:
 def launched_size(environment: Mapping[str, str] = os.environ) -> int:
     """How many processes the launcher says it started; 1 without a launcher."""
     return _first_integer(_SIZE_NAMES, environment) or 1
+
+
+def limit(timeout: int, environment: Mapping[str, str] = os.environ) -> int:
+    """`timeout`, but none while a debugger may hold a rank: the others wait for it then."""
+    return 0 if DEBUG_RANK in environment else timeout

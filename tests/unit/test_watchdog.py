@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mpi_spp.cli._debug import RANK_NAME, limit
+from mpi_spp.comm.environment import DEBUG_RANK, limit
 from mpi_spp.comm.hearsay import Word
 from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.watchdog import Finding, Watchdog
@@ -146,4 +146,4 @@ def test_another_run_of_this_process_may_have_another_limit() -> None:
 
 
 def test_a_debugger_may_hold_a_rank_for_as_long_as_it_likes() -> None:
-    assert (limit(60, {}), limit(60, {RANK_NAME: "1"})) == (60, 0)
+    assert (limit(60, {}), limit(60, {DEBUG_RANK: "1"})) == (60, 0)
