@@ -7,7 +7,7 @@ import torch
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.life import works
 from mpi_spp.comm.world import abort_with
-from mpi_spp.decode._job import Growing
+from mpi_spp.decode._job import SequenceState
 from mpi_spp.errors import UserError
 from mpi_spp.loading import Loader
 from mpi_spp.model.finite import first_bad_layer, first_bad_weight, weight_problem, weights_in_order
@@ -27,7 +27,7 @@ class Diagnosis:
         self._loader, self._comm, self._aborts = loader, comm, aborts
         self._weights_are_finite = False  # until they were looked at
 
-    def end_without_token(self, sequences: Sequence[Growing], tokens: torch.Tensor, fail: Fail | None) -> None:
+    def end_without_token(self, sequences: Sequence[SequenceState], tokens: torch.Tensor, fail: Fail | None) -> None:
         """End those sequences that have no token, and tell `fail`; or the run, without it or for weights."""
         bad = [one for one, token in zip(sequences, tokens.tolist(), strict=True) if token >= NOT_FINITE]
         if not bad:
@@ -58,7 +58,7 @@ class Diagnosis:
         problem = weight_problem(loader.checkpoint, names[place], loader.dtype)
         return UserError(f"{loader.directory}: {problem}; the scores of tokens are no finite numbers")
 
-    def _of_layers(self, sequences: Sequence[Growing]) -> UserError:
+    def _of_layers(self, sequences: Sequence[SequenceState]) -> UserError:
         """The same, of finite weights: which layers made numbers that are none of these sequences."""
         found = [first_bad_layer(one.cache, one.length) for one in sequences]
         layer = _first(self._comm, min((number for number in found if number is not None), default=None))

@@ -1,9 +1,9 @@
 """Load, prefill, sync, decode: prompts in, a stream of tokens out, the same on every rank of a replica."""
 
+import itertools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from mpi_spp.comm.life import works
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.connections import Connections
-from mpi_spp.decode._job import DecodeJob, Growing
+from mpi_spp.decode._job import DecodeJob, Selected, SequenceState
 from mpi_spp.diagnosis import Diagnosis, Fail
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
@@ -34,7 +34,7 @@ from mpi_spp.report.progress import Progress
 from mpi_spp.report.timed import timed
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import NO_PENALTIES, Penalties, Request
-from mpi_spp.sampling.penalties import Seen, seen_of
+from mpi_spp.sampling.penalties import seen_of
 from mpi_spp.sampling.selection import selection_of, with_seed
 from mpi_spp.strategies import Strategies, load_strategies, plan_phases
 from mpi_spp.teams import teams_of
@@ -125,22 +125,33 @@ class Engine:
             yield token
 
     def generate_batch(
-        self, requests: Sequence[Request], between: Callable[[], object] = lambda: None, fail: Fail | None = None
+        self,
+        requests: Iterable[Request],
+        between: Callable[[], object] = lambda: None,
+        fail: Fail | None = None,
+        most: int | None = None,
     ) -> Iterator[tuple[int, int]]:
-        """Yield a request's number with its next token, on every rank: one prefill after another, then all at once.
+        """Yield a request's number with its next token, on every rank.
 
-        `between` is called after each prefill: whoever waits for this rank should not wait for all of them. `fail`:
-        see `decode`.
+        Requests are taken, by all ranks alike, when there is room for them among the `most` that are under way (None:
+        all at once): they are prefilled one after another, and join the others between two of their tokens. `between`
+        is called after each prefill: whoever waits for this rank should not wait for all of them. `fail`: see `decode`.
         """
-        lengths = [len(one.prompt_ids) for one in requests]
-        caches = [self.new_cache(n + one.max_new_tokens, n) for n, one in zip(lengths, requests, strict=True)]
-        hidden = []
-        for one, cache in zip(requests, caches, strict=True):
-            hidden.append(self.prefill(one.prompt_ids, cache))
-            between()
-        yield from self.decode(requests, caches, torch.cat(hidden), fail)
-        caches.clear()
-        self._links.shared.free()
+        numbered, decoding = enumerate(requests), self._strategies.decode.decode(self._decode_job())
+        running: Sequence[SequenceState] = []
+        while True:
+            if not running:
+                self._links.shared.free()  # it gives back all or nothing
+            is_full = bool(running) and self._strategies.shares_memory
+            room = 0 if is_full else None if most is None else most - len(running)
+            new = [self._prefilled(*one, between) for one in itertools.islice(numbered, room)]
+            states = [state for state, _ in new]
+            given = decoding.admit(states, torch.cat([hidden for _, hidden in new])) if new else decoding.step()
+            if not given[0]:
+                break
+            yield from self._taken(given, fail)
+            running = [one for one in (*running, *states) if not one.finished]
+            del new, states, given  # and with them the caches of those that are finished
 
     def decode(
         self,
@@ -154,20 +165,34 @@ class Engine:
         `fail` is told, on every rank, of a request whose scores are no numbers though all weights are: it ends there,
         and the others go on. Without it that ends the run, as weights that are no numbers always do.
         """
-        pairs = enumerate(zip(requests, caches, strict=True))
-        growing = [Growing(number, one.stream, cache, len(one.prompt_ids)) for number, (one, cache) in pairs]
-        seen = [seen_of(one, self.stage.vocabulary, self.stage.device) for one in requests]
-        for sequences, tokens in self._strategies.decode.decode(self._decode_job(seen), growing, hidden):
-            self.clock.mark("decode_end" if sequences[0].taken else "first_token")
-            self._diagnosis.end_without_token(sequences, tokens, fail)
-            for sequence, token in zip(sequences, tokens.tolist(), strict=True):
-                if sequence.finished:
-                    continue
-                request = requests[sequence.number]
-                sequence.taken += 1
-                if (before := seen[sequence.number]) is not None:
-                    before.add(token)
-                sequence.finished = request.ends_with(token, sequence.taken)
+        decoding = self._strategies.decode.decode(self._decode_job())
+        states = [self._state(*one) for one in zip(range(len(requests)), requests, caches, strict=True)]
+        given = decoding.admit(states, hidden)
+        while given[0]:
+            yield from self._taken(given, fail)
+            given = decoding.step()
+
+    def _prefilled(
+        self, number: int, request: Request, between: Callable[[], object]
+    ) -> tuple[SequenceState, torch.Tensor]:
+        """A request after its prefill, and its last token's hidden state [1, hidden_size]."""
+        length = len(request.prompt_ids)
+        cache = self.new_cache(length + request.max_new_tokens, length)
+        hidden = self.prefill(request.prompt_ids, cache)
+        between()
+        return self._state(number, request, cache), hidden
+
+    def _state(self, number: int, request: Request, cache: KVCache) -> SequenceState:
+        return SequenceState(number, request, cache, seen_of(request, self.stage.vocabulary, self.stage.device))
+
+    def _taken(self, given: Selected, fail: Fail | None) -> Iterator[tuple[int, int]]:
+        """The requests' numbers with their tokens, which count from here on."""
+        sequences, tokens = given
+        self.clock.mark("decode_end" if sequences[0].taken else "first_token")
+        self._diagnosis.end_without_token(sequences, tokens, fail)
+        for sequence, token in zip(sequences, tokens.tolist(), strict=True):
+            if not sequence.finished:
+                sequence.take(token)
                 yield sequence.number, token
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
@@ -268,21 +293,14 @@ class Engine:
         costs = self._measuring.costs if self.config.chunk_size == "auto" else []
         return cut(num_tokens, self.config.chunk_size, self._prefill_phase, costs)
 
-    def _decode_job(self, seen: Sequence[Seen | None] = ()) -> DecodeJob:
-        """`seen`: by the numbers of the sequences that tokens are selected for."""
+    def _decode_job(self) -> DecodeJob:
         phase, rank = self._decode_phase, self.comm.rank
-        return DecodeJob(
-            self.stage,
-            self.comm,
-            phase.places[rank],
-            phase.spans[rank],
-            self._decode_shard,
-            partial(self._select, seen),
-        )
+        place, layers = phase.places[rank], phase.spans[rank]
+        return DecodeJob(self.stage, self.comm, place, layers, self._decode_shard, self._select)
 
-    def _select(self, seen: Sequence[Seen | None], sequences: Sequence[Growing], hidden: torch.Tensor) -> torch.Tensor:
-        adjusts = [seen[one.number] for one in sequences]
-        streams, steps = [one.stream for one in sequences], [one.taken for one in sequences]
+    def _select(self, sequences: Sequence[SequenceState], hidden: torch.Tensor) -> torch.Tensor:
+        adjusts, steps = [one.seen for one in sequences], [one.taken for one in sequences]
+        streams = [one.request.stream for one in sequences]
         with timed("select", sequences=len(sequences)):
             return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps, adjusts)
 

@@ -15,7 +15,6 @@ from mpi_spp.engine import Engine
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import require_one_replica
 from mpi_spp.opening import find_model, join, read_model
-from mpi_spp.partition import split_chunks
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 from mpi_spp.teams import teams_of
@@ -118,9 +117,8 @@ class LLM:
         params = params or SamplingParams()
         requests = self._requests(prompts, params)
         answers: list[list[int]] = [[] for _ in requests]
-        for some in split_chunks(len(requests), self._most):
-            for number, token in self._engine.generate_batch(requests[some.start : some.stop]):
-                answers[some.start + number].append(token)
+        for number, token in self._engine.generate_batch(requests, most=self._most):
+            answers[number].append(token)
         return self._world.on_rank_0(lambda: list(map(self._completion, requests, answers)))
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:

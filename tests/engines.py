@@ -27,11 +27,11 @@ def engine_of(config: RunConfig, world: World, alone: bool = False) -> Engine:
     return Engine(config, world.on_rank_0(lambda: read_config(directory)), directory, world, Clock(), alone=alone)
 
 
-def answers(engine: Engine, prompts: Sequence[list[int]], new_tokens: int) -> list[list[int]]:
-    """Of all prompts at once, the same on all ranks; each answer is shorter by a token than the one before."""
+def answers(engine: Engine, prompts: Sequence[list[int]], new_tokens: int, most: int | None = None) -> list[list[int]]:
+    """Of all prompts, `most` at once, the same on all ranks; each answer is shorter by a token than the one before."""
     requests = [Request(prompt, frozenset(), new_tokens - number) for number, prompt in enumerate(prompts)]
     tokens: list[list[int]] = [[] for _ in prompts]
-    for number, token in engine.generate_batch(requests):
+    for number, token in engine.generate_batch(requests, most=most):
         tokens[number].append(token)
     assert engine.world.gather(tokens) == [tokens] * engine.world.size
     return tokens

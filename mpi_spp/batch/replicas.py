@@ -4,13 +4,16 @@ No replica waits for another: answers are sent without waiting, and rank 0 hears
 prefills, so one that asks waits for one of these at most.
 """
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from mpi_spp.batch.work import Answer, Group, Work
 from mpi_spp.comm.mailbox import Mailbox, share
 from mpi_spp.engine import Engine
 from mpi_spp.errors import UserError
+from mpi_spp.request import Request
 
 _MORE = "more"  # what a replica says when it has nothing to do
 
@@ -116,23 +119,33 @@ def part_of(engine: Engine, work: Work | None) -> Part:
     return Asker(mailbox) if engine.comm.is_first else Helper()
 
 
-def answer_all(engine: Engine, part: Part) -> None:
-    """Answer groups of lines until there are none. Every rank of the job calls this."""
-    while group := share(engine.comm, part.take()):
-        _answer(engine, group, part.give, part.move_on)
+def answer_all(engine: Engine, part: Part, most: int) -> None:
+    """Answer groups of lines until there are none, `most` lines at once. Every rank of the job calls this."""
+    numbers, under_way = itertools.count(), dict[int, _UnderWay]()
+
+    def requests() -> Iterator[Request]:
+        """The next line when there is room for it, of the next group when there is none left."""
+        while group := share(engine.comm, part.take()):
+            for place, request in group:
+                under_way[next(numbers)] = _UnderWay(place, request)
+                yield request
+
+    def fail(number: int, error: UserError) -> None:
+        part.give(under_way.pop(number).place, str(error))
+
+    for number, token in engine.generate_batch(requests(), part.move_on, fail, most):
+        line = under_way[number]
+        line.token_ids.append(token)
+        if line.request.ends_with(token, len(line.token_ids)):
+            part.give(under_way.pop(number).place, line.token_ids)
+        part.move_on()
     part.leave()
 
 
-def _answer(engine: Engine, group: Group, give: Callable[[int, Answer], None], move_on: Callable[[], None]) -> None:
-    """Give each answer as soon as its last token is there."""
-    answers: list[list[int]] = [[] for _ in group]
+@dataclass(frozen=True)
+class _UnderWay:
+    """A line that is answered here."""
 
-    def fail(number: int, error: UserError) -> None:
-        give(group[number][0], str(error))
-
-    for number, token in engine.generate_batch([request for _, request in group], move_on, fail):
-        place, request = group[number]
-        answers[number].append(token)
-        if request.ends_with(token, len(answers[number])):
-            give(place, answers[number])
-        move_on()
+    place: int
+    request: Request
+    token_ids: list[int] = field(default_factory=list)

@@ -105,7 +105,7 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
         part = part_of(engine, work)
         clock.mark("load")
         progress.start(work)
-        answer_all(engine, part)
+        answer_all(engine, part, files.max_num_seqs)
         progress.close()
         ranks, answers = world.gather(engine.facts()), part.answers if isinstance(part, Keeper) else {}
     clock.mark("total")

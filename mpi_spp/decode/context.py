@@ -4,14 +4,13 @@ Each rank computes every layer, and attends over the positions that it holds. On
 all ranks, which merge them by log-sum-exp. A new token's keys and values stay on one rank, each in its turn.
 """
 
-from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
 from mpi_spp.comm.communicator import Communicator
-from mpi_spp.decode._job import DecodeJob, Growing
-from mpi_spp.decode._together import in_step
+from mpi_spp.decode._job import DecodeJob
+from mpi_spp.decode._together import Together
 from mpi_spp.kernels.attention import first_visible
 from mpi_spp.kernels.merge import Part, merge_all
 from mpi_spp.mesh import positions
@@ -21,11 +20,9 @@ from mpi_spp.model.shard import Attending
 place = positions
 
 
-def decode(
-    job: DecodeJob, sequences: Sequence[Growing], hidden: torch.Tensor
-) -> Iterator[tuple[Sequence[Growing], torch.Tensor]]:
-    """Yield sequences with their next tokens [sequences]. `hidden`: of their last tokens, [sequences, hidden_size]."""
-    return in_step(replace(job, shard=replace(job.shard, attend=_Merged(job.comm))), sequences, hidden)
+def decode(job: DecodeJob) -> Together:
+    """The sequences of this decode, each of whose new tokens attends over the positions of all ranks."""
+    return Together(replace(job, shard=replace(job.shard, attend=_Merged(job.comm))))
 
 
 @dataclass(frozen=True)

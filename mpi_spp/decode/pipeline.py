@@ -5,79 +5,86 @@ run that no rank could hold.
 """
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 
 from mpi_spp.comm.requests import Request
-from mpi_spp.decode._job import DecodeJob, Growing, grow
+from mpi_spp.decode._job import DecodeJob, Selected, SequenceState, grow, no_tokens
 from mpi_spp.mesh import stages
-from mpi_spp.partition import split_evenly
 
 place = stages
 
-_Group = tuple[list[Growing], torch.Tensor]  # sequences, and the newest token of each
+_TAG = 1  # a prompt's hidden states may follow one another through the stages while some of these are under way
+_Group = list[tuple[SequenceState, torch.Tensor]]  # sequences, each with its newest token, [1]
 
 
-def decode(
-    job: DecodeJob, sequences: Sequence[Growing], hidden: torch.Tensor
-) -> Iterator[tuple[Sequence[Growing], torch.Tensor]]:
-    """Yield sequences with their next tokens [sequences]. `hidden`: of their last tokens, [sequences, hidden_size].
+class Stream:
+    """See Decoding.
 
     In a tick each stage computes one group, the last one's hidden states go to all ranks, which select its tokens
-    together; then it may enter the first stage again.
+    together; then its sequences may enter the first stage again.
     """
-    tokens = job.select(sequences, hidden)
-    yield sequences, tokens
-    waiting = deque(_groups(sequences, tokens, job.place.num_stages))
-    inside: deque[_Group | None] = deque([None] * job.place.num_stages)  # what is in each stage
-    sends: list[Request] = []
-    while waiting or any(inside):
-        inside.appendleft(waiting.popleft() if waiting else None)
-        inside.pop()
-        hidden = _compute(job, inside[job.place.stage], sends)
-        sends = [send for send in sends if not send.test()]
-        if (leaving := inside[-1]) is not None:
-            group, _ = leaving
-            hidden = _from_last(job, hidden, len(group))
-            grow(group)
-            tokens = job.select(group, hidden)
-            yield group, tokens
-            waiting.extend(_groups(group, tokens, 1))
-            inside[-1] = None
-    for send in sends:
-        job.comm.wait(send)
+
+    def __init__(self, job: DecodeJob) -> None:
+        self._job = job
+        self._waiting: _Group = []
+        self._inside = deque[_Group]([[]] * job.place.num_stages)  # what is in each stage
+        self._sends: list[Request] = []
+
+    def admit(self, sequences: Sequence[SequenceState], hidden: torch.Tensor) -> Selected:
+        """See Decoding."""
+        tokens = self._job.select(sequences, hidden)
+        self._waiting += zip(sequences, tokens.split(1), strict=True)
+        return sequences, tokens
+
+    def step(self) -> Selected:
+        """See Decoding."""
+        while self._enter() or any(self._inside):
+            hidden = self._compute(self._inside[self._job.place.stage])
+            self._sends = [send for send in self._sends if not send.test()]
+            if leaving := [sequence for sequence, _ in self._inside[-1]]:
+                hidden = self._from_last(hidden, len(leaving))
+                grow(leaving)
+                return self.admit(leaving, hidden)
+        for send in self._sends:
+            self._job.comm.wait(send)
+        self._sends = []
+        return [], no_tokens()
+
+    def _enter(self) -> bool:
+        """Move all groups on by a stage, and let the next one in; whether there is one."""
+        self._waiting = [one for one in self._waiting if not one[0].finished]
+        self._inside.pop()
+        count = len(self._waiting) + sum(map(len, self._inside))
+        share = -(-count // self._job.place.num_stages)  # as many groups as stages
+        self._inside.appendleft(self._waiting[:share])
+        self._waiting = self._waiting[share:]
+        return bool(self._inside[0])
+
+    def _compute(self, group: _Group) -> torch.Tensor:
+        """Take a group through this rank's layers, and send it on; its hidden states [sequences, hidden_size]."""
+        job, place = self._job, self._job.place
+        if not group:
+            return job.stage.hidden_like(0)
+        sequences, newest = zip(*group, strict=True)
+        if place.stage == 0:
+            hidden = job.stage.embed(torch.cat(newest))
+        else:
+            hidden = job.stage.hidden_like(len(group))
+            job.comm.wait(job.comm.irecv(hidden, job.comm.rank - place.num_shards, _TAG))
+        job.forward(sequences, hidden)
+        if place.stage + 1 < place.num_stages:
+            self._sends.append(job.comm.isend(hidden, job.comm.rank + place.num_shards, _TAG))
+        return hidden
+
+    def _from_last(self, hidden: torch.Tensor, count: int) -> torch.Tensor:
+        """What the last stage has made, on all ranks."""
+        job, place = self._job, self._job.place
+        if place.stage + 1 < place.num_stages:
+            hidden = job.stage.hidden_like(count)
+        job.comm.broadcast(hidden, root=(place.num_stages - 1) * place.num_shards)
+        return hidden
 
 
-def _groups(sequences: Sequence[Growing], tokens: torch.Tensor, most: int) -> Iterator[_Group]:
-    """Those that are not finished, in so many groups at most."""
-    rows = [row for row, sequence in enumerate(sequences) if not sequence.finished]
-    for part in split_evenly(len(rows), max(1, min(most, len(rows)))):
-        chosen = rows[part.start : part.stop]
-        if chosen:
-            yield [sequences[row] for row in chosen], tokens[chosen]
-
-
-def _compute(job: DecodeJob, group: _Group | None, sends: list[Request]) -> torch.Tensor:
-    """Take a group through this rank's layers, and send it on; its hidden states [sequences, hidden_size]."""
-    if group is None:
-        return job.stage.hidden_like(0)
-    (sequences, tokens), place, comm = group, job.place, job.comm
-    if place.stage == 0:
-        hidden = job.stage.embed(tokens)
-    else:
-        hidden = job.stage.hidden_like(len(sequences))
-        comm.wait(comm.irecv(hidden, comm.rank - place.num_shards))
-    job.forward(sequences, hidden)
-    if place.stage + 1 < place.num_stages:
-        sends.append(comm.isend(hidden, comm.rank + place.num_shards))
-    return hidden
-
-
-def _from_last(job: DecodeJob, hidden: torch.Tensor, count: int) -> torch.Tensor:
-    """What the last stage has made, on all ranks."""
-    place = job.place
-    if place.stage + 1 < place.num_stages:
-        hidden = job.stage.hidden_like(count)
-    job.comm.broadcast(hidden, root=(place.num_stages - 1) * place.num_shards)
-    return hidden
+decode = Stream

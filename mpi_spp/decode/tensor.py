@@ -3,8 +3,8 @@
 Source: Shoeybi et al., 2019 (Megatron-LM).
 """
 
-from mpi_spp.decode._together import in_step
+from mpi_spp.decode._together import Together
 from mpi_spp.mesh import shards
 
 place = shards
-decode = in_step
+decode = Together
