@@ -26,8 +26,7 @@ from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.partition import split_chunks
 from mpi_spp.phase import needed
-from mpi_spp.plan.setting import Setting, cut
-from mpi_spp.plan.settle import limits_of, needs_settling, settle
+from mpi_spp.plan.setting import cut
 from mpi_spp.prefill._job import PrefillJob
 from mpi_spp.report.memory import resident_bytes
 from mpi_spp.report.progress import Progress
@@ -86,7 +85,7 @@ class Engine:
         """Take the strategies, schedule and granularity of another run of the same model, and its clock. Collective."""
         if self._alone and config.decode == "auto":
             config = replace(config, decode="replicated")
-        config, self.choice = self._settle(config)
+        config, self.choice = self._measuring.settle(config, self.mesh, self._prompt_tokens, self._program_bytes)
         self._strategies: Strategies = load_strategies(config, self.mesh, self._alone)
         if self._strategies.shares_memory and self._loader.device.type != "cpu":
             raise UserError("--sync-strategy: shared is for caches in the memory of hosts; choose another one for GPUs")
@@ -267,27 +266,6 @@ class Engine:
             "sync_strategy": self._strategies.sync_name,
             "choice": self.choice,
         }
-
-    def _settle(self, config: RunConfig) -> tuple[RunConfig, dict[str, Any] | None]:
-        """The strategies in the place of "auto", and why; refuses what needs more than --max-memory. Collective."""
-        if not needs_settling(config):
-            return config, None
-        world, first = self.world, self.world.rank - self.comm.rank
-        hosts, replica = world.gather(world.host), slice(first, first + self.comm.size)
-        setting = Setting(
-            config,
-            self.model,
-            self.mesh,
-            hosts[replica],
-            self._loader.dtype,
-            self._loader.kernels,
-            self._prompt_tokens,
-            config.max_new_tokens,
-            self._measuring.speeds,
-            limits_of(config, hosts, replica),
-            max(world.gather(self._program_bytes)),
-        )
-        return settle(setting, world)
 
     def _cut(self, num_tokens: int) -> list[range]:
         costs = self._measuring.costs if self.config.chunk_size == "auto" else []

@@ -1,13 +1,18 @@
-"""Speeds of the ranks that run, each measured when it is first asked for."""
+"""Speeds of the ranks that run, each measured when it is first asked for, and what they decide."""
 
 from functools import cached_property
+from typing import Any
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import World
+from mpi_spp.config import RunConfig
 from mpi_spp.loading import Loader
+from mpi_spp.mesh import Mesh
 from mpi_spp.model.store import cache_directory
 from mpi_spp.plan.links import Links
 from mpi_spp.plan.measured import links_of_job, measured_speeds
+from mpi_spp.plan.setting import Setting
+from mpi_spp.plan.settle import limits_of, needs_settling, settle
 from mpi_spp.plan.speeds import Speeds
 from mpi_spp.report.progress import announced
 from mpi_spp.schedule import Cost
@@ -40,3 +45,29 @@ class Measuring:
         costs, links = self.costs, self.links
         with announced("measuring what a new token costs, once for this model and ranks", self._world.rank == 0):
             return measured_speeds(loader.what, costs, loader.first_layers, *ranks, links, self._directory)
+
+    def settle(
+        self, config: RunConfig, mesh: Mesh, prompt_tokens: int, program_bytes: int
+    ) -> tuple[RunConfig, dict[str, Any] | None]:
+        """The strategies in the place of "auto", and why; refuses what needs more than --max-memory. Collective.
+
+        `prompt_tokens`: of the prompts to expect. `program_bytes`: resident on this rank without the model.
+        """
+        if not needs_settling(config):
+            return config, None
+        world, loader, first = self._world, self._loader, self._world.rank - self._comm.rank
+        hosts, replica = world.gather(world.host), slice(first, first + self._comm.size)
+        setting = Setting(
+            config,
+            loader.model,
+            mesh,
+            hosts[replica],
+            loader.dtype,
+            loader.kernels,
+            prompt_tokens,
+            config.max_new_tokens,
+            self.speeds,
+            limits_of(config, hosts, replica),
+            max(world.gather(program_bytes)),
+        )
+        return settle(setting, world)

@@ -15,7 +15,7 @@ from mpi_spp.engine import Engine
 from mpi_spp.errors import UserError
 from mpi_spp.request import Request
 
-_MORE = "more"  # what a replica says when it has nothing to do
+_MORE, _DONE = "more", "done"  # what a replica says that has room for lines, and one that has given all its answers
 
 
 class Part(Protocol):
@@ -56,7 +56,7 @@ class Keeper:
             self._hear(*message)
 
     def leave(self) -> None:
-        """Serve the others until there is no work."""
+        """Serve the others until they are done."""
         while self._working:
             self._hear(*self._mailbox.wait())
         self._mailbox.flush()
@@ -64,10 +64,10 @@ class Keeper:
     def _hear(self, rank: int, message: str | tuple[int, Answer]) -> None:
         if isinstance(message, tuple):
             self.give(*message, rank=rank)
-            return
-        group = self._work.take()
-        self._working -= not group
-        self._mailbox.post(group, rank)
+        elif message == _DONE:
+            self._working -= 1
+        else:
+            self._mailbox.post(self._work.take(), rank)
 
 
 class Asker:
@@ -91,6 +91,7 @@ class Asker:
 
     def leave(self) -> None:
         """See Part."""
+        self._mailbox.post(_DONE, 0)
         self._mailbox.flush()
 
 
