@@ -222,6 +222,9 @@ def test_an_output_that_is_the_input(reciting: Path, tmp_path: Path, console: Ra
     before = lines.read_bytes()
     check_refused(console.run(*batch(reciting, tmp_path, "--output", str(lines))), "--output: ")
     assert lines.read_bytes() == before
+    check_refused(console.run(*batch(reciting, tmp_path, "--output", "-")), "--output: - is no file")
+    resume = str(tmp_path / "out.jsonl.resume")  # without it nothing could be gone on with
+    check_refused(console.run(*batch(reciting, tmp_path, "--json", resume)), "is what --output goes on with too")
 
 
 @pytest.mark.parametrize("command", [("generate", "--prompt", "hi"), ("bench", "decode")], ids=" ".join)
