@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mpi_spp.errors import UserError
+from mpi_spp.files import read_json
 from mpi_spp.outputs import write_text
 from mpi_spp.units import counted
 
@@ -82,8 +83,8 @@ class Output:
 
     def _require_same(self, beside: Path, made: Made) -> None:
         try:
-            before = json.loads(beside.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            before = read_json("--output", beside)
+        except UserError:
             before = None
         if not isinstance(before, dict):
             raise UserError(
