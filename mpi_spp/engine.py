@@ -253,7 +253,7 @@ class Engine:
 
     @property
     def warnings(self) -> list[str]:
-        """What makes this rank's part slower or larger than a user may expect."""
+        """What makes this rank's part slower or larger, or the model another one, than a user may expect."""
         return facts.warnings(self.world, self._loader, self.threads)
 
     def schedule(self) -> dict[str, Any]:

@@ -8,9 +8,11 @@ from mpi_spp.comm.world import World
 from mpi_spp.connections import Connections
 from mpi_spp.loading import Loader
 from mpi_spp.model.decoder import Stage
+from mpi_spp.model.finite import weights_in_order
 from mpi_spp.phase import Phase
 from mpi_spp.report.memory import peak_bytes, peak_gpu_bytes
 from mpi_spp.strategies import Plan
+from mpi_spp.units import counted
 
 
 def of_machine(world: World, loader: Loader, threads: int) -> dict[str, Any]:
@@ -46,8 +48,18 @@ def of_part(plan: Plan, links: Connections, stage: Stage, caches: Caches) -> dic
 
 
 def warnings(world: World, loader: Loader, threads: int) -> list[str]:
-    """What makes this rank's part slower or larger than a user may expect."""
-    return [told for told in (loader.chosen.warning, world.quota_warning(threads)) if told]
+    """What makes this rank's part slower or larger, or the model another one, than a user may expect."""
+    told = (loader.chosen.warning, world.quota_warning(threads), _unused_tensors(loader))
+    return [warning for warning in told if warning]
+
+
+def _unused_tensors(loader: Loader) -> str | None:
+    """As transformers says it, which leaves them out, too."""
+    unused = loader.checkpoint.unused(weights_in_order(loader.model))
+    if not unused:
+        return None
+    told = counted(len(unused), "tensor")
+    return f"{loader.directory}: of the weights {told} ({unused[0]} ...) left out: config.json has no place for them"
 
 
 def _layers_and_heads(name: str, phase: Phase, rank: int) -> dict[str, list[int]]:

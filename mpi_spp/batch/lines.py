@@ -65,7 +65,7 @@ class Line:
 
 def read_lines(path: Path) -> list[tuple[int, bytes]]:
     """The lines that are not blank, each after its number from 1 up."""
-    source, advice = f"--input: {path}", "; give a smaller file of JSON lines"
+    source, advice = f"--input: {path}", "; give a file of JSON lines, and not too many"
     if os.path.isfile(path) and os.path.getsize(path) > _MOST_BYTES:
         raise UserError(f"{source} has more than {_MOST_BYTES // MIB} MiB, the most that is read{advice}")
     content = read_bytes(source, path, _MOST_BYTES if os.path.isfile(path) else _MOST_BYTES_OF_A_PIPE, advice)

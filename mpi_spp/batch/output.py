@@ -9,10 +9,16 @@ from pathlib import Path
 from typing import Any
 
 from mpi_spp.errors import UserError
+from mpi_spp.files import read_json
 from mpi_spp.outputs import write_text
 from mpi_spp.units import counted
 
 Made = Mapping[str, str]  # by option: what the answers were made of
+
+
+def resume_file(output: Path) -> Path:
+    """Beside the answers: what they were made of."""
+    return Path(f"{output}.resume")
 
 
 class Output:
@@ -53,6 +59,8 @@ class Output:
             self._written += 1
 
     def _open(self) -> FileIO:
+        if str(self._path) == "-":
+            raise UserError("--output: - is no file; give one, so that the run can be gone on with")
         if self._path.exists() and not self._path.is_file():
             raise UserError(f"--output: {self._path} is no file; give one, so that the run can be gone on with")
         file = self._path.open("a+b", buffering=0)
@@ -65,7 +73,7 @@ class Output:
         return file
 
     def _resume(self, made: Made, numbers: Sequence[int]) -> None:
-        beside = self._path.with_name(self._path.name + ".resume")
+        beside = resume_file(self._path)
         if self._path.stat().st_size > 0:
             self._require_same(beside, made)
             self._file.truncate(self._read_kept(numbers))
@@ -75,8 +83,8 @@ class Output:
 
     def _require_same(self, beside: Path, made: Made) -> None:
         try:
-            before = json.loads(beside.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+            before = read_json("--output", beside)
+        except UserError:
             before = None
         if not isinstance(before, dict):
             raise UserError(

@@ -22,6 +22,8 @@ from mpi_spp.launch.sign import give_sign
 # Of objects made and not freed, before Python looks for garbage. At its usual 700 that takes a tenth of the time to the
 # first token, since imports make a million objects that stay.
 _OBJECTS_TO_COLLECT = 50_000
+# What click raises from 8.2 on for a group without a command; before, it showed the help itself.
+_NO_WORDS: tuple[type, ...] = tuple(filter(None, [getattr(click.exceptions, "NoArgsIsHelpError", None)]))
 
 
 class CommandsByFile(click.Group):
@@ -78,6 +80,9 @@ def _run() -> NoReturn:
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.UsageError as error:
+        if isinstance(error, _NO_WORDS):  # whose message is the help
+            click.echo(error.format_message())
+            sys.exit(0)
         hint = f" (see '{error.ctx.command_path} --help')" if error.ctx else ""
         _leave_with(UserError(error.format_message() + hint))
     except UserError as error:

@@ -30,13 +30,19 @@ class Printer:
     def push(self, number: int, token: int) -> None:
         """Show the next token; every answer has at least one."""
         if number != self._number:
-            self.end()
+            self._end()
             self._begin(number)
         self._token_ids.append(token)
         _write(self._stream.push(token) if self._stream else f"{token} ")
 
-    def end(self) -> None:
-        """Finish the answer that was shown last."""
+    def finish(self, answers: Sequence[list[int]]) -> None:
+        """Show those behind the last one, which are whole."""
+        for number in range(self._number + 1, len(answers)):
+            for token in answers[number]:
+                self.push(number, token)
+        self._end()
+
+    def _end(self) -> None:
         if self._token_ids:
             _write((self._stream.rest() if self._stream else "") + "\n")
 
@@ -68,24 +74,21 @@ def answer_all(
     longest = max(len(one.prompt_ids) for one in requests)
     engine = Engine(config, model, directory, world, clock, longest, alone=True)
     show_choice(engine, generation)
-    printer = Printer([label.get("question", "") for label in labels], stream)
-    shows, shown = world.rank == 0 and config.json != "-", -1
+    printer = None
+    if world.rank == 0 and config.json != "-":
+        printer = Printer([label.get("question", "") for label in labels], stream)
+    most = sum(requests[number].max_new_tokens for number in numbers_of(world.rank, world.size, len(requests)))
+    has_bar = world.rank == 0 and not (printer and may_share_terminal())
+    with Progress("decode", most, "token", shows=has_bar) as progress:
 
-    def show(number: int, token: int) -> None:
-        nonlocal shown
-        progress.advance()
-        if shows:
-            shown = number
-            printer.push(number, token)
+        def show(number: int, token: int) -> None:
+            progress.advance()
+            if printer is not None:
+                printer.push(number, token)
 
-    mine = numbers_of(world.rank, world.size, len(requests))
-    most, counts = sum(requests[number].max_new_tokens for number in mine), world.rank == 0
-    with Progress("decode", most, "token", shows=counts and not (shows and may_share_terminal())) as progress:
         answers = fan_out(engine, requests, show)
-    for number in range(shown + 1, len(answers)):
-        for token in answers[number]:
-            show(number, token)
-    printer.end()
+    if printer is not None:
+        printer.finish(answers)
     clock.mark("total")
     ranks = world.gather(engine.facts())
 

@@ -33,6 +33,8 @@ class File(click.Path):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """See click.ParamType."""
+        if value == "":  # which would stand for the working directory
+            self.fail("an empty name; give that of a file", param, ctx)
         try:
             return super().convert(value, param, ctx)
         except ValueError as error:
@@ -54,7 +56,7 @@ class Number(click.FloatRange):
 
 
 TOKENS = click.IntRange(1, MOST_TOKENS)  # of a prompt or an answer
-AMOUNT = Number(0, 1e15, min_open=True)  # of a rate, a share or a time to reckon with
+AMOUNT = Number(1e-9, 1e15)  # of a rate, a share or a time to reckon with
 
 
 def run_option(name: str, help_text: str, **settings: Any) -> Decorator:

@@ -68,12 +68,14 @@ def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> Non
     is read too. Answers come in the order of the input. The same command again goes on where it was cut off. Bad lines
     are named on standard error and skipped; then the exit status is 1.
     """
+    from mpi_spp.batch.output import resume_file
     from mpi_spp.report.timings import Clock
 
     clock = Clock()
     config = RunConfig(**options)
     world = join(config)
-    with traced(config, world, {"--input": input}, shows=False, output=output):
+    kept = {"--input": input, "what --output goes on with": resume_file(output)}
+    with traced(config, world, kept, shows=False, output=output):
         status = run(config, Files(input, output, max_num_seqs), world, clock)
     _leave(world, status)
 

@@ -30,6 +30,7 @@ from mpi_spp.units import counted
 # What all cases of a result have in common.
 _MOST_SAMPLES = _MOST_ROUNDS = 10_000  # that are compared in seconds
 _BEYOND_USE = 1e100  # of a rate
+_LENGTHS = ("prompt_tokens", "new_tokens")
 _SHARE = Number(0, 1, max_open=True)
 _FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
 
@@ -91,7 +92,11 @@ def compare(before: str, after: str, tolerance: float, json: str | None) -> None
     from mpi_spp.report.samples import compare as compare_results
 
     check_outputs(json, {"BEFORE": before, "AFTER": after})
-    rows = compare_results(_read(before), _read(after), tolerance)
+    earlier, later = _read(before), _read(after)
+    for what, one, other in zip(("benchmark", *_LENGTHS), _measured(earlier), _measured(later), strict=True):
+        if one != other:
+            raise UserError(f"{after}: {what} is {other}, but {one} in {before}; compare results of the same benchmark")
+    rows = compare_results(earlier, later, tolerance)
     if not rows:
         raise UserError(f"{after}: has no case in common with {before}; compare results of the same benchmark")
     for row in rows if json != "-" else ():
@@ -184,6 +189,13 @@ def _read(path: str) -> dict[str, Any]:
     if isinstance(cases, list) and all(isinstance(case, dict) and _is_measured(case) for case in cases):
         return result
     raise UserError(f"{path}: is no result of `mpi-spp bench ... --json`")
+
+
+def _measured(result: dict[str, Any]) -> list[Any]:
+    """What two results must have in common, so that their ratio says anything."""
+    workload = result.get("workload")
+    lengths = workload if isinstance(workload, dict) else {}
+    return [result.get("benchmark"), *(lengths.get(name) for name in _LENGTHS)]
 
 
 def _is_measured(case: dict[str, Any]) -> bool:

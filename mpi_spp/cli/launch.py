@@ -3,6 +3,8 @@
 import os
 import shlex
 import sys
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NoReturn
 
 import click
@@ -18,10 +20,11 @@ from mpi_spp.errors import UserError
 from mpi_spp.launch import sign
 from mpi_spp.launch.guard import run_guarded
 from mpi_spp.launch.handed_in import handed_in, keep_for_rank_0, refuse_elsewhere
-from mpi_spp.launch.hostfile import MOST_RANKS, Host, is_this_machine, memory_limits, read_hostfile
-from mpi_spp.launch.launcher import Launcher, find_launcher, require_same_mpi
+from mpi_spp.launch.hostfile import MOST_RANKS, is_this_machine, memory_limits, read_hostfile
+from mpi_spp.launch.launcher import find_launcher, require_same_mpi
 from mpi_spp.launch.line import (
     DEFAULT_RANKS_LIMIT,
+    LaunchRequest,
     check_gpu_ids,
     check_max_slots,
     default_num_ranks,
@@ -93,26 +96,17 @@ def command(
     refuse_elsewhere(only_here, hosts, asked is not None)
     if asked is not None:
         num_ranks = num_ranks or asked.default_num_ranks(hosts)
-        program = (*start.words(), *inner)
-        exports = _debugging(debug_rank, debug_port, num_ranks)
-        request = request_here(program, num_ranks, hosts, threads, exports, interface)
-        print_or_submit(asked, request, dry_run, json)
-        return
-    num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, num_cores_here())
-    check_gpu_ids(gpu_ids, num_ranks, hosts)
-    launcher = find_launcher()
-    exports = _debugging(debug_rank, debug_port, num_ranks)
-    finished = None if dry_run or all(is_this_machine(host.name) for host in hosts) else sign.new_sign()
-    exports |= {} if finished is None else {sign.VARIABLE: finished}
-    if not dry_run:
-        require_same_mpi(launcher)
-        require_hosts(hosts, launcher)
-        inner += keep_for_rank_0(only_here)
-    argv, environment = _line(launcher, inner, num_ranks, hosts, threads, exports, interface)
-    if dry_run:
-        _print(argv, environment, json)
     else:
-        _start(argv, {**os.environ, **environment}, finished)
+        num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, num_cores_here())
+        check_gpu_ids(gpu_ids, num_ranks, hosts)
+    exports = _debugging(debug_rank, debug_port, num_ranks)
+    request = request_here((*start.words(), *inner), num_ranks, hosts, threads, exports, interface)
+    if asked is not None:
+        print_or_submit(asked, request, dry_run, json)
+    elif dry_run:
+        _print(request, json)
+    else:
+        _start(request, only_here)
 
 
 def _complete(inner: tuple[str, ...], shared: dict[str, str]) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -159,30 +153,26 @@ def _debugging(rank: int | None, port: int, num_ranks: int) -> dict[str, str]:
     return debug_variables(rank, port)
 
 
-def _line(
-    launcher: Launcher,
-    inner: tuple[str, ...],
-    num_ranks: int,
-    hosts: tuple[Host, ...],
-    threads: int | None,
-    exports: dict[str, str],
-    interface: str | None,
-) -> tuple[list[str], dict[str, str]]:
-    program = (*start.words(), *inner)
-    return mpirun_line(request_here(program, num_ranks, hosts, threads, exports, interface), launcher)
-
-
-def _print(argv: list[str], environment: dict[str, str], json: str | None) -> None:
+def _print(request: LaunchRequest, json: str | None) -> None:
+    argv, environment = mpirun_line(request, find_launcher())
     write_json(json, {"argv": argv, "environment": environment})
     if json != "-":
         print(*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(argv))
 
 
-def _start(argv: list[str], environment: dict[str, str], finished: str | None) -> NoReturn:
-    """Run mpirun and stay beside it. `finished`: a sign of rank 0's end, where a host may be lost."""
+def _start(request: LaunchRequest, only_here: Mapping[str, str]) -> NoReturn:
+    """Run mpirun and stay beside it."""
+    launcher = find_launcher()
+    require_same_mpi(launcher)
+    require_hosts(request.hosts, launcher)
+    # Where a host may be lost, a sign of rank 0's end.
+    finished = None if all(is_this_machine(host.name) for host in request.hosts) else sign.new_sign()
+    signs = {} if finished is None else {sign.VARIABLE: finished}
+    command = (*request.command, *keep_for_rank_0(only_here))
+    argv, environment = mpirun_line(replace(request, command=command, exports={**request.exports, **signs}), launcher)
     sys.stdout.flush()
     try:
-        sys.exit(run_guarded(argv, environment, finished))
+        sys.exit(run_guarded(argv, {**os.environ, **environment}, finished))
     except OSError as error:
         raise UserError(
             f"{argv[0]}: cannot be started ({error.strerror}); name a working mpirun in MPI_SPP_MPIRUN"

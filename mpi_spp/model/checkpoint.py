@@ -2,6 +2,7 @@
 
 import os
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from mpi_spp.model.stored import Part, Stored, find
 
 _DTYPES = ("F64", "F32", "BF16", "F16")  # as safetensors spells them; others need scales that we would not apply
 _MOST_HEADER_BYTES = 32 * MIB  # of one file; safetensors itself parses up to 100 MB, into ten times as much memory
+_COMPUTED = ("rotary_emb.inv_freq", "position_ids")
 _LENGTH_BYTES = 8  # of a header, in front of it
 # How weights are also kept, with what makes of them what is read here.
 _OTHER_FORMATS = {
@@ -42,6 +44,11 @@ class Checkpoint:
     def has(self, name: str) -> bool:
         """Whether a tensor of this name is there, under whatever spelling."""
         return find(name, self._file_of) is not None
+
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """The tensors of the files that are none of these, nor computed anew, as some of older files are."""
+        used = {stored.name for stored in (find(name, self._file_of) for name in names) if stored is not None}
+        return sorted(name for name in self._file_of if name not in used and not name.endswith(_COMPUTED))
 
     def require(self, shapes: dict[str, tuple[int, ...]]) -> None:
         """Check from the files' headers alone that these tensors are there, in these shapes and in a known dtype."""

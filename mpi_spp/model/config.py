@@ -137,10 +137,10 @@ def _check_kinds(config: Any, path: Path) -> None:
     if config.hidden_act not in ACTIVATIONS:
         raise UserError(f"{path}: hidden_act {shown(config.hidden_act)} is not supported; {', '.join(ACTIVATIONS)} are")
     rope_type = config.rope_parameters.get("rope_type", "default")
-    if rope_type not in ROPE_TYPES or config.rope_parameters.get("partial_rotary_factor", 1.0) != 1.0:
-        raise UserError(
-            f"{path}: rope_type {shown(rope_type)} is not supported; {', '.join(ROPE_TYPES)} are (not partial)"
-        )
+    if rope_type not in ROPE_TYPES:
+        raise UserError(f"{path}: rope_type {shown(rope_type)} is not supported; {', '.join(ROPE_TYPES)} are")
+    if (part := config.rope_parameters.get("partial_rotary_factor", 1.0)) != 1.0:
+        raise UserError(f"{path}: partial_rotary_factor {part} is not supported; all of each head is rotated")
 
 
 def _from_transformers(config: Any, fields: dict[str, Any], family: Family, path: Path) -> ModelConfig:

@@ -114,7 +114,7 @@ def _path(config: RunConfig, directory: Path) -> Path:
         return own if own.exists() else directory / "config.json"
     path = Path(config.generation_config)
     path = path / _NAME if os.path.isdir(path) else path
-    if not os.path.exists(path):
+    if not config.generation_config or not os.path.exists(path):
         raise UserError(f"--generation-config: {path} is not there; give a file or its folder, auto or none")
     return path
 

@@ -14,6 +14,7 @@ import penalized_reference
 import pytest
 import reciting_model
 import reference_models
+import torch
 from console import Ranks, lasting
 from mpirun import Ended, end, finish, mpi_spp, mpirun, pid_of_rank, start
 from reciting_model import TEXT
@@ -147,7 +148,7 @@ def poison(model: Path, place: Path, word: str) -> Path:
     def change(tensors: Tensors) -> Tensors:
         for name in ("up_proj", "gate_proj"):
             tensors[f"model.layers.1.mlp.{name}.weight"][:, token] = 1e30
-        return tensors
+        return tensors | {"model.layers.9.odd.weight": torch.ones(3)}
 
     edit(place, change)
     return place
@@ -170,6 +171,7 @@ def test_a_line_without_finite_scores_is_skipped_and_the_others_answered(
         says = "the scores of tokens are no finite numbers, though all weights are; .* are those of layer 2"
         assert re.search(rf"in\.jsonl:{number}: .*{says}", ended.stderr), (prompt, ended.stderr)
     assert "6 lines: 3 answered, 3 skipped" in ended.stderr
+    assert "of the weights 1 tensor (model.layers.9.odd.weight ...) left out: config.json has no place" in ended.stderr
 
 
 @pytest.mark.parametrize("lines", [[], [{"prompt": "hi"}], ["nope", "nope"]], ids=["none", "one", "all bad"])
@@ -222,6 +224,9 @@ def test_an_output_that_is_the_input(reciting: Path, tmp_path: Path, console: Ra
     before = lines.read_bytes()
     check_refused(console.run(*batch(reciting, tmp_path, "--output", str(lines))), "--output: ")
     assert lines.read_bytes() == before
+    check_refused(console.run(*batch(reciting, tmp_path, "--output", "-")), "--output: - is no file")
+    resume = str(tmp_path / "out.jsonl.resume")  # without it nothing could be gone on with
+    check_refused(console.run(*batch(reciting, tmp_path, "--json", resume)), "is what --output goes on with too")
 
 
 @pytest.mark.parametrize("command", [("generate", "--prompt", "hi"), ("bench", "decode")], ids=" ".join)

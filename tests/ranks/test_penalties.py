@@ -19,7 +19,7 @@ NEW_TOKENS = reference_models.NEW_TOKENS
 pytestmark = pytest.mark.ranks(1, 3)
 
 
-@pytest.mark.ranks(3)
+@pytest.mark.ranks(3, 7)
 def test_every_decode_penalises_alike(models: Path, world: World) -> None:
     """Beside a sequence without a penalty, which none of it reaches."""
     name, _ = penalized_reference.WAYS["plain"]

@@ -12,6 +12,9 @@ from safetensors.torch import load_file, save_file
 from tiny_model import Tensors, build, configure, edit, our_tokens, tokens_of_transformers
 
 from mpi_spp.errors import UserError
+from mpi_spp.model.checkpoint import Checkpoint
+from mpi_spp.model.config import read_config
+from mpi_spp.model.finite import weights_in_order
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 FULL, SLIDING = "full_attention", "sliding_attention"
@@ -119,6 +122,21 @@ def test_other_files_beside_the_weights_change_nothing(tmp_path: Path) -> None:
     (directory / "modeling_own.py").write_text("raise SystemExit('run')")
     configure(directory, auto_map={"AutoConfig": "modeling_own.C", "AutoModelForCausalLM": "modeling_own.M"})
     assert our_tokens(directory) == tokens_of_transformers(directory) == expected
+
+
+@pytest.mark.parametrize("model_type", ["llama", "mixtral", "olmoe"])
+def test_tensors_that_the_configuration_has_no_place_for_are_known(tmp_path: Path, model_type: str) -> None:
+    """Layers behind the last, biases, norms: transformers leaves them out, too, and says so."""
+    directory = build(tmp_path / "model", model_type)
+    checkpoint, names = Checkpoint(directory), weights_in_order(read_config(directory))
+    assert checkpoint.unused(names) == []
+    assert len(checkpoint.unused(names[:-1])) == 1
+    bias, buffer = "model.layers.0.self_attn.k_proj.bias", "model.layers.0.self_attn.rotary_emb.inv_freq"
+    edit(directory, lambda tensors: tensors | {bias: torch.ones(16), buffer: torch.ones(4)})
+    configure(directory, num_hidden_layers=3)
+    unused = Checkpoint(directory).unused(weights_in_order(read_config(directory)))
+    assert bias in unused and all(name == bias or name.startswith("model.layers.3.") for name in unused)
+    assert our_tokens(directory) == tokens_of_transformers(directory)
 
 
 def test_an_adapter_is_no_part_of_a_model_in_silence(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """The output of a batch: in order, gone on with after a cut, and never written over what is something else."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpi_spp.batch.fingerprint import made_of
-from mpi_spp.batch.output import Output
+from mpi_spp.batch.output import Output, resume_file
 from mpi_spp.batch.work import Work, groups_of
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
@@ -177,3 +178,13 @@ def test_answers_are_written_in_order_as_soon_as_none_before_is_missing(tmp_path
     assert answers[1]["error"].startswith("is not JSON") and "found: none" in answers[3]["error"]
     assert [number for number, _ in told] == [2, 5, 4, 1]
     assert (work.totals.answered, work.totals.skipped, work.totals.new_tokens) == (2, 2, 4)
+
+
+@pytest.mark.parametrize("odd", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_resume_file_is_not_waited_for(tmp_path: Path, odd: Callable[[Path], None]) -> None:
+    path = tmp_path / "out"
+    written(path, 1)
+    resume_file(path).unlink()
+    odd(resume_file(path))
+    with pytest.raises(UserError, match="nothing says that this command wrote it"):
+        Output(path, MADE, NUMBERS)

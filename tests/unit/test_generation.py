@@ -236,7 +236,7 @@ def test_a_file_that_cannot_be_right(tmp_path: Path, content: str, says: str) ->
         read(tmp_path, content)
 
 
-@pytest.mark.parametrize("path", ["no/such", "x" * 5000, "\0"])
+@pytest.mark.parametrize("path", ["", "no/such", "x" * 5000, "\0"])
 def test_a_file_that_is_not_there(tmp_path: Path, path: str) -> None:
     with pytest.raises(UserError, match="--generation-config: "):
         read(tmp_path, {}, generation_config=path)

@@ -148,7 +148,7 @@ def test_a_field_that_cannot_be_is_refused(tmp_path: Path, name: str, value: obj
         ({**MIXTRAL, "num_experts_per_tok": 6}, "num_experts_per_tok is 6, but there are only 5 experts"),
         ({**QWEN2_MOE, "moe_intermediate_size": None}, "moe_intermediate_size"),
         ({**QWEN2_MOE, "shared_expert_intermediate_size": 0}, "shared_expert_intermediate_size is 0"),
-        (rope("default", partial_rotary_factor=0.5), "not partial"),
+        (rope("default", partial_rotary_factor=0.5), "partial_rotary_factor 0.5 is not supported"),
         (rope("longrope", factor=2.0, long_factor=[1.0] * 4, short_factor=[1.0] * 4), "longrope|long_factor"),
         (rope("spiral"), "spiral"),
         (rope("linear"), "factor"),

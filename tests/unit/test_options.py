@@ -35,9 +35,19 @@ NUMBERS = {
     name: option for name, option in options_of(commands) if isinstance(option.type, tuple(BEYOND)) and option.name
 }
 
+FILES = {name: option for name, option in options_of(commands) if isinstance(option.type, click.Path)}
+
 
 def test_the_walk_finds_them() -> None:
     assert {"generate --top-p", "bench comm --rounds", "launch -np", "simulate --knee-percent"} <= NUMBERS.keys()
+    assert {"batch --output", "ask --log-dir", "plan --hostfile"} <= FILES.keys()
+
+
+@pytest.mark.parametrize("name, option", FILES.items(), ids=FILES)
+def test_an_empty_name_is_no_file(name: str, option: click.Parameter) -> None:
+    """Which would stand for the working directory."""
+    with pytest.raises(click.BadParameter, match="an empty name"):
+        option.type.convert("", option, None)
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -81,6 +81,23 @@ def test_other_texts_are_refused(tmp_path: Path, content: str, says: str) -> Non
     assert isinstance(ended.exception, UserError) and says in str(ended.exception)
 
 
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"benchmark": "prefill"}, "benchmark is prefill, but decode in "),
+        ({"workload": {"prompt_tokens": 9, "new_tokens": 2}}, "prompt_tokens is 9, but 8 in "),
+        ({"workload": None}, "prompt_tokens is None, but 8 in "),
+        ({"workload": {"prompt_tokens": 8, "new_tokens": 2, "repetitions": 7}}, ""),
+    ],
+)
+def test_ratios_of_different_things_are_refused(tmp_path: Path, changes: dict[str, Any], says: str) -> None:
+    one = result(a=[1.0]) | {"benchmark": "decode", "workload": {"prompt_tokens": 8, "new_tokens": 2}}
+    for name, content in (("before", one), ("after", one | changes)):
+        (tmp_path / name).write_text(json.dumps(content))
+    ended = CliRunner().invoke(commands, ["bench", "compare", str(tmp_path / "before"), str(tmp_path / "after")])
+    assert (ended.exit_code == 0) == (not says) and says in str(ended.exception or "")
+
+
 @pytest.mark.parametrize("tolerance", ["nan", "inf", "-0.1", "1", "1e400"])
 def test_what_is_no_tolerance(tmp_path: Path, tolerance: str) -> None:
     ended = CliRunner().invoke(commands, ["bench", "compare", "a", "b", "--tolerance", tolerance])

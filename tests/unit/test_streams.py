@@ -18,6 +18,7 @@ _ENDED = "mpi-spp: error: standard output cannot be written ("
         ("--nothing 2>&-", 2, "", ""),
         ("--nothing 2>/dev/full", 2, "", ""),
         ("--version <&- 2>&-", 0, "mpi-spp, version", ""),
+        ("bench", 0, "Usage: mpi-spp bench [OPTIONS] COMMAND", ""),
     ],
 )
 def test_streams(line: str, status: int, stdout: str, stderr: str) -> None:
