@@ -107,6 +107,8 @@ def outcome(status: int | None, stdout: str = "", stderr: str = "", seconds: flo
         (outcome(0, seconds=5), None),
         (outcome(None), None),
         (outcome(-9, seconds=9), None),
+        (outcome(2, stderr=f"mpi-spp: trying kernels ...\n{LINE}"), None),
+        (outcome(2, stderr=f"Warning ...\n{LINE}"), "lines"),
         (outcome(1, stderr="Traceback (most recent call last):\nValueError: x", seconds=5), "traceback"),
         (outcome(0, "wrong", seconds=5), "wrong"),
         (outcome(None, mib=2000), "memory"),
