@@ -22,6 +22,7 @@ _CHANGING = (
     "--prompt", "--chat", "--no-chat", "--system", "--max-new-tokens", "--ignore-eos", "--temperature", "--model",
     "--repetition-penalty", "--presence-penalty", "--frequency-penalty", "--generation-config", "--guidance-scale",
     "--num-return-sequences", "--kv-cache-dtype", "--quantize", "--dtype", "--json", "--negative-prompt",
+    "--input", "--output",
 )
 _VALUES = (
     "hi", "x", "1", "0", "-1", "2", "16", "pp=1", "tp=1", "auto", "localhost:2", "a:1,b:2", "8GiB", "1,2",
@@ -46,8 +47,8 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
     told = [path, " ".join(ascii(word[:100])[1:-1] for word in given)]
     statuses = (0, 1, 2) if path in ("batch", "bench compare") else (0, 2)
     check: Check = finite_where_json
-    if path == "generate" and not any(word.startswith(_CHANGING) for word in given):
-        check = known.says_it(room, "hi")
+    if not any(word.startswith(_CHANGING) for word in given):
+        check = {"generate": known.says_it(room, "hi"), "batch": known.wrote_it(room, "hi")}.get(path, check)
     return Case(
         words, statuses=statuses, check=check, may_last=any(word.startswith(_LASTING) for word in given), told=told
     )
