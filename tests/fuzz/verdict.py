@@ -105,11 +105,6 @@ def finite_json(content: bytes) -> Any:
     return json.loads(content, parse_constant=refuse)
 
 
-def finite_where_json(outcome: Outcome) -> str | None:
-    """A check of answers that are a picture, a table, or JSON, as they were asked for."""
-    return is_finite_json(outcome) if outcome.stdout.startswith(b"{") else None
-
-
 def is_finite_json(outcome: Outcome) -> str | None:
     """A check of answers on standard output."""
     try:

@@ -8,7 +8,7 @@ import click
 import known
 import odd
 from case import QUICK, Case, Check, Room
-from verdict import finite_where_json
+from verdict import is_finite_json
 
 from kinds.config import most
 
@@ -46,12 +46,19 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
         words[2:3] = [odd.argument(odd.text(draws[0]) if draws else "nothing")]
     told = [path, " ".join(ascii(word[:100])[1:-1] for word in given)]
     statuses = (0, 1, 2) if path in ("batch", "bench compare") else (0, 2)
-    check: Check = finite_where_json
+    check: Check | None = is_finite_json if is_json(given) else None
     if not any(word.startswith(_CHANGING) for word in given):
         check = {"generate": known.says_it(room, "hi"), "batch": known.wrote_it(room, "hi")}.get(path, check)
     return Case(
         words, statuses=statuses, check=check, may_last=any(word.startswith(_LASTING) for word in given), told=told
     )
+
+
+def is_json(given: list[str]) -> bool:
+    """Whether JSON alone is asked for on standard output."""
+    to_stdout = [word for before, word in zip(["", *given], given, strict=False) if before == "--json"]
+    to_stdout += [word.removeprefix("--json=") for word in given if word.startswith("--json=")]
+    return to_stdout[-1:] == ["-"] and not any(word.startswith("--trace") for word in given)
 
 
 def leaves() -> Iterator[str]:
