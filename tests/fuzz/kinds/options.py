@@ -1,6 +1,7 @@
 """All options of all commands, by their types: numbers of any size, texts, paths of any bytes, again and again."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -56,9 +57,12 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
 
 def is_json(given: list[str]) -> bool:
     """Whether JSON alone is asked for on standard output."""
-    to_stdout = [word for before, word in zip(["", *given], given, strict=False) if before == "--json"]
-    to_stdout += [word.removeprefix("--json=") for word in given if word.startswith("--json=")]
-    return to_stdout[-1:] == ["-"] and not any(word.startswith("--trace") for word in given)
+    paths = [
+        word.removeprefix("--json=") if before != "--json" else word
+        for before, word in pairwise(["", *given])
+        if before == "--json" or word.startswith("--json=")
+    ]
+    return paths[-1:] == ["-"] and not any(word.startswith("--trace") for word in given)
 
 
 def leaves() -> Iterator[str]:
