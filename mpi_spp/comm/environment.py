@@ -3,22 +3,33 @@
 import os
 from collections.abc import Mapping
 
-# First match wins. Open MPI; MPICH, Intel MPI and other PMI-1 launchers; MVAPICH; srun (a job step, not the whole
-# allocation).
-_RANK_NAMES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "MV2_COMM_WORLD_RANK", "SLURM_PROCID")
-_SIZE_NAMES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+# Of rank and size, of which both or neither count, and the first that do: Open MPI; MPICH, Intel MPI and other PMI-1
+# launchers; MVAPICH; srun (a job step, not the whole allocation).
+_NAMES = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    ("PMI_RANK", "PMI_SIZE"),
+    ("MV2_COMM_WORLD_RANK", "MV2_COMM_WORLD_SIZE"),
+    ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+)
 _DIGITS = 10  # of no count of ranks
 DEBUG_RANK = "MPI_SPP_DEBUG_RANK"  # waits for a debugger
 
 
-def _first_integer(names: tuple[str, ...], environment: Mapping[str, str]) -> int | None:
-    found = (environment.get(name, "") for name in names)
-    return next((int(text) for text in found if text.isascii() and text.isdigit() and len(text) < _DIGITS), None)
+def _integer(name: str, environment: Mapping[str, str]) -> int | None:
+    text = environment.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < _DIGITS else None
+
+
+def _launched(environment: Mapping[str, str]) -> tuple[int, int]:
+    """Rank and size. A rank without a size, or beyond it, is a leftover: it would keep quiet for ever."""
+    pairs = ((_integer(rank, environment), _integer(size, environment)) for rank, size in _NAMES)
+    known = ((rank, size) for rank, size in pairs if rank is not None and size is not None and rank < size)
+    return next(known, (_integer("PMIX_RANK", environment) or 0, 1))  # PMIx tells no size
 
 
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:
     """The rank that the launcher gave this process; 0 without a launcher."""
-    return _first_integer(_RANK_NAMES, environment) or 0
+    return _launched(environment)[0]
 
 
 def launched_by_open_mpi(environment: Mapping[str, str] = os.environ) -> bool:
@@ -28,7 +39,7 @@ def launched_by_open_mpi(environment: Mapping[str, str] = os.environ) -> bool:
 
 def launched_size(environment: Mapping[str, str] = os.environ) -> int:
     """How many processes the launcher says it started; 1 without a launcher."""
-    return _first_integer(_SIZE_NAMES, environment) or 1
+    return _launched(environment)[1]
 
 
 def limit(timeout: int, environment: Mapping[str, str] = os.environ) -> int:

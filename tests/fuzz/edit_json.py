@@ -12,10 +12,10 @@ from case import Room
 Place = tuple[Any, Any]  # a list or an object, and a key into it
 
 
-def load(path: Path) -> Any:
+def load(path: Path, most: int = 2**22) -> Any:
     """What a file of JSON holds; an object for what is none any more."""
     try:
-        return json.loads(edit_files.content_of(path).decode("utf-8", "replace"))
+        return json.loads(edit_files.content_of(path, most).decode("utf-8", "replace"))
     except (ValueError, RecursionError):
         return {}
 

@@ -92,6 +92,7 @@ class Fuzzer:
                 smaller = self._try(kind, number, [edit])
                 if smaller.faults and smaller.faults[0].split(":")[0] == result.faults[0].split(":")[0]:
                     return self._keep_it(smaller)
+            self._try(kind, number, None)  # its files are to be kept
         return self._keep_it(result)
 
     def _try(self, kind: str, number: int, edits: list[int] | None) -> Result:

@@ -43,3 +43,16 @@ def says_it(room: Room, name: str) -> Check:
         return None if found == expected else f"{found!r} in place of {expected!r}"
 
     return check
+
+
+def wrote_it(room: Room, name: str) -> Check:
+    """A check of `batch`: the answer to that prompt is the one line that it has written."""
+
+    def check(outcome: Outcome) -> str | None:
+        lines = (room.work / "out" / "answers.jsonl").read_text().splitlines()
+        if len(lines) != 1:
+            return f"{len(lines)} answers to 1 line"
+        answer = finite_json(lines[0].encode())
+        return difference(room, name, answer) if "token_ids" in answer else f"skipped: {answer}"
+
+    return check

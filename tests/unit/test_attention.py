@@ -143,6 +143,15 @@ def test_large_scores_do_not_overflow(tokens: int, dtype: torch.dtype, name: str
 
 
 @pytest.mark.parametrize("dtype, name", CASES, ids=str)
+@pytest.mark.parametrize("tokens", [1, 5, 40])
+def test_scores_that_fit_once_scaled_are_right(tokens: int, dtype: torch.dtype, name: str) -> None:
+    case = random_case(2, 1, tokens, 40, dtype)
+    case.queries.mul_(5e37)  # products of up to 6e38, which scaling afterwards would find infinite
+    error = (case.output(name, None).double() - case.expected(None)).abs().max()
+    assert error < LARGEST_ERROR[dtype]
+
+
+@pytest.mark.parametrize("dtype, name", CASES, ids=str)
 @pytest.mark.parametrize("cache_dtype", [None, torch.int8], ids=str)
 @pytest.mark.parametrize("window", [None, 1, 40])
 @pytest.mark.parametrize(

@@ -107,6 +107,8 @@ def outcome(status: int | None, stdout: str = "", stderr: str = "", seconds: flo
         (outcome(0, seconds=5), None),
         (outcome(None), None),
         (outcome(-9, seconds=9), None),
+        (outcome(2, stderr=f"mpi-spp: trying kernels ...\n{LINE}"), None),
+        (outcome(2, stderr=f"Warning ...\n{LINE}"), "lines"),
         (outcome(1, stderr="Traceback (most recent call last):\nValueError: x", seconds=5), "traceback"),
         (outcome(0, "wrong", seconds=5), "wrong"),
         (outcome(None, mib=2000), "memory"),
@@ -198,3 +200,18 @@ def test_pieces_are_those_of_the_whole() -> None:
     pieces = [kinds.in_turn(names, first, 7) for first in range(0, 35, 7)]
     whole = kinds.in_turn(names, 0, 35)
     assert [case for piece in pieces for case in piece] == whole and len(set(whole)) == 35
+
+
+@pytest.mark.parametrize(
+    "given, is_json",
+    [
+        (["--json", "-"], True),
+        (["--json=-"], True),
+        (["--json=-", "--json", "x"], False),
+        (["--json", "x", "--json=-"], True),
+        (["--json=-", "--trace", "-"], False),
+        (["-"], False),
+    ],
+)
+def test_json_is_looked_for_where_it_was_asked_for(given: list[str], is_json: bool) -> None:
+    assert kinds.load("options").is_json(given) == is_json

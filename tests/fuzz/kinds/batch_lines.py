@@ -61,7 +61,7 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
     words = ["batch", "--model", str(model), "--input", "in.jsonl", "--output", "out/answers.jsonl", "--json", "-"]
 
     def check(outcome: Outcome) -> str | None:
-        content = edit_files.content_of(path).removeprefix(b"\xef\xbb\xbf").split(b"\n")
+        content = edit_files.content_of(path, 2**27).removeprefix(b"\xef\xbb\xbf").split(b"\n")
         asked = {number: line for number, line in enumerate(content, 1) if line.strip()}
         try:
             finite_json(outcome.stdout)

@@ -1,6 +1,7 @@
 """All options of all commands, by their types: numbers of any size, texts, paths of any bytes, again and again."""
 
 from collections.abc import Iterator
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -8,7 +9,7 @@ import click
 import known
 import odd
 from case import QUICK, Case, Check, Room
-from verdict import finite_where_json
+from verdict import is_finite_json
 
 from kinds.config import most
 
@@ -22,6 +23,7 @@ _CHANGING = (
     "--prompt", "--chat", "--no-chat", "--system", "--max-new-tokens", "--ignore-eos", "--temperature", "--model",
     "--repetition-penalty", "--presence-penalty", "--frequency-penalty", "--generation-config", "--guidance-scale",
     "--num-return-sequences", "--kv-cache-dtype", "--quantize", "--dtype", "--json", "--negative-prompt",
+    "--input", "--output",
 )
 _VALUES = (
     "hi", "x", "1", "0", "-1", "2", "16", "pp=1", "tp=1", "auto", "localhost:2", "a:1,b:2", "8GiB", "1,2",
@@ -45,12 +47,22 @@ def make(room: Room, rng: Random, draws: list[Random]) -> Case:
         words[2:3] = [odd.argument(odd.text(draws[0]) if draws else "nothing")]
     told = [path, " ".join(ascii(word[:100])[1:-1] for word in given)]
     statuses = (0, 1, 2) if path in ("batch", "bench compare") else (0, 2)
-    check: Check = finite_where_json
-    if path == "generate" and not any(word.startswith(_CHANGING) for word in given):
-        check = known.says_it(room, "hi")
+    check: Check | None = is_finite_json if is_json(given) else None
+    if not any(word.startswith(_CHANGING) for word in given):
+        check = {"generate": known.says_it(room, "hi"), "batch": known.wrote_it(room, "hi")}.get(path, check)
     return Case(
         words, statuses=statuses, check=check, may_last=any(word.startswith(_LASTING) for word in given), told=told
     )
+
+
+def is_json(given: list[str]) -> bool:
+    """Whether JSON alone is asked for on standard output."""
+    paths = [
+        word.removeprefix("--json=") if before != "--json" else word
+        for before, word in pairwise(["", *given])
+        if before == "--json" or word.startswith("--json=")
+    ]
+    return paths[-1:] == ["-"] and not any(word.startswith("--trace") for word in given)
 
 
 def leaves() -> Iterator[str]:

@@ -9,7 +9,7 @@ import edit_files
 import edit_json
 import odd
 import oracle
-from case import QUICK, Case, Room
+from case import QUICK, Case, Room, remove
 from verdict import is_finite_json
 
 from kinds.config import most
@@ -67,7 +67,7 @@ def change(room: Room, model: Path, rng: Random) -> str:
             return edit_files.spoil(room, path, rng)
         return f"{path.name}: {edit_json.short(template, 200)}"
     if drawn < 0.7:
-        (model / "chat_template.jinja").unlink(missing_ok=True)
+        remove(model / "chat_template.jinja")
         document = edit_json.load(settings)
         named = [{"name": rng.choice(("default", "tool_use", "rag", odd.text(rng))), "template": template}]
         values = (template, template, named, [*named, *named], {"default": template}, odd.value(rng), [odd.value(rng)])
@@ -76,12 +76,12 @@ def change(room: Room, model: Path, rng: Random) -> str:
         room.write(settings, edit_json.dump(document))
         return f"{settings.name}: chat_template = {edit_json.short(document['chat_template'], 200)}"
     if drawn < 0.85:
-        (model / "chat_template.jinja").unlink(missing_ok=True)
+        remove(model / "chat_template.jinja")
         path = model / "chat_template.json"
         room.write(path, rng.choice((json.dumps({"chat_template": template}), edit_json.dump(odd.value(rng)))))
         return f"{path.name}: {edit_json.short(template, 200)}"
     name = rng.choice(("default", "tool_use", "x", "a b", ".."))
     path = room.write(model / "additional_chat_templates" / f"{name}.jinja", template)
     if rng.random() < 0.5:
-        (model / "chat_template.jinja").unlink(missing_ok=True)
+        remove(model / "chat_template.jinja")
     return f"additional_chat_templates/{path.name}: {edit_json.short(template, 200)}"

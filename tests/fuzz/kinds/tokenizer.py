@@ -9,7 +9,7 @@ import edit_files
 import edit_json
 import odd
 import oracle
-from case import QUICK, Case, Room
+from case import QUICK, Case, Room, remove
 from verdict import is_finite_json
 
 from kinds.config import most
@@ -72,7 +72,7 @@ def change(room: Room, model: Path, rng: Random) -> str:
         return f"{path.name} beside it"
     if drawn < 0.27:
         lone = rng.choice((main, settings))
-        lone.unlink(missing_ok=True)
+        remove(lone)
         return f"without {lone.name}"
     if drawn < 0.6:
         return edit_settings(room, settings, rng)
