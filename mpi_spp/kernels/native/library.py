@@ -23,7 +23,7 @@ _TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
 # The best first, by the newest instruction set in each. The compiling CPU does not matter, and what is compiled is
 # loaded only where the CPU has all of it: hosts of a cluster may share a home directory.
 VARIANTS = {"amx": _AVX512 | _TILES, "avx512bf16": _AVX512, "avx2": _AVX2}
-_FLAGS = ("-O3", "-fPIC", "-fopenmp", "-std=gnu11")
+_FLAGS = ("-O3", "-fPIC", "-std=gnu11")
 _COMPILERS = ("gcc", "cc")
 _SECONDS = 120
 _DIGEST_BYTES = hashlib.sha256().digest_size  # behind the end of a library: to load a torn one may end the process
