@@ -37,17 +37,24 @@ INLINE void integers_of(const bfloat16 *x, index_t count, index_t group, int16_t
   *sum = *scale * sum_of(total);
 }
 
+static void round_to_16_bits(void *of, index_t first, index_t stop) {
+  const Rounding *rounding = of;
+  const Matrix *w = rounding->matrix;
+  const Inputs *to = &rounding->to;
+  index_t groups = groups_of(w);
+  for (index_t place = first * groups; place < stop * groups; place++) {
+    index_t row = place / groups, at = place % groups * w->group;
+    integers_of(rounding->x + row * w->in + at, smaller(w->in - at, w->group), w->group,
+                (int16_t *)to->numbers + place * w->group, to->scales + place, to->sums + place);
+  }
+}
+
 static Inputs exact_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
   index_t groups = groups_of(w);
   float *scales = memory;
   Inputs to = {scales + 2 * rows * groups, scales, scales + rows * groups};
-#pragma omp parallel for schedule(static) if (rows > MOST_REGISTER_ROWS)
-  for (index_t row = 0; row < rows; row++)
-    for (index_t g = 0; g < groups; g++) {
-      index_t place = row * groups + g, first = g * w->group;
-      integers_of(x + row * w->in + first, smaller(w->in - first, w->group), w->group,
-                  (int16_t *)to.numbers + place * w->group, to.scales + place, to.sums + place);
-    }
+  Rounding rounding = {w, x, to};
+  share_out(round_to_16_bits, &rounding, rows, rows > MOST_REGISTER_ROWS);
   return to;
 }
 

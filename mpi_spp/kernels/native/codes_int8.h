@@ -38,23 +38,31 @@ INLINE float dots_of(const bfloat16 *x, index_t count, index_t size, int8_t *to,
   return sum_of(total);
 }
 
-static Inputs int8_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+static void round_to_8_bits(void *of, index_t first, index_t stop) {
+  const Rounding *rounding = of;
+  const Matrix *w = rounding->matrix;
+  const Inputs *to = &rounding->to;
   index_t groups = groups_of(w), dots = dots_of_group(w);
-  float *scales = memory, *sums = scales + rows * groups * dots;
-  Inputs to = {sums + rows * groups, scales, sums};
-#pragma omp parallel for schedule(static) if (rows > MOST_REGISTER_ROWS)
-  for (index_t row = 0; row < rows; row++)
-    for (index_t g = 0; g < groups; g++) {
-      index_t place = row * groups + g, first = g * w->group, count = smaller(w->in - first, w->group);
-      float sum = 0;
-      for (index_t dot = 0, k = 0; dot < dots; dot++, k += MOST_DOTS) {
-        int8_t *codes = (int8_t *)to.numbers + place * w->group + k;
-        float *scale = scales + place * dots + dot;
-        float total = dots_of(x + row * w->in + first + k, count - k, smaller(MOST_DOTS, w->group - k), codes, scale);
-        sum = fmaf(*scale, total, sum);
-      }
-      sums[place] = sum;
+  for (index_t place = first * groups; place < stop * groups; place++) {
+    index_t row = place / groups, at = place % groups * w->group;
+    float sum = 0;
+    for (index_t dot = 0, k = 0; dot < dots; dot++, k += MOST_DOTS) {
+      int8_t *codes = (int8_t *)to->numbers + place * w->group + k;
+      float *scale = to->scales + place * dots + dot;
+      index_t size = smaller(MOST_DOTS, w->group - k);
+      float total = dots_of(rounding->x + row * w->in + at + k, w->in - at - k, size, codes, scale);
+      sum = fmaf(*scale, total, sum);
     }
+    to->sums[place] = sum;
+  }
+}
+
+static Inputs int8_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+  index_t groups = groups_of(w);
+  float *scales = memory, *sums = scales + rows * groups * dots_of_group(w);
+  Inputs to = {sums + rows * groups, scales, sums};
+  Rounding rounding = {w, x, to};
+  share_out(round_to_8_bits, &rounding, rows, rows > MOST_REGISTER_ROWS);
   return to;
 }
 

@@ -31,7 +31,7 @@ VARIANTS = {
     "avxvnni": _AVX2 | _AVX_VNNI,
     "avx2": _AVX2,
 }
-_FLAGS = ("-O3", "-fPIC", "-fopenmp", "-std=gnu11")
+_FLAGS = ("-O3", "-fPIC", "-std=gnu11")
 _COMPILERS = ("gcc", "cc")
 _SECONDS = 120
 _DIGEST_BYTES = hashlib.sha256().digest_size  # behind the end of a library: to load a torn one may end the process

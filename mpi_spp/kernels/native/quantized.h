@@ -16,6 +16,13 @@ typedef struct {
   float *scales, *sums;
 } Inputs;
 
+/* How rows of inputs become those: a job of share_out(). */
+typedef struct {
+  const Matrix *matrix;
+  const bfloat16 *x;
+  Inputs to;
+} Rounding;
+
 #ifdef __AVX512BF16__
 #include "codes_bfloat16.h"
 #else
