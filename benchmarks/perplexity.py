@@ -38,6 +38,7 @@ class Case:
     scheme: str | None = None  # of the weights
     group: int = 32
     cache: torch.dtype | None = None  # None: as dtype
+    activations: str = "exact"
 
 
 CASES = {
@@ -46,8 +47,10 @@ CASES = {
     "int8 KV cache": Case(cache=torch.int8),
     "int8, groups of 32": Case(scheme="int8"),
     "int4, groups of 32": Case(scheme="int4"),
+    "the same, int8 activations": Case(scheme="int4", activations="int8"),
     "int4, groups of 48": Case(scheme="int4", group=48),
     "int4, groups of 64": Case(scheme="int4", group=64),
+    "the same, int8 activations ": Case(scheme="int4", group=64, activations="int8"),
 }
 
 
