@@ -144,7 +144,7 @@ class RunConfig:
             )
         if self.kernels not in ("auto", "native", *_VARIANTS):
             raise UserError(
-                f"--activations: {self.activations} is what native kernels have, not {self.kernels}; give --kernels native"
+                f"--activations: {self.activations} is nothing that {self.kernels} kernels have; give --kernels native"
             )
 
     def require_one_prompt(self) -> None:

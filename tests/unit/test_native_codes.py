@@ -1,4 +1,4 @@
-"""Products of the native variants with quantised weights, exact and by 8-bit activations: alone, beside others, alike."""
+"""Products of the native variants with quantised weights, exact and by 8-bit activations: alone, beside others."""
 
 import dataclasses
 import functools
@@ -53,7 +53,7 @@ def test_a_row_is_the_same_alone(variant: str, bits: int, activations: str, grou
 
 
 def by_8_bits(x: torch.Tensor, weight: QuantizedWeight) -> torch.Tensor:
-    """The product in float64, of inputs that are codes of 8 bits with a scale for each 32 of a group, or 16 left over."""
+    """The product in float64 of inputs that are codes of 8 bits, with a scale for each 32 of a group or its rest."""
     parts = F.pad(x.float(), (0, -x.shape[1] % weight.group)).unflatten(1, (-1, weight.group))
     blocks = F.pad(parts, (0, -weight.group % 32)).unflatten(2, (-1, 32))
     scales = blocks.abs().amax(-1, keepdim=True) / 127
