@@ -18,11 +18,19 @@ from mpi_spp import cpu
 # Options of the compiler by what the CPU must have, as Linux calls it.
 _AVX2 = {name: f"-m{name}" for name in ("avx2", "fma", "f16c")}
 _AVX512 = _AVX2 | {name: f"-m{name}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
-_AVX512 |= {"avx512_bf16": "-mavx512bf16"}
+_AVX_VNNI, _AVX512_VNNI = {"avx_vnni": "-mavxvnni"}, {"avx512_vnni": "-mavx512vnni"}
+_BFLOAT16 = {"avx512_bf16": "-mavx512bf16"}
 _TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
 # The best first, by the newest instruction set in each. The compiling CPU does not matter, and what is compiled is
 # loaded only where the CPU has all of it: hosts of a cluster may share a home directory.
-VARIANTS = {"amx": _AVX512 | _TILES, "avx512bf16": _AVX512, "avx2": _AVX2}
+VARIANTS = {
+    "amx": _AVX512 | _AVX512_VNNI | _BFLOAT16 | _TILES,
+    "avx512bf16": _AVX512 | _AVX512_VNNI | _BFLOAT16,
+    "avx512vnni": _AVX512 | _AVX512_VNNI,
+    "avx512": _AVX512,
+    "avxvnni": _AVX2 | _AVX_VNNI,
+    "avx2": _AVX2,
+}
 _FLAGS = ("-O3", "-fPIC", "-std=gnu11")
 _COMPILERS = ("gcc", "cc")
 _SECONDS = 120

@@ -19,7 +19,7 @@ enum { STORE_FLOAT32, STORE_BFLOAT16, ADD_FLOAT32, SILU_MUL };
 typedef struct {
   const void *weight;
   const float *bias;
-  index_t out, in, bits, group; /* bits: 16, 8 or 4 */
+  index_t out, in, bits, group, activations; /* bits: 16, 8 or 4; activations: 8, or 16 for what loses nothing */
 } Matrix;
 
 /* A layer's cache in bfloat16: values [groups, capacity, size] and keys in panels [groups, parts_of(capacity, PANEL),
