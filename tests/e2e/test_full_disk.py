@@ -14,8 +14,11 @@ FIXED = ("--dtype", "float32", "--device", "cpu", "--threads", "1", "--kernels",
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return reciting_model.build(tmp_path_factory.mktemp("models") / "reciting")
+def model(tmp_path_factory: pytest.TempPathFactory, console: Ranks) -> Path:
+    """Where the ranks have been: MPI makes large files of its own when it starts."""
+    directory = reciting_model.build(tmp_path_factory.mktemp("models") / "reciting")
+    assert console.run("generate", "--prompt", "hi", "--model", str(directory), *FIXED).status == 0
+    return directory
 
 
 @pytest.fixture
@@ -36,7 +39,7 @@ COMMANDS = {
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_all_ranks_end_in_one_line(name: str, model: Path, files: Path, console: Ranks, alone: Ranks) -> None:
+def test_all_ranks_end_in_one_line(name: str, model: Path, files: Path, console: Ranks) -> None:
     """Only the first rank's disk is full, and only behind the work."""
     if not isinstance(console, Console):
         pytest.skip("needs ranks whose files have a limit once MPI has its own")
@@ -53,7 +56,5 @@ def test_all_ranks_end_in_one_line(name: str, model: Path, files: Path, console:
         kept = (files / "out").read_text().splitlines()
         assert 0 < len(kept) < 40 and all(json.loads(line)["text"] == TEXT for line in kept)
         assert f"{len(kept)} lines there" in lines[0]
-        assert alone.run(*words[:1], *words[3:], cwd=files).status == 0
-        assert len((files / "out").read_text().splitlines()) == 40
     else:
         assert not (files / "out").exists()

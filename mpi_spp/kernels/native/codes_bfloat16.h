@@ -72,7 +72,10 @@ INLINE void int4_block(const Matrix *w, const uint8_t *from, Inputs x, float *c,
   for (index_t g = 0; g < groups; g++, from += w->group * 8 + 64) {
     floats sums[BLOCK_ROWS];
     for (int r = 0; r < rows; r++) sums[r] = zeros();
-    for (index_t k = 0; k < w->group; k += 8) add_nibbles(from + k * 8, x, g * w->group + k, width, sums, rows);
+    for (index_t k = 0; k < w->group; k += 8) {
+      if (rows < 3) fetch_ahead(from + k * 8);
+      add_nibbles(from + k * 8, x, g * w->group + k, width, sums, rows);
+    }
     floats scales = load_half(from + w->group * 8), minima = load_half(from + w->group * 8 + 32);
     for (int r = 0; r < rows; r++) {
       totals[r] = multiply_add(scales, sums[r], totals[r]);
@@ -91,6 +94,7 @@ INLINE void int8_block(const Matrix *w, const uint8_t *from, Inputs x, float *c,
     floats sums[BLOCK_ROWS];
     for (int r = 0; r < rows; r++) sums[r] = zeros();
     for (index_t k = 0; k < w->group; k++) {
+      if (rows < 3 && k % 4 == 0) fetch_ahead(from + k * 16);
       floats weights = load_codes(from + k * 16, 16);
       for (int r = 0; r < rows; r++)
         sums[r] = multiply_add(weights, all(x.scales[r * width + g * w->group + k]), sums[r]);
