@@ -15,7 +15,8 @@ from mpi_spp.kernels import trial
 from mpi_spp.kernels.backends import NATIVE, WIDENING, is_native, make, names_for
 from mpi_spp.kernels.linear import Linear
 from mpi_spp.kernels.memory import measured_on, recall, remember
-from mpi_spp.kernels.native.library import compiler_of, compilers, is_kept, load
+from mpi_spp.kernels.native.compiler import compilers
+from mpi_spp.kernels.native.library import compiler_of, is_kept, load
 from mpi_spp.kernels.plain import Plain, Weight
 from mpi_spp.kernels.quantized import QuantizedWeight, quantize
 

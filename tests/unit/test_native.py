@@ -278,7 +278,7 @@ def test_a_library_that_is_not_whole_is_made_anew(
         (scratch / "native.so").write_bytes(compiled)
         return scratch / "native.so"
 
-    monkeypatch.setattr(library, "_compile", copied)
+    monkeypatch.setattr(library, "compiled", copied)
     library.load.cache_clear()
     library.load(best, tmp_path)
     (made,) = tmp_path.iterdir()

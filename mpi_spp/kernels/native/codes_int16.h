@@ -37,15 +37,15 @@ INLINE void integers_of(const bfloat16 *x, index_t count, index_t group, int16_t
   *sum = *scale * sum_of(total);
 }
 
-static void round_to_16_bits(void *of, index_t first, index_t stop) {
+static void round_exactly(void *of, index_t first, index_t stop) {
   const Rounding *rounding = of;
   const Matrix *w = rounding->matrix;
-  const Inputs *to = &rounding->to;
+  Inputs to = rounding->to;
   index_t groups = groups_of(w);
   for (index_t place = first * groups; place < stop * groups; place++) {
     index_t row = place / groups, at = place % groups * w->group;
     integers_of(rounding->x + row * w->in + at, smaller(w->in - at, w->group), w->group,
-                (int16_t *)to->numbers + place * w->group, to->scales + place, to->sums + place);
+                (int16_t *)to.numbers + place * w->group, to.scales + place, to.sums + place);
   }
 }
 
@@ -54,40 +54,20 @@ static Inputs exact_of(const Matrix *w, const bfloat16 *x, index_t rows, void *m
   float *scales = memory;
   Inputs to = {scales + 2 * rows * groups, scales, scales + rows * groups};
   Rounding rounding = {w, x, to};
-  share_out(round_to_16_bits, &rounding, rows, rows > MOST_REGISTER_ROWS);
+  share_out(round_exactly, &rounding, rows, rows > MOST_REGISTER_ROWS);
   return to;
 }
 
-/* A pair of codes, as 16-bit integers, of each of 16 outputs: pair `pair` of those at `from`. */
-INLINE words pair_of_codes(int bits, const uint8_t *from, int pair) {
-  return bits == 4 ? nibbles_of_integers(from, 4 * pair) : pairs_of_codes(from + 32 * pair);
-}
-
-/* sums += four pairs of codes times the inputs of each row, `width` apart. */
-INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *x, index_t width, words *sums, int rows) {
-#pragma GCC unroll 4
-  for (int pair = 0; pair < 4; pair++) {
-    words codes = pair_of_codes(bits, from, pair);
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) {
-      int inputs;
-      memcpy(&inputs, x + r * width + 2 * pair, 4);
-      sums[r] = add_pair_products(sums[r], codes, all_words(inputs));
-      KEEP_ORDER(sums[r]);
-    }
-  }
-}
-
-/* c [rows, 16] of up to BLOCK_ROWS rows with a block of 16 outputs. */
-INLINE void exact_block(const Matrix *w, int bits, const uint8_t *from, Inputs x, float *c, int rows) {
+/* c [rows, 16] of up to EXACT_ROWS rows with a block of 16 outputs. */
+INLINE void exact_rows(const Matrix *w, int bits, const uint8_t *from, Inputs x, float *c, int rows) {
   index_t groups = groups_of(w), width = groups * w->group, bytes = w->group * 2 * bits;
-  floats totals[BLOCK_ROWS];
+  floats totals[EXACT_ROWS];
 #pragma GCC unroll 12
   for (int r = 0; r < rows; r++) totals[r] = zeros();
   for (index_t g = 0; g < groups; g++, from += block_bytes(w)) {
-    words sums[BLOCK_ROWS];
+    PairSums sums[EXACT_ROWS];
 #pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) sums[r] = no_words();
+    for (int r = 0; r < rows; r++) sums[r] = no_pairs();
 #pragma GCC unroll 1
     for (index_t k = 0; k < w->group; k += 8) {
       const uint8_t *codes = from + k * 2 * bits;
@@ -98,10 +78,17 @@ INLINE void exact_block(const Matrix *w, int bits, const uint8_t *from, Inputs x
     floats scales = load_half(from + bytes);
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {
-      totals[r] = multiply_add(multiply(scales, all(x.scales[r * groups + g])), to_floats(sums[r]), totals[r]);
+      totals[r] = multiply_add(multiply(scales, all(x.scales[r * groups + g])), floats_of_pairs(bits, sums[r]), totals[r]);
       if (bits == 4) totals[r] = multiply_add(load_half(from + bytes + 32), all(x.sums[r * groups + g]), totals[r]);
     }
   }
 #pragma GCC unroll 12
   for (int r = 0; r < rows; r++) store(c + r * PANEL, totals[r]);
+}
+
+/* The same of up to BLOCK_ROWS rows, which are at most twice as many. */
+INLINE void exact_block(const Matrix *w, int bits, const uint8_t *from, Inputs x, float *c, int rows) {
+  exact_rows(w, bits, from, x, c, rows < EXACT_ROWS ? rows : EXACT_ROWS);
+  if (rows > EXACT_ROWS)
+    exact_rows(w, bits, from, exact_from(w, x, EXACT_ROWS), c + EXACT_ROWS * PANEL, rows - EXACT_ROWS);
 }

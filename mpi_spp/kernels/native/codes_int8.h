@@ -38,23 +38,25 @@ INLINE float dots_of(const bfloat16 *x, index_t count, index_t size, int8_t *to,
   return sum_of(total);
 }
 
-static void round_to_8_bits(void *of, index_t first, index_t stop) {
-  const Rounding *rounding = of;
+/* One group of inputs, `place` counting those of all rows. */
+static void round_group(const Rounding *rounding, index_t place) {
   const Matrix *w = rounding->matrix;
-  const Inputs *to = &rounding->to;
-  index_t groups = groups_of(w), dots = dots_of_group(w);
-  for (index_t place = first * groups; place < stop * groups; place++) {
-    index_t row = place / groups, at = place % groups * w->group;
-    float sum = 0;
-    for (index_t dot = 0, k = 0; dot < dots; dot++, k += MOST_DOTS) {
-      int8_t *codes = (int8_t *)to->numbers + place * w->group + k;
-      float *scale = to->scales + place * dots + dot;
-      index_t size = smaller(MOST_DOTS, w->group - k);
-      float total = dots_of(rounding->x + row * w->in + at + k, w->in - at - k, size, codes, scale);
-      sum = fmaf(*scale, total, sum);
-    }
-    to->sums[place] = sum;
+  Inputs to = rounding->to;
+  index_t dots = dots_of_group(w), row = place / groups_of(w), first = place % groups_of(w) * w->group;
+  index_t count = smaller(w->in - first, w->group);
+  float sum = 0;
+  for (index_t dot = 0, k = 0; dot < dots; dot++, k += MOST_DOTS) {
+    int8_t *codes = (int8_t *)to.numbers + place * w->group + k;
+    float *scale = to.scales + place * dots + dot;
+    float total = dots_of(rounding->x + row * w->in + first + k, count - k, smaller(MOST_DOTS, w->group - k), codes, scale);
+    sum = fmaf(*scale, total, sum);
   }
+  to.sums[place] = sum;
+}
+
+static void round_to_dots(void *rounding, index_t first, index_t stop) {
+  index_t groups = groups_of(((Rounding *)rounding)->matrix);
+  for (index_t place = first * groups; place < stop * groups; place++) round_group(rounding, place);
 }
 
 static Inputs int8_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
@@ -62,22 +64,8 @@ static Inputs int8_of(const Matrix *w, const bfloat16 *x, index_t rows, void *me
   float *scales = memory, *sums = scales + rows * groups * dots_of_group(w);
   Inputs to = {sums + rows * groups, scales, sums};
   Rounding rounding = {w, x, to};
-  share_out(round_to_8_bits, &rounding, rows, rows > MOST_REGISTER_ROWS);
+  share_out(round_to_dots, &rounding, rows, rows > MOST_REGISTER_ROWS);
   return to;
-}
-
-/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` apart. */
-INLINE void add_eight(const uint8_t *from, const int8_t *x, index_t width, words *sums, int rows) {
-  words codes = load_words(from), parts[] = {low_nibbles(codes), high_nibbles(codes)};
-#pragma GCC unroll 2
-  for (int part = 0; part < 2; part++)
-#pragma GCC unroll 12
-    for (int r = 0; r < rows; r++) {
-      int inputs;
-      memcpy(&inputs, x + r * width + 4 * part, 4);
-      sums[r] = add_dots(sums[r], parts[part], all_words(inputs));
-      KEEP_ORDER(sums[r]);
-    }
 }
 
 /* c [rows, 16] of up to BLOCK_ROWS rows with a block of 16 outputs and so many inputs of a group. */

@@ -9,6 +9,7 @@ INLINE words no_words(void) {
 }
 INLINE float32x4_t from_integers(uint32x4_t x) { return vcvtq_f32_s32(vreinterpretq_s32_u32(x)); }
 INLINE floats to_floats(words x) { return OF_EACH(floats, from_integers, x); }
+INLINE words sum_of_dots(words sum) { return sum; }
 
 /* Integers of 16 bits: stores round to nearest, and keep within their range. */
 INLINE void store_integers(int16_t *to, floats x) {
@@ -39,6 +40,9 @@ INLINE words fours_of_codes(const uint8_t *from) {
                  vreinterpretq_u32_u16(vzip2q_u16(left_too, right_too))};
 }
 
+/* The compiler may not add up in another order, for which it would want more registers than there are. */
+#define KEEP_ORDER(sum) __asm__("" : "+w"((sum).a), "+w"((sum).b), "+w"((sum).c), "+w"((sum).d))
+
 #define OF_ALL_FOUR(DO) DO(a) DO(b) DO(c) DO(d)
 
 #ifdef __ARM_FEATURE_DOTPROD
@@ -57,38 +61,48 @@ INLINE PairSums no_pairs(void) { return (PairSums){no_words(), no_words(), vdup_
 #define ADD_SIGNED(sum, codes, x, lane) \
   (sum) = vreinterpretq_u32_s32(vdotq_lane_s32(vreinterpretq_s32_u32(sum), SIGNED(codes), x, lane));
 
+/* Inputs as the two parts, 8 of each. */
+typedef struct {
+  int8x8_t upper;
+  uint8x8_t lower;
+} Parts;
+
+INLINE Parts parts_of_inputs(int bits, const int16_t *x) {
+  int16x8_t inputs = vld1q_s16(x);
+  Parts parts = {vshrn_n_s16(inputs, 8), vmovn_u16(vreinterpretq_u16_s16(inputs))};
+  if (bits == 8) return parts;
+  uint8x8_t order = vld1_u8(NIBBLES);
+  return (Parts){vtbl1_s8(parts.upper, vreinterpret_s8_u8(order)), vtbl1_u8(parts.lower, order)};
+}
+
+/* sums += four codes of each of 16 outputs times the four inputs `at` of 8. */
+#define ADD_FOUR(at)                                                                                           \
+  _Pragma("GCC unroll 2") for (int r = 0; r < rows; r++) {                                                     \
+    OF_ALL_FOUR(ADD_UPPER_##at) OF_ALL_FOUR(ADD_LOWER_##at)                                                    \
+  }
+#define ADD_UPPER(quad, at) ADD_SIGNED(sums[r].upper.quad, codes.quad, x[r].upper, at)
+#define ADD_LOWER(quad, at)                                                                                    \
+  sums[r].lower.quad = vdotq_lane_u32(sums[r].lower.quad, UNSIGNED(veorq_u32(codes.quad, more)), x[r].lower, at);
+#define ADD_UPPER_0(quad) ADD_UPPER(quad, 0)
+#define ADD_UPPER_1(quad) ADD_UPPER(quad, 1)
+#define ADD_LOWER_0(quad) ADD_LOWER(quad, 0)
+#define ADD_LOWER_1(quad) ADD_LOWER(quad, 1)
+
 /* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` apart. */
-INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *x, index_t width, PairSums *sums, int rows) {
-  words left, right;
-  if (bits == 4) {
-    words codes = load_words(from);
-    left = OF_EACH(words, low_nibbles_of_16, codes);
-    right = OF_EACH(words, high_nibbles_of_16, codes);
-  } else {
-    left = fours_of_codes(from);
-    right = fours_of_codes(from + 64);
-  }
+INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *inputs, index_t width, PairSums *sums, int rows) {
   uint32x4_t more = vdupq_n_u32(bits == 4 ? 0 : 0x80808080);
-#pragma GCC unroll 4
+  Parts x[2];
+#pragma GCC unroll 2
   for (int r = 0; r < rows; r++) {
-    int16x8_t inputs = vld1q_s16(x + r * width);
-    int8x8_t upper = vshrn_n_s16(inputs, 8);
-    uint8x8_t lower = vmovn_u16(vreinterpretq_u16_s16(inputs));
-    if (bits == 4) {
-      uint8x8_t order = vld1_u8(NIBBLES);
-      upper = vtbl1_s8(upper, vreinterpret_s8_u8(order));
-      lower = vtbl1_u8(lower, order);
-    } else {
-      sums[r].inputs = vdot_u32(sums[r].inputs, lower, vdup_n_u8(1));
-    }
-#define ADD(quad)                                                                                                \
-  ADD_SIGNED(sums[r].upper.quad, left.quad, upper, 0)                                                            \
-  ADD_SIGNED(sums[r].upper.quad, right.quad, upper, 1)                                                           \
-  sums[r].lower.quad = vdotq_lane_u32(sums[r].lower.quad, UNSIGNED(veorq_u32(left.quad, more)), lower, 0);       \
-  sums[r].lower.quad = vdotq_lane_u32(sums[r].lower.quad, UNSIGNED(veorq_u32(right.quad, more)), lower, 1);
-    OF_ALL_FOUR(ADD)
-#undef ADD
+    x[r] = parts_of_inputs(bits, inputs + r * width);
+    if (bits == 8) sums[r].inputs = vdot_u32(sums[r].inputs, x[r].lower, vdup_n_u8(1));
   }
+  words codes = bits == 4 ? load_words(from) : fours_of_codes(from), all_of = codes;
+  if (bits == 4) codes = OF_EACH(words, low_nibbles_of_16, all_of);
+  ADD_FOUR(0)
+  __asm__ volatile("" : "+r"(from)::"memory"); /* the next codes come behind these */
+  codes = bits == 4 ? OF_EACH(words, high_nibbles_of_16, all_of) : fours_of_codes(from + 64);
+  ADD_FOUR(1)
 }
 
 INLINE floats floats_of_pairs(int bits, PairSums sums) {
@@ -135,6 +149,7 @@ INLINE floats floats_of_pairs(int bits, PairSums sums) {
     ADD_LONG(sums[r].b, vmlal_high_laneq_s16, low, inputs[r], lane)                 \
     ADD_LONG(sums[r].c, vmlal_laneq_s16, vget_low_s16(high), inputs[r], lane)       \
     ADD_LONG(sums[r].d, vmlal_high_laneq_s16, high, inputs[r], lane)                \
+    KEEP_ORDER(sums[r]);                                                            \
   }
 
 /* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` apart. */
@@ -174,16 +189,19 @@ INLINE uint32x4_t add_products(uint32x4_t sum, uint32x4_t left, uint32x4_t right
 
 /* The same with inputs of 8 bits, and codes of 4. */
 INLINE void add_eight(const uint8_t *from, const int8_t *x, index_t width, words *sums, int rows) {
-  words codes = load_words(from);
-  words left = OF_EACH(words, low_nibbles_of_16, codes), right = OF_EACH(words, high_nibbles_of_16, codes);
+  int8x8_t first[4], second[4];
 #pragma GCC unroll 4
   for (int r = 0; r < rows; r++) {
     int32x2_t inputs = vreinterpret_s32_s8(vld1_s8(x + r * width));
-    int8x8_t first = vreinterpret_s8_s32(vdup_lane_s32(inputs, 0)), second = vreinterpret_s8_s32(vdup_lane_s32(inputs, 1));
-#define ADD(quad) sums[r].quad = add_products(sums[r].quad, left.quad, right.quad, first, second);
-    OF_ALL_FOUR(ADD)
-#undef ADD
+    first[r] = vreinterpret_s8_s32(vdup_lane_s32(inputs, 0));
+    second[r] = vreinterpret_s8_s32(vdup_lane_s32(inputs, 1));
   }
+  words codes = load_words(from);
+#define ADD(quad)                                                                                                  \
+  _Pragma("GCC unroll 4") for (int r = 0; r < rows; r++) sums[r].quad = add_products(                              \
+      sums[r].quad, low_nibbles_of_16(codes.quad), high_nibbles_of_16(codes.quad), first[r], second[r]);
+  OF_ALL_FOUR(ADD)
+#undef ADD
 }
 
 #endif

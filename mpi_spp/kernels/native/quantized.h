@@ -16,7 +16,7 @@ typedef struct {
   float *scales, *sums;
 } Inputs;
 
-/* How rows of inputs become those: a job of share_out(). */
+/* Inputs that are being made of rows. */
 typedef struct {
   const Matrix *matrix;
   const bfloat16 *x;

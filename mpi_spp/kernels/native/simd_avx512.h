@@ -1,5 +1,6 @@
 /* simd.h for AVX-512 with its byte, word and vector-length extensions, and that for bfloat16 where there is one. */
 #pragma once
+#include <immintrin.h>
 
 typedef __m512 floats;
 typedef __m512i words;

@@ -17,6 +17,8 @@
 #include "tile_bfloat16.h"
 #elif defined(__AVX512F__)
 #include "tile_avx512.h"
+#elif defined(__aarch64__)
+#include "tile_neon.h"
 #else
 #include "tile_float32.h"
 #endif

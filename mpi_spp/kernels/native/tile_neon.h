@@ -13,7 +13,14 @@ INLINE float32x4_t evens_of(uint32x4_t pairs) { return vreinterpretq_f32_u32(vsh
 INLINE float32x4_t odds_of(uint32x4_t pairs) {
   return vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)));
 }
+/* Inputs stay two in a register: products take either of them from there. The compiler would make a register of each. */
+#define KEEP(inputs) __asm__("" : "+w"(inputs))
+#define KEEP_BEHIND(inputs, sum) __asm__("" : "+w"(inputs), "+w"(sum)) /* what comes next comes after this sum */
+
 INLINE uint32x4_t pairs_at(const bfloat16 *from) { return vreinterpretq_u32_u16(vld1q_u16(from)); }
+
+/* The compiler may not load the next weights before these are done with: it would keep sums in memory for want of registers. */
+#define FORGET(pointer) __asm__ volatile("" : "+r"(pointer)::"memory")
 
 /* Some rows with `quads` times 4 outputs of a panel; their sums fill up to 24 registers. */
 INLINE void tile_of(int rows, int quads, const float *a, index_t stride, const bfloat16 *b, index_t pairs, float *c,
@@ -27,7 +34,10 @@ INLINE void tile_of(int rows, int quads, const float *a, index_t stride, const b
   for (const bfloat16 *end = b + 64 * pairs; b < end; b += 64, a += 2) {
     float32x2_t inputs[HIGH_ROWS];
 #pragma GCC unroll 8
-    for (int r = 0; r < rows; r++) inputs[r] = vld1_f32(a + r * stride);
+    for (int r = 0; r < rows; r++) {
+      inputs[r] = vld1_f32(a + r * stride);
+      KEEP(inputs[r]);
+    }
     if (quads == PANEL / 4) fetch_ahead(b);
     if (quads == PANEL / 4) fetch_ahead(b + 32);
 #pragma GCC unroll 8
@@ -38,6 +48,9 @@ INLINE void tile_of(int rows, int quads, const float *a, index_t stride, const b
       for (int r = 0; r < rows; r++) sums[r][q] = vfmaq_lane_f32(sums[r][q], even, inputs[r], 0);
 #pragma GCC unroll 8
       for (int r = 0; r < rows; r++) sums[r][q] = vfmaq_lane_f32(sums[r][q], odd, inputs[r], 1);
+#pragma GCC unroll 8
+      for (int r = 0; r < rows; r++) KEEP_BEHIND(inputs[r], sums[r][q]);
+      if (quads > 2) FORGET(b);
     }
   }
 #pragma GCC unroll 8
@@ -92,12 +105,16 @@ static __attribute__((noinline)) void tile_of_singles(const float *a, index_t st
   for (index_t k = 0; k < count; k += 2, b += 32, a += 2) {
     float32x2_t inputs[HIGH_ROWS];
 #pragma GCC unroll 8
-    for (int r = 0; r < HIGH_ROWS; r++) inputs[r] = vld1_f32(a + r * stride);
+    for (int r = 0; r < HIGH_ROWS; r++) {
+      inputs[r] = vld1_f32(a + r * stride);
+      KEEP(inputs[r]);
+    }
     float32x4_t left = vld1q_f32(b), right = vld1q_f32(b + 4);
 #pragma GCC unroll 8
     for (int r = 0; r < HIGH_ROWS; r++) {
       sums[r][0] = vfmaq_lane_f32(sums[r][0], left, inputs[r], 0);
       sums[r][1] = vfmaq_lane_f32(sums[r][1], right, inputs[r], 0);
+      KEEP_BEHIND(inputs[r], sums[r][1]);
     }
     left = vld1q_f32(b + 16), right = vld1q_f32(b + 20);
 #pragma GCC unroll 8
