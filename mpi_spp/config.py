@@ -15,9 +15,11 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 KV_CACHE_DTYPES = ("auto", "int8")
 GRANULARITIES = ("layer", "chunk", "prefill")
-_VARIANTS = ("native-amx", "native-avx512bf16", "native-avx2")
+_X86 = ("amx", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2")
+_VARIANTS = tuple(f"native-{name}" for name in _X86)
 KERNELS = ("auto", "plain", "packed", "widened", "blockwise", "native", *_VARIANTS)
 QUANTIZE = ("int8", "int4")
+ACTIVATIONS = ("exact", "int8")
 LAYER_SPLITS = ("auto", "even")
 CUDA_AWARE = ("auto", "yes", "no")
 MOST_THREADS = 1024
@@ -63,6 +65,7 @@ class RunConfig:
     kv_cache_dtype: str = "auto"
     quantize: str | None = None  # None: weights as the checkpoint has them
     quantize_group_size: int = 32
+    activations: str = "exact"  # of products with weights of 4 bits
     device: str = "auto"
     gpu_ids: tuple[int, ...] = ()
     cuda_aware: str = "auto"
@@ -99,6 +102,8 @@ class RunConfig:
         self._check_choice("kernels", KERNELS)
         if self.quantize is not None:
             self._check_choice("quantize", QUANTIZE)
+        self._check_choice("activations", ACTIVATIONS)
+        self._check_activations()
         if self.threads is not None and self.threads > MOST_THREADS:
             raise UserError(f"--threads: {self.threads} is more than any machine has; give {MOST_THREADS} or fewer")
         if not 16 <= self.quantize_group_size <= _LARGEST_GROUP or self.quantize_group_size % 16:
@@ -129,6 +134,18 @@ class RunConfig:
     def is_guided(self) -> bool:
         """Whether tokens are chosen by two sequences: the prompt's, and the one to steer away from."""
         return self.guidance_scale != 1
+
+    def _check_activations(self) -> None:
+        if self.activations == "exact":
+            return
+        if self.quantize != "int4":
+            raise UserError(
+                f"--activations: {self.activations} is for weights of 4 bits; add --quantize int4, or leave it out"
+            )
+        if self.kernels not in ("auto", "native", *_VARIANTS):
+            raise UserError(
+                f"--activations: {self.activations} is what native kernels have, not {self.kernels}; give --kernels native"
+            )
 
     def require_one_prompt(self) -> None:
         """Raise UserError unless the prompt is given in exactly one way; a benchmark makes its own."""

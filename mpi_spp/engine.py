@@ -214,6 +214,7 @@ class Engine:
             "threads": self.threads,
             "kernels": self._loader.kernels,
             "kernels_reason": self._loader.chosen.why,
+            "activations": self._loader.chosen.activations,
             "compiler": self._loader.compiler,
             **cpu.facts(),
             "affinity": self.world.cores,

@@ -14,8 +14,6 @@ import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from full_disk import MOST_FILE_BYTES, files_no_larger_than
-
 from mpi_spp.comm.environment import launched_rank
 
 
@@ -39,7 +37,7 @@ def run(words: Sequence[str], cwd: str, variables: Mapping[str, str], stdout: st
     os.environ.update(variables)
     os.chdir(cwd)
     try:
-        with _written_to(stdout, 1), _written_to(stderr, 2), _files_of_limited_size():
+        with _written_to(stdout, 1), _written_to(stderr, 2):
             return _status()
     finally:
         os.chdir(directory)
@@ -60,12 +58,6 @@ def _status() -> int:
     else:
         return 0
     return 1
-
-
-def _files_of_limited_size() -> contextlib.AbstractContextManager[None]:
-    """As on a disk that is full from so many bytes on, where this rank's variables say so."""
-    limit = os.environ.pop(MOST_FILE_BYTES, None)
-    return contextlib.nullcontext() if limit is None else files_no_larger_than(int(limit))
 
 
 @contextlib.contextmanager

@@ -4,8 +4,6 @@ import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-MOST_FILE_BYTES = "MPI_SPP_TEST_MOST_FILE_BYTES"  # a variable of a rank of tests/console.py
-
 
 @contextmanager
 def files_no_larger_than(size: int) -> Iterator[None]:

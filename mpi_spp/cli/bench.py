@@ -20,7 +20,7 @@ from mpi_spp.units import counted
 # What all cases of a result have in common.
 _MOST_SAMPLES = _MOST_ROUNDS = 10_000  # that are compared in seconds
 _BEYOND_USE = 1e100  # of a rate
-_FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
+_FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "activations", "kernels", "threads")
 
 
 @click.group("bench")

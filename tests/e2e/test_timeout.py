@@ -162,16 +162,6 @@ def stopped_batch(model: Path, directory: Path) -> Ended:
     return ended_by_a_stop(mpi_spp("batch", *files, *options), out, 2, lambda process: wait_for(out, "\n"))
 
 
-def stopped_ask(model: Path, directory: Path) -> Ended:
-    """Two ranks with an answer of their own each, and no message in between; the second stops."""
-    directory.mkdir()
-    for name, text in (("document", "hi"), ("questions", "a\nb\n")):
-        (directory / name).write_text(text)
-    files = ["--document", str(directory / "document"), "--questions", str(directory / "questions")]
-    options = ["--model", str(model), "--timeout", str(OF_COMMANDS), "--max-new-tokens", str(LONG), "--ignore-eos"]
-    return ended_by_a_stop(mpi_spp("ask", *files, *options), directory / "questions", 2, read_some)
-
-
 @pytest.fixture(scope="module")
 def stopped(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mapping[str, Future[Ended]]]:
     """The commands, some at a time: when one has stopped it only waits."""
@@ -179,7 +169,6 @@ def stopped(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
     with ThreadPoolExecutor(AT_ONCE) as pool:
         phases = ("prefill", "decode")
         jobs = {phase: pool.submit(stopped_generate, phase, model, directory / phase) for phase in phases}
-        jobs["ask"] = pool.submit(stopped_ask, model, directory / "ask")
         yield jobs | {"batch": pool.submit(stopped_batch, model, directory / "batch")}
 
 
@@ -199,11 +188,3 @@ def test_batch(stopped: Mapping[str, Future[Ended]]) -> None:
     """Rank 0 answers what is left, and then waits for the replica that has stopped."""
     found = stopped["batch"].result()
     assert "for rank 1 in receive (mailbox, tag 0); nothing is heard of rank 1; " in found.stderr
-
-
-def test_ask(stopped: Mapping[str, Future[Ended]]) -> None:
-    """Who makes an answer of its own misses a rank that makes another, without waiting for it."""
-    found = stopped["ask"].result()
-    assert found.stdout.startswith("--- 1 of 2: a\n")
-    line = next(line for line in found.error_lines if line.startswith("mpi-spp: error: "))
-    assert re.match(r"mpi-spp: error: rank 0 is at work, but nothing is heard of rank 1", line), found.stderr

@@ -9,34 +9,45 @@ enum { TILE_ROWS = MOST_REGISTER_ROWS, ROW_BLOCK = 8 * TILE_ROWS, PAIR_BLOCK = 1
 INLINE void begin_tiles(void) {}
 INLINE void end_tiles(void) {}
 
-/* sums += an input of each row, `stride` apart, times the weights of a panel for it. */
-INLINE void add_input(int rows, const float *a, index_t stride, floats left, floats right, floats sums[][2]) {
-#pragma GCC unroll 12
-  for (int r = 0; r < rows; r++) {
-    floats input = all(a[r * stride]);
-    sums[r][0] = multiply_add(input, left, sums[r][0]);
-    sums[r][1] = multiply_add(input, right, sums[r][1]);
-  }
-}
+/* The compiler forgets what it knows of places. Else it would keep one for each of 12 rows, half of them in memory, where
+ * four and a stride lead to all. */
+#define FORGET(one, other) __asm__("" : "+r"(one), "+r"(other))
+
+#define ROW(r) ((r) < 6 ? ((r) < 3 ? x0 + (r) * stride : x3 + ((r) - 3) * stride) \
+                        : ((r) < 9 ? x6 + ((r) - 6) * stride : x9 + ((r) - 9) * stride))
+
+/* sums += input `number` of each row times the weights of a panel for it. */
+#define ADD_INPUT(number, left_weights, right_weights)      \
+  do {                                                      \
+    floats left = left_weights, right = right_weights;      \
+    _Pragma("GCC unroll 12") for (int r = 0; r < rows; r++) { \
+      floats input = all(ROW(r)[number]);                   \
+      sums[r][0] = multiply_add(input, left, sums[r][0]);   \
+      sums[r][1] = multiply_add(input, right, sums[r][1]);  \
+    }                                                       \
+  } while (0)
 
 /* Weights are bfloat16 in pairs, or where there are `singles` those, [2 * pairs, PANEL]. */
 INLINE void tile_of(int rows, const float *a, index_t stride, const bfloat16 *b, const float *singles, index_t pairs,
                     float *c, index_t c_stride, int first) {
   floats sums[MOST_REGISTER_ROWS][2];
+  const float *x0 = a, *x3 = a + 3 * stride, *x6 = a + 6 * stride, *x9 = a + 9 * stride;
 #pragma GCC unroll 12
   for (int r = 0; r < rows; r++)
     for (int half = 0; half < 2; half++) sums[r][half] = first ? zeros() : load(c + r * c_stride + 16 * half);
-  for (index_t k = 0; k < pairs; k++, a += 2) {
+  for (index_t k = 0; k < pairs; k++, x0 += 2, x3 += 2, x6 += 2, x9 += 2) {
+    FORGET(x0, x3);
+    FORGET(x6, x9);
     if (singles) {
       const float *from = singles + 2 * k * PANEL;
-      add_input(rows, a, stride, load(from), load(from + 16), sums);
-      add_input(rows, a + 1, stride, load(from + PANEL), load(from + PANEL + 16), sums);
+      ADD_INPUT(0, load(from), load(from + 16));
+      ADD_INPUT(1, load(from + PANEL), load(from + PANEL + 16));
     } else {
       const bfloat16 *from = b + 64 * k;
       if (rows < 4) fetch_ahead(from);
       if (rows < 4) fetch_ahead(from + 32);
-      add_input(rows, a, stride, evens_at(from), evens_at(from + 32), sums);
-      add_input(rows, a + 1, stride, odds_at(from), odds_at(from + 32), sums);
+      ADD_INPUT(0, evens_at(from), evens_at(from + 32));
+      ADD_INPUT(1, odds_at(from), odds_at(from + 32));
     }
   }
 #pragma GCC unroll 12
