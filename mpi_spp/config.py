@@ -15,8 +15,8 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 KV_CACHE_DTYPES = ("auto", "int8")
 GRANULARITIES = ("layer", "chunk", "prefill")
-_X86 = ("amx", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2")
-_VARIANTS = tuple(f"native-{name}" for name in _X86)
+_INSTRUCTIONS = ("amx", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "neon-dotprod", "neon")
+_VARIANTS = tuple(f"native-{name}" for name in _INSTRUCTIONS)
 KERNELS = ("auto", "plain", "packed", "widened", "blockwise", "native", *_VARIANTS)
 QUANTIZE = ("int8", "int4")
 ACTIVATIONS = ("exact", "int8")
@@ -144,7 +144,7 @@ class RunConfig:
             )
         if self.kernels not in ("auto", "native", *_VARIANTS):
             raise UserError(
-                f"--activations: {self.activations} is what native kernels have, not {self.kernels}; give --kernels native"
+                f"--activations: {self.activations} is nothing that {self.kernels} kernels have; give --kernels native"
             )
 
     def require_one_prompt(self) -> None:

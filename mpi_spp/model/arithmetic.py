@@ -38,7 +38,9 @@ class Room:
 def products_of(config: RunConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Products:
     """Return the widest products of a model's layers, which the choice is made for."""
     bits = None if config.quantize is None else BITS[config.quantize]
-    return Products((2 * model.widest, model.hidden_size), dtype, device, bits, config.quantize_group_size, config.activations)
+    return Products(
+        (2 * model.widest, model.hidden_size), dtype, device, bits, config.quantize_group_size, config.activations
+    )
 
 
 def room_on_host(model: ModelConfig, copies: float, free: int) -> Room:

@@ -34,7 +34,10 @@ def make(**options: Any) -> RunConfig:
         ({"quantize": "int4", "activations": "int4"}, "--activations: 'int4' is unknown; choose one of exact, int8"),
         ({"activations": "int8"}, "--activations: int8 is for weights of 4 bits; add --quantize int4"),
         ({"quantize": "int8", "activations": "int8"}, "--activations: int8 is for weights of 4 bits"),
-        ({"quantize": "int4", "activations": "int8", "kernels": "blockwise"}, "--activations: int8 is what native"),
+        (
+            {"quantize": "int4", "activations": "int8", "kernels": "blockwise"},
+            "--activations: int8 is nothing that blockwise",
+        ),
         ({"device": "tpu"}, "--device: 'tpu'"),
         ({"cuda_aware": "maybe"}, "--cuda-aware: 'maybe'"),
         ({"device": "cpu", "gpu_ids": (0,)}, "--gpu-ids"),

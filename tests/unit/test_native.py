@@ -25,7 +25,11 @@ from mpi_spp.model.store import cache_directory
 pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2")
 
 
-@pytest.fixture(scope="module", params=library.VARIANTS)
+OF_INTEGERS = ("avx512vnni", "avxvnni")  # which have products with quantised weights of their own, and nothing else
+ALIKE = [name for name in library.runnable() if name not in ("amx", "avx512bf16")]  # in float32
+
+
+@pytest.fixture(scope="module", params=[name for name in library.VARIANTS if name not in OF_INTEGERS])
 def native(request: pytest.FixtureRequest) -> Native:
     if missing := set(library.VARIANTS[request.param]) - cpu.features():
         pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
@@ -171,6 +175,22 @@ def test_a_layer_in_one_call_is_its_operations(native: Native, quantized: bool, 
     fused(hidden, rotation, copy, start, None)
     assert torch.equal(hidden, apart) and not hidden.isnan().any()
     assert equal(copy, cache, start + tokens)
+
+
+@pytest.mark.parametrize("tokens", [1, 20])
+def test_layers_in_float32_are_the_same_by_all_instructions(tokens: int) -> None:
+    """So hosts of several kinds have the same bits."""
+    found = []
+    for name in ALIKE:
+        backend = Native(library.load(name, cache_directory() / "kernels"))
+        torch.manual_seed(1)
+        fused, hidden = backend.fused(random_layer(backend)), torch.randn(tokens, 32)
+        cache = random_cache(backend, 2, 16, 5, 5 + tokens, torch.bfloat16)
+        assert fused is not None
+        fused(hidden, random_rotation(tokens, 16), cache, 5, None)
+        found.append((hidden, cache))
+    for hidden, cache in found[1:]:
+        assert torch.equal(hidden, found[0][0]) and equal(cache, found[0][1], 5 + tokens)
 
 
 @pytest.mark.parametrize("tokens", [1, 20])
