@@ -14,9 +14,10 @@ _FUNCTION = re.compile(r"^[0-9a-f]+ <(\S+)>:\n(.*?)(?:\n\n|\Z)", re.MULTILINE | 
 def references_to_stack(
     program: Path | str, functions: str, hot: str, objdump: str = "objdump"
 ) -> dict[str, list[int]]:
-    """Count those in the innermost loops, by the function they are in, where an instruction is hot; both are patterns.
+    """Count those of each hot loop, by the function that it is in; `functions` and `hot` are patterns.
 
-    Of a loop only instructions between its beginning and its jump back count.
+    Hot is an innermost loop of which an eighth of the instructions at least are hot. One that lies out of the way
+    makes the loop around it look like an innermost one: there they are fewer.
     """
     command = [objdump, "-d", "--no-show-raw-insn", program]
     code = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -24,7 +25,7 @@ def references_to_stack(
     for name, body in _FUNCTION.findall(code):
         if re.match(functions, name):
             for loop in _innermost_loops(body):
-                if any(re.match(hot, instruction) for instruction in loop):
+                if 8 * sum(bool(re.match(hot, instruction)) for instruction in loop) >= len(loop):
                     counts.setdefault(name, []).append(sum(bool(_ON_STACK.search(one)) for one in loop))
     return counts
 

@@ -300,39 +300,3 @@ def test_without_a_compiler_that_works_the_reason_is_told(
     with pytest.raises(library.NoKernels, match=compiler):
         library.load(best, tmp_path)
     assert list(tmp_path.iterdir()) == []
-
-
-HOT, JUMP = r"vfmadd|vdpbf16ps", re.compile(r"j\w+\s+([0-9a-f]+)")
-
-
-@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs binutils")
-@pytest.mark.parametrize("name, least, most_on_stack", [("avx2", 5, 0), ("avx512", 12, 0), ("avx512bf16", 12, 2)])
-def test_sums_of_a_product_stay_in_registers(name: str, least: int, most_on_stack: int) -> None:
-    """A compiler that keeps some of them in memory makes a product five times slower, and no result wrong."""
-    if name not in library.runnable():
-        pytest.skip(f"needs a CPU for {name}")
-    compiled = library.load(name, cache_directory() / "kernels")._name
-    code = subprocess.run(["objdump", "-d", "--no-show-raw-insn", compiled], capture_output=True, text=True, check=True)
-    loops = [
-        loop
-        for function, body in re.findall(
-            r"^[0-9a-f]+ <(\S+)>:\n(.*?)(?:\n\n|\Z)", code.stdout, re.MULTILINE | re.DOTALL
-        )
-        if function.startswith("tile")
-        for loop in innermost_loops(body)
-        if any(re.match(HOT, instruction) for instruction in loop)
-    ]
-    on_stack = [sum("(%rsp" in one or "(%rbp" in one for one in loop) for loop in loops]
-    assert len(loops) >= least and max(on_stack) <= most_on_stack, on_stack
-
-
-def innermost_loops(body: str) -> list[list[str]]:
-    """The instructions of each loop of a function that holds no other one."""
-    lines = re.findall(r"^\s*([0-9a-f]+):\s+(.*)$", body, re.MULTILINE)
-    places = {address: place for place, (address, _) in enumerate(lines)}
-    jumps = [
-        (places.get(match[1], len(lines)), end) for end, (_, one) in enumerate(lines) if (match := JUMP.match(one))
-    ]
-    loops = [(start, end) for start, end in jumps if start <= end]
-    inner = [(a, b) for a, b in loops if not any(a <= c and d <= b and (a, b) != (c, d) for c, d in loops)]
-    return [[one for _, one in lines[start : end + 1]] for start, end in inner]

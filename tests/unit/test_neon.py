@@ -15,7 +15,8 @@ from mpi_spp.kernels.native.linear import ADD_FLOAT32, SILU_MUL, STORE_BFLOAT16,
 from mpi_spp.kernels.quantized import dequantize, quantize
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: a compiler for ARM, and an emulator")
-VARIANTS = {"neon": "cortex-a72", "neon-dotprod": "cortex-a76"}  # and the oldest CPU that can run it
+VARIANTS = {"neon": "cortex-a72", "neon-dotprod": "cortex-a76"}  # and an old CPU that can run it
+BFLOAT16 = "neon-bf16"
 IN, OUT = 332, 70
 
 
@@ -112,7 +113,7 @@ def copies_of_keys() -> Iterator[Case]:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_all_results_are_those_of_avx2_to_the_bit(variant: str, cases: list[Case], tmp_path: Path) -> None:
-    """On the oldest CPU with the instructions, and on one with all that there are."""
+    """Products, norms, rotation, attention, and copies of the cache."""
     if missing := set(library.VARIANTS["avx2"]) - cpu.features():
         pytest.skip(f"needs a CPU with {', '.join(sorted(missing))} to compare with")
     expected = results_of([driver_here("avx2")], cases, tmp_path)
@@ -126,7 +127,7 @@ def test_all_results_are_those_of_avx2_to_the_bit(variant: str, cases: list[Case
     assert not wrong, wrong
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("variant", [*VARIANTS, BFLOAT16])
 def test_products_are_right(variant: str, tmp_path: Path) -> None:
     """Against float64, whatever other CPU is at hand."""
     torch.manual_seed(2)
@@ -147,8 +148,42 @@ def test_products_are_right(variant: str, tmp_path: Path) -> None:
         assert error < {16: 3e-5, 8: 1e-2}[form[2]], (form, error)
 
 
+def test_the_instruction_for_bfloat16_changes_its_products_alone(cases: list[Case], tmp_path: Path) -> None:
+    """It rounds otherwise; codes and all that is no product of bfloat16 give the same bits."""
+    ours, theirs = (
+        results_of(emulated(driver_for(variant), "max"), cases, tmp_path) for variant in (BFLOAT16, "neon-dotprod")
+    )
+    for case, found, expected in zip(cases, ours, theirs, strict=True):
+        near = {"rtol": 2.0**-6, "atol": 2e-2} if multiplies_bfloat16(case) else {"rtol": 0.0, "atol": 0.0}
+        for a, b in zip(found, expected, strict=True):
+            if a is not None and b is not None:
+                torch.testing.assert_close(a, b, equal_nan=True, **near)
+
+
+def multiplies_bfloat16(case: Case) -> bool:
+    if case.function != "linear":
+        return case.function.startswith("attend")
+    return case.integers[2] == 16 or case.integers[3] > 512
+
+
+@pytest.mark.parametrize("rows", [2, 3, 5, 6, 13, 100])
+def test_a_row_of_bfloat16_is_the_same_alone(rows: int, tmp_path: Path) -> None:
+    torch.manual_seed(rows)
+    weight, x = torch.randn(3, IN // 2, 32, 2).bfloat16(), torch.randn(rows, IN).bfloat16()
+    parts = (x, *(x[row : row + 1] for row in (0, rows // 2, rows - 1)))
+    given = [product((weight, None), part, torch.zeros(len(part), OUT)) for part in parts]
+    (*_, whole), *alone = results_of(emulated(driver_for(BFLOAT16), "max"), given, tmp_path)
+    for row, (*_, one) in zip((0, rows // 2, rows - 1), alone, strict=True):
+        assert torch.equal(one, whole[row : row + 1])
+
+
 @pytest.mark.parametrize(
-    "variant, oldest, older", [("neon-dotprod", "cortex-a76", "cortex-a72"), ("neon", "cortex-a53", "")]
+    "variant, oldest, older",
+    [
+        ("neon-bf16", "max", "cortex-a76"),
+        ("neon-dotprod", "cortex-a76", "cortex-a72"),
+        ("neon", "cortex-a53", ""),
+    ],
 )
 def test_a_cpu_tells_which_variants_it_can_run(variant: str, oldest: str, older: str) -> None:
     """And the other one would end by SIGILL: its features say no before."""
@@ -162,10 +197,10 @@ def test_a_cpu_tells_which_variants_it_can_run(variant: str, oldest: str, older:
     assert not older or not features(older) >= needed
 
 
-@pytest.mark.parametrize("variant, least", [("neon", 20), ("neon-dotprod", 24)])
+@pytest.mark.parametrize("variant, least", [("neon", 20), ("neon-dotprod", 24), ("neon-bf16", 20)])
 def test_sums_stay_in_registers(variant: str, least: int) -> None:
     objdump = CROSS.replace("gcc", "objdump")
-    tiles = references_to_stack(driver_for(variant), "tile", "fmla", objdump)
+    tiles = references_to_stack(driver_for(variant), "tile", "fmla|bfdot", objdump)
     codes = references_to_stack(driver_for(variant), "some_rows|multiply_blocks", "smlal|sdot|udot", objdump)
     counts = [count for loops in (tiles | codes).values() for count in loops]
     assert shutil.which(objdump) and len(counts) >= least and max(counts) <= 2 and counts.count(2) <= 1, (tiles, codes)

@@ -23,6 +23,7 @@ _BFLOAT16 = {"avx512_bf16": "-mavx512bf16"}
 _TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
 # ARM. Instructions stay in our order until registers are given: in gcc's own they would need more than there are.
 _NEON = {"asimd": "-fno-schedule-insns"}
+_DOTPROD = _NEON | {"asimddp": "-march=armv8.2-a+dotprod"}
 # The best first, by the newest instruction set in each. The compiling CPU does not matter, and what is compiled is
 # loaded only where the CPU has all of it: hosts of a cluster may share a home directory.
 VARIANTS = {
@@ -32,7 +33,8 @@ VARIANTS = {
     "avx512": _AVX512,
     "avxvnni": _AVX2 | _AVX_VNNI,
     "avx2": _AVX2,
-    "neon-dotprod": _NEON | {"asimddp": "-march=armv8.2-a+dotprod"},
+    "neon-bf16": _DOTPROD | {"bf16": "-march=armv8.2-a+dotprod+bf16"},
+    "neon-dotprod": _DOTPROD,
     "neon": _NEON,
 }
 _FLAGS = ("-O3", "-fPIC", "-std=gnu11")
