@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from mpi_spp.config import RunConfig, default_of, option_name
+from mpi_spp.config import KERNELS, RunConfig, default_of, option_name
 from mpi_spp.errors import UserError
+from mpi_spp.kernels.native import library
 
 
 def make(**options: Any) -> RunConfig:
@@ -195,3 +196,8 @@ def test_numbers_beyond_use(given: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError) as error:
         RunConfig(model="m", **given)
     assert str(error.value).startswith(says)
+
+
+def test_every_variant_of_the_kernels_can_be_named() -> None:
+    """The options know them without loading torch."""
+    assert {f"native-{name}" for name in library.VARIANTS} == {name for name in KERNELS if name.startswith("native-")}

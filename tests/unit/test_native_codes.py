@@ -2,13 +2,11 @@
 
 import dataclasses
 import functools
-from collections.abc import Iterator
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from mpi_spp import cpu
 from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.quantized import QuantizedWeight, dequantize, quantize
@@ -30,11 +28,9 @@ def random_weight(in_features: int, bits: int, group: int) -> QuantizedWeight:
     return quantize(torch.randn(70, in_features, generator=torch.Generator().manual_seed(1)), bits, group)
 
 
-@pytest.fixture(params=library.VARIANTS)
-def variant(request: pytest.FixtureRequest) -> Iterator[str]:
-    if missing := set(library.VARIANTS[request.param]) - cpu.features():
-        pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
-    yield request.param
+@pytest.fixture(params=library.runnable())
+def variant(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
 
 
 @pytest.mark.parametrize("group", [16, 32, 48, 1024])
