@@ -17,7 +17,16 @@ from mpi_spp.report.samples import describe
 from mpi_spp.report.summary import timings_of
 from mpi_spp.report.timings import Clock
 
-_COMPUTES_WITH = ("kernels", "kernels_reason", "compiler", "cpu", "instruction_sets", "believed_cpu", "cpu_quota")
+_COMPUTES_WITH = (
+    "kernels",
+    "kernels_reason",
+    "activations",
+    "compiler",
+    "cpu",
+    "instruction_sets",
+    "believed_cpu",
+    "cpu_quota",
+)
 _WHERE = ("rank", "host", "device", "threads", "affinity", *_COMPUTES_WITH)
 _SENT = ("bytes_sent", "kv_bytes_sent")
 _MEMORY = ("peak_memory_bytes", "program_bytes", "weights_bytes", "cache_bytes")

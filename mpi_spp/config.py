@@ -15,9 +15,11 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 KV_CACHE_DTYPES = ("auto", "int8")
 GRANULARITIES = ("layer", "chunk", "prefill")
-_VARIANTS = ("native-amx", "native-avx512bf16", "native-avx2")
+_INSTRUCTIONS = ("amx", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "neon-bf16", "neon-dotprod", "neon")
+_VARIANTS = tuple(f"native-{name}" for name in _INSTRUCTIONS)
 KERNELS = ("auto", "plain", "packed", "widened", "blockwise", "native", *_VARIANTS)
 QUANTIZE = ("int8", "int4")
+ACTIVATIONS = ("exact", "int8")
 LAYER_SPLITS = ("auto", "even")
 CUDA_AWARE = ("auto", "yes", "no")
 MOST_THREADS = 1024
@@ -75,6 +77,7 @@ class RunConfig:
     kv_cache_dtype: str = "auto"
     quantize: str | None = None  # None: weights as the checkpoint has them
     quantize_group_size: int = 32
+    activations: str = "exact"  # of products with weights of 4 bits
     device: str = "auto"
     gpu_ids: tuple[int, ...] = ()
     cuda_aware: str = "auto"
@@ -115,6 +118,8 @@ class RunConfig:
         self._check_choice("kernels", KERNELS)
         if self.quantize is not None:
             self._check_choice("quantize", QUANTIZE)
+        self._check_choice("activations", ACTIVATIONS)
+        self._check_activations()
         if not 16 <= self.quantize_group_size <= _LARGEST_GROUP or self.quantize_group_size % 16:
             raise UserError(
                 f"--quantize-group-size: {self.quantize_group_size} is no multiple of 16 up to {_LARGEST_GROUP}; give"
@@ -143,6 +148,18 @@ class RunConfig:
     def is_guided(self) -> bool:
         """Whether tokens are chosen by two sequences: the prompt's, and the one to steer away from."""
         return self.guidance_scale != 1
+
+    def _check_activations(self) -> None:
+        if self.activations == "exact":
+            return
+        if self.quantize != "int4":
+            raise UserError(
+                f"--activations: {self.activations} is for weights of 4 bits; add --quantize int4, or leave it out"
+            )
+        if self.kernels not in ("auto", "native", *_VARIANTS):
+            raise UserError(
+                f"--activations: {self.activations} is nothing that {self.kernels} kernels have; give --kernels native"
+            )
 
     def require_one_prompt(self) -> None:
         """Raise UserError unless the prompt is given in exactly one way; a benchmark makes its own."""

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from mpi_spp.comm.life import works
+from mpi_spp.config import RunConfig
 from mpi_spp.kernels.memory import measured_on, recall, remember
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
@@ -91,9 +92,10 @@ def slowdowns(speeds: Sequence[float], kinds: Sequence[object]) -> list[float]:
     return [factor if factor > _FAR_BEHIND else 1.0 for factor in factors]
 
 
-def weights_name(kernels: str, scheme: str | None, group: int) -> str:
+def weights_name(kernels: str, config: RunConfig) -> str:
     """What `Measured.weights` says of a back end and quantised weights."""
-    return f"{kernels} {scheme} by {group}"
+    activations = "" if config.activations == "exact" else f", {config.activations} activations"
+    return f"{kernels} {config.quantize} by {config.quantize_group_size}{activations}"
 
 
 def remembered(what: Measured, directory: Path) -> Cost | None:

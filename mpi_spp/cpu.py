@@ -16,6 +16,7 @@ _OF_X86 = (
     *("avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512_vnni", "avx512_bf16", "avx512_fp16"),
     *("amx_tile", "amx_bf16", "amx_int8"),
 )
+_WITHOUT_AVX512 = ("avx_vnni", "avx_ne_convert")  # of processors that have no AVX-512, and of its newest ones
 # ARM's processors are asked by the auxiliary vector (asm/hwcap.h): bits of AT_HWCAP and of AT_HWCAP2.
 _AT_HWCAP, _AT_HWCAP2 = 16, 26
 _OF_ARM = {"fp": 0, "asimd": 1, "fphp": 9, "asimdhp": 10, "asimddp": 20, "sve": 22, "asimdfhm": 23}
@@ -46,7 +47,8 @@ def features() -> frozenset[str]:
     if level is None or not found.intersection(_OF_X86):
         return found
     newest, _ = LEVELS[level]
-    return found.intersection(_OF_X86[: _OF_X86.index(newest) + 1])
+    older = _OF_X86[: _OF_X86.index(newest) + 1]
+    return found.intersection(older).difference(_WITHOUT_AVX512 if "avx512f" in older else ())
 
 
 def instruction_sets() -> list[str]:

@@ -24,6 +24,7 @@ def of_machine(world: World, loader: Loader, threads: int) -> dict[str, Any]:
         "threads": threads,
         "kernels": loader.kernels,
         "kernels_reason": loader.chosen.why,
+        "activations": loader.chosen.activations,
         "compiler": loader.compiler,
         **cpu.facts(),
         "affinity": world.cores,

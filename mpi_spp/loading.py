@@ -85,7 +85,7 @@ class Loader:
     @property
     def what(self) -> Measured:
         """What a measurement of speeds depends on."""
-        weights = weights_name(self.kernels, self._config.quantize, self._config.quantize_group_size)
+        weights = weights_name(self.kernels, self._config)
         return Measured(self.model, self.dtype, self.device, weights, self._threads)
 
     def first_layers(self, num_shares: int, share: int, vocabulary: range) -> Stage:
@@ -148,7 +148,7 @@ class Loader:
     def _made(self, kept: Path) -> Plain:
         """The back end that was chosen for this host, on this rank, which may have been started in another way."""
         try:
-            return make(self.kernels, kept)
+            return make(self.kernels, kept, self.chosen.activations)
         except NoKernels as error:
             raise UserError(
                 f"cannot compute with {self.kernels}, which host {self._world.host} has chosen"

@@ -8,6 +8,7 @@ import click
 
 from mpi_spp import registry
 from mpi_spp.config import (
+    ACTIVATIONS,
     CUDA_AWARE,
     DEVICES,
     DTYPES,
@@ -234,6 +235,11 @@ model_options = together(
     run_option("--kv-cache-dtype", "auto: that of the run; int8: half of it.", type=click.Choice(KV_CACHE_DTYPES)),
     run_option("--quantize", "Weights of 8 or 4 bits, made once and kept on disk.", type=click.Choice(QUANTIZE)),
     run_option("--quantize-group-size", "Inputs that share a scale.", type=int),
+    run_option(
+        "--activations",
+        "Of products with int4 weights; int8: faster, each 32 inputs are codes of 8 bits.",
+        type=click.Choice(ACTIVATIONS),
+    ),
     device_options,
     run_option("--kernels", "Arithmetic of the layers; auto: what is measured as fastest.", type=click.Choice(KERNELS)),
     run_option("--threads", "Threads of each rank.  [default: the rank's share of its cores]", type=int),

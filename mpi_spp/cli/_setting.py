@@ -83,7 +83,7 @@ class Known:
 
         from mpi_spp.costs import Measured, weights_name
 
-        weights = weights_name(self.kernels, self.config.quantize, self.config.quantize_group_size)
+        weights = weights_name(self.kernels, self.config)
         return Measured(self.model, self.dtype, torch.device("cpu"), weights, self.threads)
 
 

@@ -32,7 +32,7 @@ _MOST_SAMPLES = _MOST_ROUNDS = 10_000  # that are compared in seconds
 _BEYOND_USE = 1e100  # of a rate
 _LENGTHS = ("prompt_tokens", "new_tokens")
 _SHARE = Number(0, 1, max_open=True)
-_FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "kernels", "threads")
+_FIXED = ("mesh", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size", "activations", "kernels", "threads")
 
 
 @click.group("bench")

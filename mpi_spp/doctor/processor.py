@@ -7,6 +7,8 @@ from mpi_spp.doctor.facts import JobFacts, Processor, where
 from mpi_spp.doctor.finding import Finding, Level
 from mpi_spp.kernels.backends import WIDENING, is_native
 
+_ADVICE = "install a C compiler (gcc), or the package ziglang, which holds one (pip install ziglang), or name one in CC"
+
 
 def check(job: JobFacts) -> Iterator[Finding]:
     """Name processor and kernels of each host, and say where bfloat16 is slower than it could be."""
@@ -24,7 +26,7 @@ def _judged(processor: Processor) -> tuple[Level, str, str]:
         return Level.OK, f"{told}; kernels {native[0]} by {processor.compiler}", ""
     if processor.failed:
         name, reason = next(iter(processor.failed.items()))
-        return Level.WARNING, f"{told}; no {name} kernels: {reason}", "install a C compiler (gcc), or name one in CC"
+        return Level.WARNING, f"{told}; no {name} kernels: {reason}", _ADVICE
     if set(processor.kernels) <= set(WIDENING):
         told += "; no instructions for bfloat16: weights of 16 bits and less are computed with in float32"
         return Level.NOTE, told, ""

@@ -34,10 +34,13 @@ def names_for(dtype: torch.dtype, device: torch.device, is_quantized: bool) -> l
     return ["plain", *packed, *slow, *variants]
 
 
-def make(name: str, directory: Path) -> Plain:
-    """Make a back end. `directory`: where compiled kernels are kept. Raises NoKernels where they cannot be compiled."""
+def make(name: str, directory: Path, activations: str = "exact") -> Plain:
+    """Make a back end. `directory`: where compiled kernels are kept. Raises NoKernels where they cannot be compiled.
+
+    `activations`: of native products with weights of 4 bits; others have exact ones.
+    """
     if is_native(name):
-        return Native(library.load(name.partition("-")[2], directory))
+        return Native(library.load(name.partition("-")[2], directory), activations)
     makers = {
         "plain": Plain,
         "packed": Packed,

@@ -15,7 +15,8 @@ from mpi_spp.kernels import trial
 from mpi_spp.kernels.backends import NATIVE, WIDENING, is_native, make, names_for
 from mpi_spp.kernels.linear import Linear
 from mpi_spp.kernels.memory import measured_on, recall, remember
-from mpi_spp.kernels.native.library import compiler_of, compilers, is_kept, load
+from mpi_spp.kernels.native.compiler import compilers
+from mpi_spp.kernels.native.library import compiler_of, is_kept, load
 from mpi_spp.kernels.plain import Plain, Weight
 from mpi_spp.kernels.quantized import QuantizedWeight, quantize
 
@@ -27,6 +28,7 @@ _SECONDS = 0.05  # for each measurement
 _ROOM = 256 << 20  # bytes of weights to go through, so that a cache of the CPU cannot hold them
 _IN_ONE_CALL = 0.8  # of its products' times: where products take equally long, whole layers took 0.6 of the time
 _MOST_COPIES = 100  # of the weights of a small model, whose layers a cache does hold
+BEST, ALL = "best", "all"  # variants of the native kernels that are tried: each takes a compiler seconds
 
 
 @dataclass(frozen=True)
@@ -38,42 +40,61 @@ class Products:
     device: torch.device
     bits: int | None = None  # None: not quantised
     group: int = 32
+    activations: str = "exact"
 
 
-def working(dtype: torch.dtype, device: torch.device, directory: Path, is_quantized: bool = False) -> list[str]:
-    """Return the names of all back ends that have worked here. `directory`: where kernels and what is known is kept."""
+def working(
+    dtype: torch.dtype, device: torch.device, directory: Path, is_quantized: bool = False, variants: str = BEST
+) -> list[str]:
+    """Return the names of back ends that have worked here, the best native one first of its kind.
+
+    `directory`: where kernels and what is known is kept; `variants`: see `trials`.
+    """
     names = names_for(dtype, device, is_quantized)
     if device.type != "cpu":
         return names
-    results = trials(dtype, directory)
-    found = [name for name in names if results[name] == trial.WORKS]
+    results = trials(dtype, directory, variants)
+    found = [name for name in names if results.get(name) == trial.WORKS]
     if not found:
-        told = "; ".join(f"{name}: {results[name]}" for name in names)
+        told = "; ".join(f"{name}: {results[name]}" for name in names if name in results)
         raise UserError(f"no kernels work here for {dtype} ({told})")
     return found
 
 
 @functools.cache
-def trials(dtype: torch.dtype, directory: Path) -> dict[str, str]:
+def trials(dtype: torch.dtype, directory: Path, variants: str = BEST) -> dict[str, str]:
     """Return what came of each back end of this CPU, and log a line for each that does not work.
 
-    It takes seconds, once for a machine. A file that cannot be read or written costs another trial and nothing else.
+    `variants` of the native kernels: ALL; BEST, in their order until one works; or the one of this name. What is known
+    of others is told, too. It takes seconds, once for a machine. A file that cannot be read or written costs another
+    trial and nothing else.
     """
     names = list(dict.fromkeys(names_for(dtype, _CPU, False) + names_for(dtype, _CPU, True)))
-    memory, key = (
-        directory / "trials.json",
-        f"{measured_on(_CPU)}, {dtype}, compilers {' '.join(compilers()) or 'none'}",
-    )
-    known = recall(memory)
-    results = known.get(key)
-    if not isinstance(results, dict) or not all(_still_true(name, results.get(name), directory) for name in names):
-        results = trial.results_of(names, dtype, directory)
-        if trial.WORKS in results.values():  # else it is no matter of the CPU: no memory, or no process, for a moment
-            remember(memory, recall(memory) | {key: results})
-    for name in names:
-        if results[name] != trial.WORKS:
-            log.info("no %s kernels for %s: %s", name, dtype, results[name])
-    return {name: results[name] for name in names}
+    memory = directory / "trials.json"
+    key = f"{measured_on(_CPU)}, {dtype}, compilers {' '.join(compilers()) or 'none'}"
+    kept = recall(memory).get(key)
+    known = kept if isinstance(kept, dict) else {}
+    results = {name: str(known[name]) for name in names if _still_true(name, known.get(name), directory)}
+    before = dict(results)
+    while untried := _untried(names, results, variants):
+        results |= trial.results_of(untried, dtype, directory)
+    if results != before and trial.WORKS in results.values():  # else no memory, or no process, for a moment
+        remember(memory, recall(memory) | {key: results})
+    for name, result in results.items():
+        if result != trial.WORKS:
+            log.info("no %s kernels for %s: %s", name, dtype, result)
+    return {name: results[name] for name in names if name in results}
+
+
+def _untried(names: Sequence[str], results: dict[str, str], variants: str) -> list[str]:
+    """Return what is to be tried next; of native variants see `trials`."""
+    native, wanted = [name for name in names if is_native(name)], [name for name in names if not is_native(name)]
+    if variants == BEST:
+        first = next((name for name in native if results.get(name, trial.WORKS) == trial.WORKS), None)
+        wanted += [] if first is None else [first]
+    else:
+        wanted += [name for name in native if variants in (name, ALL)]
+    return [name for name in wanted if name not in results]
 
 
 def _still_true(name: str, result: object, directory: Path) -> bool:
@@ -84,7 +105,7 @@ def _still_true(name: str, result: object, directory: Path) -> bool:
 
 def backends(dtype: torch.dtype, device: torch.device, directory: Path, is_quantized: bool = False) -> dict[str, Plain]:
     """Make all back ends that work here, by name."""
-    return {name: make(name, directory) for name in working(dtype, device, directory, is_quantized)}
+    return {name: make(name, directory) for name in working(dtype, device, directory, is_quantized, ALL)}
 
 
 def describe(directory: Path) -> str:
@@ -112,11 +133,12 @@ def for_auto(names: Sequence[str]) -> list[str]:
 
 def named(wanted: str, products: Products, directory: Path) -> str:
     """Return the back end that `--kernels` names; `native` is the best variant. Raises UserError if it fails."""
-    found = working(products.dtype, products.device, directory, products.bits is not None)
+    variants = wanted if is_native(wanted) and wanted != NATIVE else BEST
+    found = working(products.dtype, products.device, directory, products.bits is not None, variants)
     of_name = [name for name in found if wanted in (name, NATIVE if is_native(name) else name)]
     if of_name:
         return of_name[0]
-    tried = trials(products.dtype, directory) if products.device.type == "cpu" else {}
+    tried = trials(products.dtype, directory, variants) if products.device.type == "cpu" else {}
     reasons = [result for name, result in tried.items() if name.startswith(wanted) and result != trial.WORKS]
     why = f" ({reasons[0]})" if reasons else ""
     what = f"{'quantised weights in ' * (products.bits is not None)}{products.dtype}"
@@ -140,7 +162,7 @@ def fastest(products: Products, directory: Path, names: Sequence[str]) -> str:
     if known.get(key) not in names:
         times = {}
         for name in names:
-            backend = make(name, directory)
+            backend = make(name, directory, products.activations)
             factor = _IN_ONE_CALL if backend.in_one_call else 1.0
             times[name] = [factor * one for one in _times(backend, products)]
         known[key] = _least_regret(times)
@@ -156,6 +178,7 @@ def remembered(products: Products, threads: int, directory: Path, names: Sequenc
 
 def _key(products: Products, threads: int, names: Sequence[str]) -> str:
     quantized = "" if products.bits is None else f", {products.bits} bits by {products.group}"
+    quantized += "" if products.activations == "exact" else f", {products.activations} activations"
     shape = f"{products.shape[0]}x{products.shape[1]}"
     return f"{measured_on(_CPU)}, {threads} threads, {products.dtype}{quantized}, {shape}, {' '.join(names)}"
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 
 from mpi_spp import start
 from mpi_spp.kernels.attention import Heads
-from mpi_spp.kernels.backends import make
+from mpi_spp.kernels.backends import is_native, make
 from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.native.library import NoKernels
 from mpi_spp.kernels.plain import Plain
@@ -29,6 +29,7 @@ _SECONDS = 150  # for one back end, a compiler and the imports on a busy machine
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _ROWS = (1, 40)
 _PRECISION = {torch.float32: 2.0**-17, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}  # of a number near 1
+_OF_8_BITS = 0.05  # of the largest number
 _SHAPE = (100, 72)  # outputs and inputs, no multiples of any register
 _HEADS = Heads(4, 2, 16, 0.25)
 _FAST_SHAPE, _FAST_ROWS, _REPETITIONS = (256, 256), 128, 15
@@ -95,7 +96,7 @@ def result_of(name: str, dtype: torch.dtype, directory: Path) -> str:
     """Return WORKS, or what is wrong with a back end, if it does not end this process."""
     try:
         backend = make(name, directory)
-        wrong = _wrong(backend, dtype)
+        wrong = _wrong(backend, dtype) or _wrong_by_int8(name, directory, dtype)
         if wrong is not None:
             return wrong
         slower = _times_slower(backend, dtype)
@@ -119,6 +120,22 @@ def _wrong(backend: Plain, dtype: torch.dtype) -> str | None:
             error = (given.double() - expected).abs().max() / expected.abs().max()
             if not error <= 4 * _PRECISION[dtype]:  # nor a NaN
                 return f"{what} of {rows} rows is wrong by {error:.2g} of its largest number"
+    return None
+
+
+@torch.inference_mode()
+def _wrong_by_int8(name: str, directory: Path, dtype: torch.dtype) -> str | None:
+    """Return whether products of weights of 4 bits are wrong by more than 8-bit activations make them; None: no."""
+    if not is_native(name):
+        return None
+    generator = torch.Generator().manual_seed(1)
+    codes = quantize(torch.randn(_SHAPE, generator=generator), 4, 32)
+    for rows in _ROWS:
+        x = torch.randn(rows, _SHAPE[1], generator=generator).to(dtype)
+        expected = F.linear(x.double(), dequantize(codes).double())
+        given = make(name, directory, "int8").linear(codes, None)(x).double()
+        if not (given - expected).abs().max() <= _OF_8_BITS * expected.abs().max():
+            return f"a product of {rows} rows with 4 bits and 8-bit activations is wrong"
     return None
 
 

@@ -19,11 +19,12 @@ _SHARE_OF_MEMORY = 0.8  # that widened weights may take: caches, buffers and pro
 
 @dataclass(frozen=True)
 class Chosen:
-    """A back end's name, why it was chosen, and what a user should know of that; empty: nothing."""
+    """A back end's name, why it was chosen, what a user should know of that (empty: nothing), and its activations."""
 
     name: str
     why: str
     warning: str = ""
+    activations: str = "exact"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,9 @@ class Room:
 def products_of(config: RunConfig, model: ModelConfig, dtype: torch.dtype, device: torch.device) -> Products:
     """Return the widest products of a model's layers, which the choice is made for."""
     bits = None if config.quantize is None else BITS[config.quantize]
-    return Products((2 * model.widest, model.hidden_size), dtype, device, bits, config.quantize_group_size)
+    return Products(
+        (2 * model.widest, model.hidden_size), dtype, device, bits, config.quantize_group_size, config.activations
+    )
 
 
 def room_on_host(model: ModelConfig, copies: float, free: int) -> Room:
@@ -66,13 +69,14 @@ def choose(wanted: str, products: Products, room: Room, directory: Path) -> Chos
     """
     if wanted != "auto":
         name = named(wanted, products, directory)
-        return Chosen(name, "asked for")
+        return Chosen(name, "asked for", _warning_of_activations(name, products), _activations(name, products))
     names = working(products.dtype, products.device, directory, products.bits is not None)
     fitting, excluded = _that_fit(for_auto(names), room)
     name = fastest(products, directory, fitting)
     others = [one for one in fitting if one != name]
     why = f"measured as faster than {', '.join(others)}" if others else "the only one that works here"
-    return Chosen(name, why + excluded, _warning(name, products, room, directory))
+    warnings = (_warning(name, products, room, directory), _warning_of_activations(name, products))
+    return Chosen(name, why + excluded, "; ".join(filter(None, warnings)), _activations(name, products))
 
 
 def likely(wanted: str, products: Products, threads: int, directory: Path) -> str:
@@ -91,6 +95,17 @@ def _that_fit(names: list[str], room: Room) -> tuple[list[str], str]:
         return names, ""
     told = f"widened would need {show_bytes(room.widened)} here, {show_bytes(room.free)} are free"
     return [name for name in names if name != "widened"], f"; {told}"
+
+
+def _activations(name: str, products: Products) -> str:
+    """Return what the products of a back end do with activations."""
+    return products.activations if is_native(name) else "exact"
+
+
+def _warning_of_activations(name: str, products: Products) -> str:
+    if _activations(name, products) == products.activations:
+        return ""
+    return f"activations stay exact: {name} kernels have no products of {products.activations} ones"
 
 
 def _warning(name: str, products: Products, room: Room, directory: Path) -> str:

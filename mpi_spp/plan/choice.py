@@ -104,7 +104,7 @@ def _neighbours(setting: Setting) -> Iterator[tuple[str, Setting]]:
     for mesh in _meshes(setting.mesh):
         for tried in _all_strategies(replace(setting, mesh=mesh, config=replace(setting.config, mesh=str(mesh)))):
             yield f"--mesh {mesh} {_name(tried)}", tried
-    for scheme in QUANTIZE:
+    for scheme in QUANTIZE if setting.config.activations == "exact" else ():  # else they have 4 bits
         for tried in [setting, *_all_strategies(setting)]:
             config = replace(tried.config, quantize=scheme)
             yield f"{_name(tried)} --quantize {scheme}", replace(tried, config=config)

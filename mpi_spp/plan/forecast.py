@@ -88,6 +88,7 @@ def as_data(what: Forecast) -> dict[str, Any]:
         "mesh": str(setting.mesh),
         "dtype": str(setting.dtype).removeprefix("torch."),
         "kernels": setting.kernels,
+        "activations": config.activations,
         **cpu.facts(),
         "prompt_tokens": setting.prompt_tokens,
         "new_tokens": setting.new_tokens,

@@ -80,6 +80,7 @@ def processor_lines(ranks: list[dict[str, Any]]) -> list[str]:
     for rank in ranks:
         believed = f", taken for {rank['believed_cpu']} by MPI_SPP_CPU" if rank["believed_cpu"] else ""
         kernels = rank["kernels"] + (f" by {rank['compiler']}" if rank["compiler"] else "")
+        kernels += "" if rank["activations"] == "exact" else f" with {rank['activations']} activations"
         told = f"{rank['cpu']} ({shortened(rank['instruction_sets'])}{believed})"
         told += "" if rank["cpu_quota"] is None else f", a quota of {rank['cpu_quota']:g} of its cores' time"
         hosts.setdefault(f"{told}; kernels {kernels}: {rank['kernels_reason']}", []).append(rank["host"])

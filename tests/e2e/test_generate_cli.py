@@ -11,6 +11,8 @@ from console import Ranks
 from mpirun import Ended, end, finish, mpi_spp, mpirun, read_some, run, start
 from reciting_model import TEXT
 
+from mpi_spp.kernels.native import library
+
 NUM_LAYERS, POSITIONS = 5, 4096
 CHAT_TOKENS = len("<user\nhi<\n<assistant\n")  # a token for each byte and each special word
 
@@ -41,6 +43,19 @@ def everything(
     words = generate(model, *arguments, "--sync-strategy", "ring", "--sync-granularity", "layer")
     ended = answered(console.run(*words, cwd=directory))
     return ended, json.loads((directory / "out.json").read_text()), directory
+
+
+@pytest.mark.skipif(not library.runnable(), reason="needs native kernels")
+def test_8_bit_activations_are_told_and_give_the_same_tokens_in_any_chunks(model: Path, console: Ranks) -> None:
+    words = generate(model, "--prompt", "hi", "--dtype", "bfloat16", "--quantize", "int4", "--activations", "int8")
+    told = []
+    for chunk_size in ("1", "128"):
+        ended = answered(console.run(*words, "--max-new-tokens", "9", "--chunk-size", chunk_size, "--json", "-"))
+        told.append(json.loads(ended.stdout))
+        assert {rank["activations"] for rank in told[-1]["ranks"]} == {"int8"}
+        assert told[-1]["configuration"]["activations"] == "int8"
+        assert " with int8 activations: " in " ".join(ended.stderr.split())
+    assert told[0]["token_ids"] == told[1]["token_ids"]
 
 
 def test_the_answer_alone_is_on_standard_output(everything: tuple[Ended, dict[str, Any], Path]) -> None:

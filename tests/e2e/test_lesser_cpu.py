@@ -56,4 +56,7 @@ def test_kernels_that_it_lacks_are_refused_with_the_reason() -> None:
 def test_a_cpu_that_nobody_knows_is_one_line() -> None:
     ended = run(mpirun(2, mpi_spp("doctor")), variables={"MPI_SPP_CPU": "z80"})
     assert (ended.status, len(ended.error_lines)) == (2, 1), ended.stderr
-    assert "MPI_SPP_CPU: 'z80' is unknown; choose one of sse2, avx2, avx512, avx512bf16" in ended.stderr
+    assert (
+        "MPI_SPP_CPU: 'z80' is unknown; choose one of sse2, avx2, avxvnni, avx512, avx512vnni, avx512bf16"
+        in ended.stderr
+    )

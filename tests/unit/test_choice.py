@@ -1,5 +1,6 @@
 """The measured choice of a back end is remembered; what did not work, or does not fit, is not chosen."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -40,7 +41,7 @@ def test_a_layer_in_one_call_is_worth_slower_products(
 ) -> None:
     made = {"packed": Packed(), "native-amx": Packed()}
     made["native-amx"].in_one_call = True
-    monkeypatch.setattr(choice, "make", lambda name, directory: made[name])
+    monkeypatch.setattr(choice, "make", lambda name, directory, activations: made[name])
     monkeypatch.setattr(choice, "_times", lambda backend, products: [product if backend.in_one_call else 1.0])
     assert fastest(BFLOAT16, tmp_path, list(made)) == chosen
 
@@ -122,6 +123,31 @@ def test_kernels_that_worked_and_are_gone_are_tried_anew(tmp_path: Path, monkeyp
         assert len(tried) == (1 if kept else 2)
 
 
+@pytest.mark.parametrize("failing, expected", [((), ["native-b"]), (("native-b",), ["native-b", "native-c"])])
+def test_of_native_variants_no_more_are_compiled_than_needed(
+    failing: tuple[str, ...], expected: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best first until one works; another when it is named; each once for a machine."""
+    variants = ["native-b", "native-c", "native-d"]
+    monkeypatch.setattr(choice, "names_for", lambda dtype, device, is_quantized: ["plain", *variants])
+    monkeypatch.setattr(choice, "is_kept", lambda name, directory: True)
+    tried: list[str] = []
+
+    def results_of(names: list[str], dtype: torch.dtype, directory: Path) -> dict[str, str]:
+        tried.extend(names)
+        return {name: "fails" if name in failing else trial.WORKS for name in names}
+
+    monkeypatch.setattr(trial, "results_of", results_of)
+    for _ in range(2):
+        choice.trials.cache_clear()
+        found = choice.working(torch.bfloat16, CPU, tmp_path)
+        assert tried == ["plain", *expected] and found == ["plain", expected[-1]]
+    assert choice.named("native-d", BFLOAT16, tmp_path) == "native-d"
+    assert tried == ["plain", *expected, "native-d"]
+    choice.working(torch.bfloat16, CPU, tmp_path, variants=choice.ALL)
+    assert sorted(tried) == ["native-b", "native-c", "native-d", "plain"]
+
+
 def test_where_nothing_works_the_reasons_are_told_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_trials(monkeypatch, plain="no memory", packed="no memory", widened="no memory", blockwise="no memory")
     with pytest.raises(UserError, match=r"no kernels work here .*plain: no memory"):
@@ -177,6 +203,19 @@ def test_a_native_variant_that_fails_is_told_with_its_reason(tmp_path: Path, mon
     monkeypatch.setattr(choice, "_times", lambda backend, products: [1.0])
     chosen = arithmetic.choose("auto", BFLOAT16, ENOUGH, tmp_path)
     assert chosen.warning == "no native-avx512bf16 kernels (no C compiler (gcc or cc) on the PATH)"
+
+
+def test_activations_are_what_the_kernels_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mpi_spp.kernels.native.library.runnable", lambda: ["avx512bf16"])
+    wanted = dataclasses.replace(BFLOAT16, bits=4, activations="int8")
+    fake_trials(monkeypatch)
+    for kernels in ("auto", "native"):
+        chosen = arithmetic.choose(kernels, wanted, ENOUGH, tmp_path)
+        assert (chosen.name, chosen.activations, chosen.warning) == ("native-avx512bf16", "int8", "")
+    fake_trials(monkeypatch, native="none")
+    monkeypatch.setattr(choice, "_times", lambda backend, products: [1.0])
+    chosen = arithmetic.choose("auto", wanted, ENOUGH, tmp_path / "without")
+    assert chosen.activations == "exact" and "; activations stay exact: widened kernels have no" in chosen.warning
 
 
 def test_likely_kernels_are_the_best_that_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

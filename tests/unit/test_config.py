@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from mpi_spp.config import RunConfig, default_of, option_name
+from mpi_spp.config import KERNELS, RunConfig, default_of, option_name
 from mpi_spp.errors import UserError
+from mpi_spp.kernels.native import library
 
 
 def make(**options: Any) -> RunConfig:
@@ -31,6 +32,13 @@ def make(**options: Any) -> RunConfig:
         ({"sync_granularity": "token"}, "--sync-granularity: 'token'"),
         ({"dtype": "int8"}, "--dtype: 'int8'"),
         ({"kv_cache_dtype": "int4"}, "--kv-cache-dtype: 'int4'"),
+        ({"quantize": "int4", "activations": "int4"}, "--activations: 'int4' is unknown; choose one of exact, int8"),
+        ({"activations": "int8"}, "--activations: int8 is for weights of 4 bits; add --quantize int4"),
+        ({"quantize": "int8", "activations": "int8"}, "--activations: int8 is for weights of 4 bits"),
+        (
+            {"quantize": "int4", "activations": "int8", "kernels": "blockwise"},
+            "--activations: int8 is nothing that blockwise",
+        ),
         ({"device": "tpu"}, "--device: 'tpu'"),
         ({"cuda_aware": "maybe"}, "--cuda-aware: 'maybe'"),
         ({"device": "cpu", "gpu_ids": (0,)}, "--gpu-ids"),
@@ -120,6 +128,7 @@ def test_an_unknown_choice_is_answered_with_the_known_ones(name: str) -> None:
         {"sync_strategy": "ring", "sync_granularity": "layer"},
         {"prompt": None, "prompt_ids": "f", "chat": False},
         {"kv_cache_dtype": "int8", "dtype": "float32"},
+        {"quantize": "int4", "activations": "int8", "kernels": "native-avxvnni"},
         {"device": "cuda", "gpu_ids": (5, 6, 7)},
         {"temperature": 1e-9, "top_k": 1, "top_p": 1e-9, "seed": 0},
         {"temperature": 100.0, "top_k": 10**9, "top_p": 1.0, "seed": 2**64 - 1},
@@ -187,3 +196,8 @@ def test_numbers_beyond_use(given: dict[str, Any], says: str) -> None:
     with pytest.raises(UserError) as error:
         RunConfig(model="m", **given)
     assert str(error.value).startswith(says)
+
+
+def test_every_variant_of_the_kernels_can_be_named() -> None:
+    """The options know them without loading torch."""
+    assert {f"native-{name}" for name in library.VARIANTS} == {name for name in KERNELS if name.startswith("native-")}

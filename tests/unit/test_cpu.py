@@ -30,7 +30,7 @@ def test_this_processor_has_a_name_and_instructions() -> None:
 
 
 @pytest.mark.skipif(not IS_X86, reason="levels are those of x86")
-@pytest.mark.parametrize("level, last", [("sse2", "sse4_2"), ("avx2", "avx2"), ("avx512", "avx512_vnni")])
+@pytest.mark.parametrize("level, last", [("sse2", "sse4_2"), ("avx2", "avx2"), ("avxvnni", "avx_vnni")])
 def test_a_lesser_processor_has_no_newer_instructions(level: str, last: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = cpu.instruction_sets()
     cpu.features.cache_clear()
@@ -38,6 +38,19 @@ def test_a_lesser_processor_has_no_newer_instructions(level: str, last: str, mon
     known = [one for one in real if cpu._OF_X86.index(one) <= cpu._OF_X86.index(last)]
     assert cpu.instruction_sets() == known
     assert cpu.facts()["believed_cpu"] == level
+
+
+@pytest.mark.skipif(not IS_X86, reason="levels are those of x86")
+@pytest.mark.parametrize(
+    "level, last", [("avx512", "avx512dq"), ("avx512vnni", "avx512_vnni"), ("avx512bf16", "avx512_bf16")]
+)
+def test_a_server_lacks_what_laptops_have(level: str, last: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else kernels for these would be tried on a Skylake that is believed in."""
+    real = cpu.instruction_sets()
+    cpu.features.cache_clear()
+    monkeypatch.setenv(cpu.VARIABLE, level)
+    known = [one for one in real if cpu._OF_X86.index(one) <= cpu._OF_X86.index(last) and one != "avx_vnni"]
+    assert cpu.instruction_sets() == [one for one in known if one != "avx_ne_convert"]
 
 
 def test_an_unknown_processor_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

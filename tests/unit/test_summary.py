@@ -31,6 +31,7 @@ def rank_facts(rank: int, moments: dict[str, float], **changes: Any) -> dict[str
         "cpu_quota": None,
         "kernels": "native-amx",
         "kernels_reason": "asked for",
+        "activations": "exact",
         "compiler": "gcc 12",
         "prefill_layers": [rank * 3, rank * 3 + 3],
         "prefill_kv_heads": [0, 3],
@@ -59,10 +60,14 @@ def table_text(summary: dict[str, Any]) -> str:
 
 def test_processors_and_kernels_are_named_once_a_kind() -> None:
     lesser = {"host": "node-b", "believed_cpu": "sse2", "kernels": "widened", "compiler": None}
+    by_codes = {"host": "node-c", "activations": "int8"}
     ranks = [rank_facts(0, MOMENTS[0]), rank_facts(1, MOMENTS[0]), rank_facts(2, MOMENTS[1], **lesser)]
+    ranks.append(rank_facts(3, MOMENTS[1], **by_codes))
     text = table_text(summarize(ranks, ANSWER, {}, total_s=6.0))
     assert text.count("node-a: A CPU (avx2); kernels native-amx by gcc 12: asked for\n") == 1
     assert text.count("node-b: A CPU (avx2, taken for sse2 by MPI_SPP_CPU); kernels widened: asked for\n") == 1
+    told = "node-c: A CPU (avx2); kernels native-amx by gcc 12 with int8 activations: asked for"
+    assert told in " ".join(text.split())
 
 
 def test_timings() -> None:

@@ -214,45 +214,69 @@ static void attend_segment(const Job *job, index_t group, index_t row, index_t r
   }
 }
 
-/* Many rows: each thread takes a block of them through all segments. */
-static void attend_blocks(const Job *job, float *memory, bfloat16 *packed, index_t packed_size) {
-  index_t rows = job->tokens * job->heads, blocks = parts_of(rows, BLOCK);
-#pragma omp parallel
-  {
-    begin_tiles();
-#pragma omp for schedule(dynamic) collapse(2)
-    for (index_t group = 0; group < job->groups; group++)
-      for (index_t block = blocks - 1; block >= 0; block--) { /* the longest first */
-        index_t thread = thread_number(), row = block * BLOCK, count = smaller(BLOCK, rows - row);
-        Shares total = shares_at(memory + 2 * thread * floats_of(job, BLOCK), BLOCK);
-        Shares more = shares_at(memory + (2 * thread + 1) * floats_of(job, BLOCK), BLOCK);
-        start(job, total, count);
-        index_t stop = stop_of(job, row + count - 1);
-        for (index_t from = first_of(job, row) / SEGMENT * SEGMENT; from < stop; from += SEGMENT) {
-          attend_segment(job, group, row, count, from, packed + thread * packed_size, more);
-          merge(job, total, more, count);
-        }
-        finish(job, group, row, count, total);
-      }
-    end_tiles();
+/* Many rows, which threads take block by block, the last and longest ones of a group first. */
+typedef struct {
+  const Job *job;
+  float *memory;    /* for the shares of each thread */
+  bfloat16 *packed; /* [threads, packed_size] */
+  index_t packed_size, next;
+} Blocks;
+
+static void attend_block(const Blocks *blocks, index_t group, index_t row) {
+  const Job *job = blocks->job;
+  index_t thread = omp_get_thread_num(), count = smaller(BLOCK, job->tokens * job->heads - row);
+  Shares total = shares_at(blocks->memory + 2 * thread * floats_of(job, BLOCK), BLOCK);
+  Shares more = shares_at(blocks->memory + (2 * thread + 1) * floats_of(job, BLOCK), BLOCK);
+  start(job, total, count);
+  index_t stop = stop_of(job, row + count - 1);
+  for (index_t from = first_of(job, row) / SEGMENT * SEGMENT; from < stop; from += SEGMENT) {
+    attend_segment(job, group, row, count, from, blocks->packed + thread * blocks->packed_size, more);
+    merge(job, total, more, count);
   }
+  finish(job, group, row, count, total);
 }
 
-/* A few rows: each thread takes segments of all of them. */
-static void attend_segments(const Job *job, float *memory) {
-  index_t rows = job->tokens * job->heads, begin = first_of(job, 0) / SEGMENT;
-  index_t segments = larger(0, parts_of(stop_of(job, rows - 1), SEGMENT) - begin), floats = floats_of(job, rows);
-#pragma omp parallel if (segments * job->groups > 1)
-  {
-    begin_tiles();
-#pragma omp for schedule(static)
-    for (index_t task = 0; task < job->groups * segments; task++) {
-      index_t from = (begin + task % segments) * SEGMENT;
-      attend_lines(job, task / segments, rows, from, shares_at(memory + task * floats, rows));
-    }
-    end_tiles();
+static void attend_next_blocks(void *of, index_t first, index_t stop) {
+  (void)first, (void)stop;
+  Blocks *blocks = of;
+  const Job *job = blocks->job;
+  index_t each = parts_of(job->tokens * job->heads, BLOCK), block;
+  begin_tiles();
+  while ((block = take_next(&blocks->next)) < job->groups * each)
+    attend_block(blocks, block / each, (each - 1 - block % each) * BLOCK);
+  end_tiles();
+}
+
+static void attend_blocks(const Job *job, float *memory, bfloat16 *packed, index_t packed_size) {
+  Blocks blocks = {job, memory, packed, packed_size, 0};
+  share_out(attend_next_blocks, &blocks, 0, 1);
+}
+
+/* A few rows, of which each thread takes segments. */
+typedef struct {
+  const Job *job;
+  float *memory; /* for the shares of each segment */
+  index_t begin, segments;
+} Segments;
+
+static void attend_some_segments(void *of, index_t first, index_t stop) {
+  const Segments *all_of = of;
+  const Job *job = all_of->job;
+  index_t rows = job->tokens * job->heads;
+  begin_tiles();
+  for (index_t i = first; i < stop; i++) {
+    index_t from = (all_of->begin + i % all_of->segments) * SEGMENT;
+    attend_lines(job, i / all_of->segments, rows, from, shares_at(all_of->memory + i * floats_of(job, rows), rows));
   }
-  Shares total = shares_at(memory + job->groups * segments * floats, rows);
+  end_tiles();
+}
+
+static void attend_segments(const Job *job, float *memory) {
+  index_t rows = job->tokens * job->heads, begin = first_of(job, 0) / SEGMENT, floats = floats_of(job, rows);
+  index_t segments = larger(0, parts_of(stop_of(job, rows - 1), SEGMENT) - begin), count = job->groups * segments;
+  Segments task = {job, memory, begin, segments};
+  share_out(attend_some_segments, &task, count, count > 1);
+  Shares total = shares_at(memory + count * floats, rows);
   for (index_t group = 0; group < job->groups; group++) {
     start(job, total, rows);
     for (index_t s = 0; s < segments; s++) merge(job, total, shares_at(memory + (group * segments + s) * floats, rows), rows);
@@ -264,9 +288,10 @@ static void attend_segments(const Job *job, float *memory) {
 static int run(Job *job, const bfloat16 *queries) {
   int few = job->tokens * job->heads <= MOST_REGISTER_ROWS;
   index_t rows = few ? job->tokens * job->heads : BLOCK;
-  index_t parts = few ? job->groups * parts_of(job->stop, SEGMENT) + 1 : 2 * most_threads();
+  index_t threads = omp_get_max_threads();
+  index_t parts = few ? job->groups * parts_of(job->stop, SEGMENT) + 1 : 2 * threads;
   index_t packed_size = few ? 0 : SEGMENT * (job->size + width_of(job->size));
-  bfloat16 *packed = malloc(most_threads() * packed_size * sizeof(bfloat16) + 1);
+  bfloat16 *packed = malloc(threads * packed_size * sizeof(bfloat16) + 1);
   float *memory = malloc(parts * floats_of(job, rows) * sizeof(float));
   index_t query_rows = job->groups * job->tokens * job->heads;
   number *room = malloc((PADDING ? query_rows * job->size * sizeof(number) : 0) + 1);

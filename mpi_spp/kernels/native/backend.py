@@ -24,8 +24,9 @@ class Native(Plain):
     rotation_dtype = torch.float32
     in_one_call = True
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        self._library = library
+    def __init__(self, library: ctypes.CDLL, activations: str = "exact") -> None:
+        """`activations`: of products with weights of 4 bits; int8: blocks of 32 inputs as codes with a scale."""
+        self._library, self.activations = library, activations
         self.compiler = compiler_of(library)
         self.key_layout = KeyPanels(library)
 
@@ -58,7 +59,8 @@ class Native(Plain):
         self, kind: type[NativeLinear], weight: QuantizedWeight, bias: torch.Tensor | None, out_features: int
     ) -> NativeLinear | OddLinear:
         shape = (out_features, weight.in_features + weight.in_features % 2)
-        product = kind(self._library, weight.data, bias, shape, weight.bits, weight.group)
+        activations = 8 if self.activations == "int8" and weight.bits == 4 else 16
+        product = kind(self._library, weight.data, bias, shape, weight.bits, weight.group, activations)
         return OddLinear(product) if weight.in_features % 2 else product
 
     def attention(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> "NativeAttention":

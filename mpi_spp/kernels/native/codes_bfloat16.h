@@ -1,30 +1,22 @@
 /* Products of a few rows with quantised weights: numbers of 4 bits are bfloat16, those of 8 float32. Of many rows it is
  * faster to make numbers of the codes for all of them. */
 #pragma once
-#include "native.h"
+#include "integers.h"
 
-enum { BLOCK_ROWS = MOST_REGISTER_ROWS };
-#define WITH_BLOCK_ROWS WITH_ROWS
+INLINE int takes_exact(const Matrix *w, index_t rows) { return w->bits != 16 && rows <= BLOCK_ROWS; }
 
-INLINE int takes_codes(const Matrix *w, index_t rows) { return w->bits != 16 && rows <= BLOCK_ROWS; }
-
-/* A few rows of inputs, padded with zeros to whole groups, as the kernels want them: in bfloat16, in float32, and the sums of
- * each group. */
-typedef struct {
-  bfloat16 *halves;
-  float *singles, *sums;
-} Inputs;
-
-INLINE size_t inputs_bytes(const Matrix *w, index_t rows) {
+/* A few rows of inputs, padded with zeros to whole groups, in bfloat16; in float32, which stand where others have scales;
+ * and the sums of each group. */
+INLINE size_t exact_bytes(const Matrix *w, index_t rows) {
   return rows * groups_of(w) * (w->group * (sizeof(float) + sizeof(bfloat16)) + sizeof(float));
 }
 
-static Inputs inputs_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+static Inputs exact_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
   index_t groups = groups_of(w), width = groups * w->group;
   float *singles = memory, *sums = singles + rows * width;
-  Inputs to = {(bfloat16 *)(sums + rows * groups), singles, sums};
+  Inputs to = {sums + rows * groups, singles, sums};
   for (index_t r = 0; r < rows; r++) {
-    bfloat16 *halves = to.halves + r * width;
+    bfloat16 *halves = (bfloat16 *)to.numbers + r * width;
     memcpy(halves, x + r * w->in, w->in * 2);
     memset(halves + w->in, 0, (width - w->in) * 2);
     for (index_t g = 0; g < groups; g++) {
@@ -32,18 +24,18 @@ static Inputs inputs_of(const Matrix *w, const bfloat16 *x, index_t rows, void *
       for (index_t k = g * w->group; k < (g + 1) * w->group; k += 16) {
         floats values = load_bfloat16(halves + k, 16);
         sum = add(sum, values);
-        store(to.singles + r * width + k, values);
+        store(singles + r * width + k, values);
       }
-      if (w->bits == 4) to.sums[r * groups + g] = sum_of(sum);
+      if (w->bits == 4) sums[r * groups + g] = sum_of(sum);
     }
   }
   return to;
 }
 
 /* The inputs from row `row` on. */
-INLINE Inputs inputs_from(const Matrix *w, Inputs x, index_t row) {
+INLINE Inputs exact_from(const Matrix *w, Inputs x, index_t row) {
   index_t groups = groups_of(w), width = groups * w->group;
-  return (Inputs){x.halves + row * width, x.singles + row * width, x.sums + row * groups};
+  return (Inputs){(bfloat16 *)x.numbers + row * width, x.scales + row * width, x.sums + row * groups};
 }
 
 /* The bfloat16 values 0 to 15, twice. */
@@ -66,7 +58,7 @@ INLINE void add_nibbles(const uint8_t *from, Inputs x, index_t at, index_t width
     __m512bh weights = (__m512bh)nibbles(codes, p, table);
     for (int r = 0; r < rows; r++) {
       int pair;
-      memcpy(&pair, x.halves + r * width + at + 2 * p, 4);
+      memcpy(&pair, (const bfloat16 *)x.numbers + r * width + at + 2 * p, 4);
       sums[r] = _mm512_dpbf16_ps(sums[r], weights, (__m512bh)_mm512_set1_epi32(pair));
     }
   }
@@ -80,7 +72,10 @@ INLINE void int4_block(const Matrix *w, const uint8_t *from, Inputs x, float *c,
   for (index_t g = 0; g < groups; g++, from += w->group * 8 + 64) {
     floats sums[BLOCK_ROWS];
     for (int r = 0; r < rows; r++) sums[r] = zeros();
-    for (index_t k = 0; k < w->group; k += 8) add_nibbles(from + k * 8, x, g * w->group + k, width, sums, rows);
+    for (index_t k = 0; k < w->group; k += 8) {
+      if (rows < 3) fetch_ahead(from + k * 8);
+      add_nibbles(from + k * 8, x, g * w->group + k, width, sums, rows);
+    }
     floats scales = load_half(from + w->group * 8), minima = load_half(from + w->group * 8 + 32);
     for (int r = 0; r < rows; r++) {
       totals[r] = multiply_add(scales, sums[r], totals[r]);
@@ -99,9 +94,10 @@ INLINE void int8_block(const Matrix *w, const uint8_t *from, Inputs x, float *c,
     floats sums[BLOCK_ROWS];
     for (int r = 0; r < rows; r++) sums[r] = zeros();
     for (index_t k = 0; k < w->group; k++) {
+      if (rows < 3 && k % 4 == 0) fetch_ahead(from + k * 16);
       floats weights = load_codes(from + k * 16, 16);
       for (int r = 0; r < rows; r++)
-        sums[r] = multiply_add(weights, all(x.singles[r * width + g * w->group + k]), sums[r]);
+        sums[r] = multiply_add(weights, all(x.scales[r * width + g * w->group + k]), sums[r]);
     }
     floats scales = load_half(from + w->group * 16);
     for (int r = 0; r < rows; r++) totals[r] = multiply_add(scales, sums[r], totals[r]);
@@ -109,7 +105,7 @@ INLINE void int8_block(const Matrix *w, const uint8_t *from, Inputs x, float *c,
   for (int r = 0; r < rows; r++) store(c + r * PANEL, totals[r]);
 }
 
-INLINE void block_of_codes(const Matrix *w, int bits, const uint8_t *from, Inputs x, float *c, int rows) {
+INLINE void exact_block(const Matrix *w, int bits, const uint8_t *from, Inputs x, float *c, int rows) {
   if (bits == 4)
     int4_block(w, from, x, c, rows);
   else

@@ -34,6 +34,10 @@ INLINE void put_pair(char *panel, char *even, char *odd, index_t first, index_t 
   store_between(panel + sizeof(words), pairs[1], 4 * first - 64, 4 * stop - 64);
 }
 
+INLINE index_t panels_to_copy(const Copy *copy) {
+  return parts_of(copy->start + copy->count, PANEL) - copy->start / PANEL;
+}
+
 /* The keys of one group that lie in the panel of position `at`. */
 INLINE void copy_panel(const Copy *copy, index_t group, index_t at, CopyPair copy_pair, index_t bytes) {
   index_t first = larger(copy->start - at, 0), stop = smaller(copy->start + copy->count - at, PANEL);
@@ -43,15 +47,24 @@ INLINE void copy_panel(const Copy *copy, index_t group, index_t at, CopyPair cop
     copy_pair(panel + d * PANEL * bytes, line, line + copy->count * bytes, first, stop, bytes);
 }
 
-INLINE void copy_panels(const Copy *copy, index_t groups, CopyPair copy_pair) {
-  index_t begin = copy->start / PANEL, stop = parts_of(copy->start + copy->count, PANEL);
-#pragma omp parallel for collapse(2) schedule(static) if (groups * copy->size * copy->count > FEW_NUMBERS)
-  for (index_t group = 0; group < groups; group++)
-    for (index_t panel = begin; panel < stop; panel++)
-      if (copy->bytes == 1)
-        copy_panel(copy, group, panel * PANEL, copy_pair, 1);
-      else
-        copy_panel(copy, group, panel * PANEL, copy_pair, 2);
+/* Panels [first, stop) of those of all groups in which there are positions to copy. */
+INLINE void copy_some(const Copy *copy, index_t first, index_t stop, CopyPair copy_pair) {
+  index_t begin = copy->start / PANEL, panels = panels_to_copy(copy);
+  for (index_t i = first; i < stop; i++) {
+    index_t group = i / panels, at = (begin + i % panels) * PANEL;
+    if (copy->bytes == 1)
+      copy_panel(copy, group, at, copy_pair, 1);
+    else
+      copy_panel(copy, group, at, copy_pair, 2);
+  }
+}
+
+static void take_some(void *copy, index_t first, index_t stop) { copy_some(copy, first, stop, take_pair); }
+static void put_some(void *copy, index_t first, index_t stop) { copy_some(copy, first, stop, put_pair); }
+
+static void copy_panels(Copy copy, index_t groups, Work *work) {
+  int many = groups * copy.size * copy.count > FEW_NUMBERS;
+  share_out(work, &copy, groups * panels_to_copy(&copy), many);
 }
 
 /* panels [groups, panels of a group, size / 2, PANEL, 2]; columns [groups, size, count], of the positions from `start` on;
@@ -59,12 +72,12 @@ INLINE void copy_panels(const Copy *copy, index_t groups, CopyPair copy_pair) {
 void take_keys(char *panels, char *columns, index_t groups, index_t panels_of_group, index_t size, index_t start,
                index_t count, index_t bytes) {
   Copy copy = {panels, columns, panels_of_group * PANEL * size, size, start, count, bytes};
-  copy_panels(&copy, groups, take_pair);
+  copy_panels(copy, groups, take_some);
 }
 
 /* The other way; keys of other positions stay as they are. */
 void put_keys(char *panels, char *columns, index_t groups, index_t panels_of_group, index_t size, index_t start,
               index_t count, index_t bytes) {
   Copy copy = {panels, columns, panels_of_group * PANEL * size, size, start, count, bytes};
-  copy_panels(&copy, groups, put_pair);
+  copy_panels(copy, groups, put_some);
 }

@@ -4,7 +4,6 @@ import ctypes
 import functools
 import hashlib
 import os
-import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -14,18 +13,31 @@ from typing import Any
 import torch
 
 from mpi_spp import cpu
+from mpi_spp.kernels.native.compiler import compiled
 
 # Options of the compiler by what the CPU must have, as Linux calls it.
 _AVX2 = {name: f"-m{name}" for name in ("avx2", "fma", "f16c")}
 _AVX512 = _AVX2 | {name: f"-m{name}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
-_AVX512 |= {"avx512_bf16": "-mavx512bf16"}
+_AVX_VNNI, _AVX512_VNNI = {"avx_vnni": "-mavxvnni"}, {"avx512_vnni": "-mavx512vnni"}
+_BFLOAT16 = {"avx512_bf16": "-mavx512bf16"}
 _TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
+# ARM. Instructions stay in our order until registers are given: in gcc's own they would need more than there are.
+_NEON = {"asimd": "-fno-schedule-insns"}
+_DOTPROD = _NEON | {"asimddp": "-march=armv8.2-a+dotprod"}
 # The best first, by the newest instruction set in each. The compiling CPU does not matter, and what is compiled is
 # loaded only where the CPU has all of it: hosts of a cluster may share a home directory.
-VARIANTS = {"amx": _AVX512 | _TILES, "avx512bf16": _AVX512, "avx2": _AVX2}
-_FLAGS = ("-O3", "-fPIC", "-fopenmp", "-std=gnu11")
-_COMPILERS = ("gcc", "cc")
-_SECONDS = 120
+VARIANTS = {
+    "amx": _AVX512 | _AVX512_VNNI | _BFLOAT16 | _TILES,
+    "avx512bf16": _AVX512 | _AVX512_VNNI | _BFLOAT16,
+    "avx512vnni": _AVX512 | _AVX512_VNNI,
+    "avx512": _AVX512,
+    "avxvnni": _AVX2 | _AVX_VNNI,
+    "avx2": _AVX2,
+    "neon-bf16": _DOTPROD | {"bf16": "-march=armv8.2-a+dotprod+bf16"},
+    "neon-dotprod": _DOTPROD,
+    "neon": _NEON,
+}
+_FLAGS = ("-O3", "-fPIC", "-std=gnu11")
 _DIGEST_BYTES = hashlib.sha256().digest_size  # behind the end of a library: to load a torn one may end the process
 _HERE = Path(__file__).parent
 
@@ -91,12 +103,6 @@ def sources_digest() -> str:
     return hashlib.sha256(b"\0".join(path.read_bytes() for path in sorted(_HERE.glob("*.[ch]")))).hexdigest()[:16]
 
 
-def compilers() -> list[str]:
-    """The C compilers that are here, the one to take first."""
-    named = os.environ.get("CC")
-    return [named] if named else [name for name in _COMPILERS if shutil.which(name)]
-
-
 def _openmp_of_torch() -> str:
     torch.get_num_threads()  # loads it
     with open("/proc/self/maps", encoding="utf-8") as file:
@@ -123,7 +129,7 @@ def _compiled(directory: Path, flags: Sequence[str]) -> Path:
     if not _is_whole(library):
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory) as scratch:
-            made = _compile(sorted(_HERE.glob("*.c")), flags, Path(scratch))
+            made = compiled(sorted(_HERE.glob("*.c")), flags, Path(scratch))
             with made.open("r+b") as file:
                 digest = hashlib.sha256(file.read()).digest()
                 file.write(digest)
@@ -138,22 +144,3 @@ def _is_whole(library: Path) -> bool:
     except OSError:
         return False
     return content[-_DIGEST_BYTES:] == hashlib.sha256(content[:-_DIGEST_BYTES]).digest()
-
-
-def _compile(sources: list[Path], flags: Sequence[str], scratch: Path) -> Path:
-    compiler = next(iter(compilers()), None)
-    if compiler is None:
-        raise OSError(f"no C compiler ({' or '.join(_COMPILERS)}) on the PATH; install one, or name it in CC")
-    compiler = os.path.abspath(shutil.which(compiler) or compiler)
-    objects = [scratch / f"{source.stem}.o" for source in sources]
-    library = scratch / "native.so"
-    commands = [
-        [compiler, *flags, "-c", source, "-o", object_] for source, object_ in zip(sources, objects, strict=True)
-    ]
-    # Linked without OpenMP: its symbols are then those of the library that torch has loaded.
-    for command in [*commands, [compiler, "-shared", *objects, "-lm", "-o", library]]:
-        settings: dict[str, Any] = {"capture_output": True, "text": True, "timeout": _SECONDS, "cwd": scratch}
-        done = subprocess.run([*map(str, command)], check=False, **settings)
-        if done.returncode:
-            raise OSError(f"{compiler} failed: {done.stderr.strip().splitlines()[:1]}")
-    return library

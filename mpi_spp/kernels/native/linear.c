@@ -41,44 +41,73 @@ static void finish(const float *c, const float *bias, void *y, index_t rows, ind
   }
 }
 
+/* A product that is under way: its inputs as codes want them, or as numbers `stride` apart. */
+typedef struct {
+  const Matrix *matrix;
+  const number *numbers; /* or NULL */
+  Inputs inputs;
+  void *y;
+  index_t rows, stride, panel_bytes;
+  int store_as;
+} Product;
+
+INLINE index_t panels_of(const Matrix *w) { return parts_of(w->out, PANEL); }
+
+/* Bytes of a row of outputs. */
+INLINE index_t line_bytes(const Matrix *w, int store_as) {
+  int halves = store_as == STORE_BFLOAT16 || store_as == SILU_MUL;
+  return (store_as == SILU_MUL ? w->out / 2 : w->out) * (halves ? sizeof(bfloat16) : sizeof(float));
+}
+
+/* Blocks of outputs [first, stop): those of ROW_BLOCK rows with all panels, then those of the next rows. */
+static void multiply_blocks(void *of, index_t first, index_t stop) {
+  const Product *product = of;
+  const Matrix *w = product->matrix;
+  index_t panels = panels_of(w), line = line_bytes(w, product->store_as), stride = product->stride;
+  begin_tiles();
+  for (index_t block = first; block < stop; block++) {
+    index_t panel = block % panels, row = block / panels * ROW_BLOCK, count = smaller(ROW_BLOCK, product->rows - row);
+    const uint8_t *from = (const uint8_t *)w->weight + panel * product->panel_bytes;
+    float c[ROW_BLOCK * PANEL];
+    if (product->numbers)
+      many_rows(w, from, product->numbers + row * stride, stride, c, count);
+    else
+      rows_of_codes(w, from, inputs_from(w, product->inputs, row), c, count);
+    finish(c, w->bias, (char *)product->y + row * line, count, w->out, panel, product->store_as);
+  }
+  end_tiles();
+}
+
 /* y = x W^T + bias: x [rows, in], y [rows, out], or [rows, out / 2] with SILU_MUL. `in` is even, `group` a multiple of 16.
  * Returns 0, or 1 when there is no memory. */
 int linear(const Matrix *w, const bfloat16 *x, void *y, index_t rows, int store_as) {
-  index_t panel_bytes = w->bits == 16 ? w->in * PANEL * 2 : 2 * groups_of(w) * block_bytes(w);
-  int codes = takes_codes(w, rows), halves = store_as == STORE_BFLOAT16 || store_as == SILU_MUL;
-  index_t line = (store_as == SILU_MUL ? w->out / 2 : w->out) * (halves ? sizeof(bfloat16) : sizeof(float));
-  index_t stride = w->in + PADDING;
-  void *room = malloc(codes ? inputs_bytes(w, rows) : PADDING ? rows * stride * sizeof(number) + 1 : 1);
+  int codes = takes_codes(w, rows);
+  Product product = {.matrix = w, .y = y, .rows = rows, .stride = w->in + PADDING, .store_as = store_as};
+  product.panel_bytes = w->bits == 16 ? w->in * PANEL * 2 : 2 * groups_of(w) * block_bytes(w);
+  void *room = malloc(codes ? inputs_bytes(w, rows) : PADDING ? rows * product.stride * sizeof(number) + 1 : 1);
   if (!room) return 1;
-  Inputs inputs = codes ? inputs_of(w, x, rows, room) : (Inputs){0};
-  const number *numbers = codes ? NULL : as_numbers(x, rows, w->in, PADDING, room);
-  index_t blocks = parts_of(rows, ROW_BLOCK), panels = parts_of(w->out, PANEL);
-#pragma omp parallel
-  {
-    begin_tiles();
-#pragma omp for schedule(static)
-    for (index_t task = 0; task < blocks * panels; task++) {
-      index_t panel = task % panels, row = task / panels * ROW_BLOCK, count = smaller(ROW_BLOCK, rows - row);
-      const uint8_t *from = (const uint8_t *)w->weight + panel * panel_bytes;
-      float c[ROW_BLOCK * PANEL];
-      if (codes)
-        rows_of_codes(w, from, inputs_from(w, inputs, row), c, count);
-      else
-        many_rows(w, from, numbers + row * stride, stride, c, count);
-      finish(c, w->bias, (char *)y + row * line, count, w->out, panel, store_as);
-    }
-    end_tiles();
-  }
+  if (codes)
+    product.inputs = inputs_of(w, x, rows, room);
+  else
+    product.numbers = as_numbers(x, rows, w->in, PADDING, room);
+  share_out(multiply_blocks, &product, parts_of(rows, ROW_BLOCK) * panels_of(w), 1);
   free(room);
   return 0;
 }
 
-/* Lays the rows of a matrix [out, in] in bfloat16 out as panels; with `alternate` a panel takes 16 rows of each half of the
- * matrix (gate and up). Rows that are missing in a panel are 0. `in` is even. */
-void pack_panels(const bfloat16 *rows, bfloat16 *to, index_t out, index_t in, int alternate) {
-  index_t half = alternate ? out / 2 : 0, step = alternate ? 16 : PANEL, pairs = in / 2;
-#pragma omp parallel for schedule(static)
-  for (index_t panel = 0; panel < parts_of(out, PANEL); panel++)
+typedef struct {
+  const bfloat16 *rows;
+  bfloat16 *to;
+  index_t out, in;
+  int alternate;
+} Packing;
+
+static void pack_some(void *of, index_t first_panel, index_t stop) {
+  const Packing *packing = of;
+  int alternate = packing->alternate;
+  index_t out = packing->out, in = packing->in, pairs = in / 2;
+  index_t half = alternate ? out / 2 : 0, step = alternate ? 16 : PANEL;
+  for (index_t panel = first_panel; panel < stop; panel++)
     for (index_t first = 0; first < pairs; first += 16) {
       uint32_t tile[PANEL][16];
       index_t count = smaller(16, pairs - first);
@@ -86,12 +115,19 @@ void pack_panels(const bfloat16 *rows, bfloat16 *to, index_t out, index_t in, in
         int is_up = alternate && lane >= 16;
         index_t row = panel * step + (is_up ? lane - 16 : lane);
         if (row < (alternate ? half : out))
-          memcpy(tile[lane], rows + (row + (is_up ? half : 0)) * in + 2 * first, count * 4);
+          memcpy(tile[lane], packing->rows + (row + (is_up ? half : 0)) * in + 2 * first, count * 4);
         else
           memset(tile[lane], 0, sizeof tile[lane]);
       }
-      uint32_t *line = (uint32_t *)to + (panel * pairs + first) * PANEL;
+      uint32_t *line = (uint32_t *)packing->to + (panel * pairs + first) * PANEL;
       for (index_t pair = 0; pair < count; pair++)
         for (index_t lane = 0; lane < PANEL; lane++) line[pair * PANEL + lane] = tile[lane][pair];
     }
+}
+
+/* Lays the rows of a matrix [out, in] in bfloat16 out as panels; with `alternate` a panel takes 16 rows of each half of the
+ * matrix (gate and up). Rows that are missing in a panel are 0. `in` is even. */
+void pack_panels(const bfloat16 *rows, bfloat16 *to, index_t out, index_t in, int alternate) {
+  Packing packing = {rows, to, out, in, alternate};
+  share_out(pack_some, &packing, parts_of(out, PANEL), 1);
 }

@@ -17,7 +17,7 @@ class Matrix(ctypes.Structure):
     _fields_ = (
         ("weight", ctypes.c_void_p),
         ("bias", ctypes.c_void_p),
-        *((name, ctypes.c_int64) for name in ("out_features", "in_features", "bits", "group")),
+        *((name, ctypes.c_int64) for name in ("out_features", "in_features", "bits", "group", "activations")),
     )
 
 
@@ -32,12 +32,13 @@ class NativeLinear:
         shape: tuple[int, int],
         bits: int = 16,
         group: int = 1,
+        activations: int = 16,
     ) -> None:
-        """`panels`: the weights; `shape`: outputs and inputs of the product."""
+        """`panels`: the weights; `shape`: outputs and inputs of the product; `activations`: their bits, 16 or 8."""
         self._product: Any = library.linear
         self._kept = (panels, None if bias is None else padded(bias.float(), PANEL))
         places = [None if part is None else part.data_ptr() for part in self._kept]
-        self.matrix = Matrix(*places, *shape, bits, group)
+        self.matrix = Matrix(*places, *shape, bits, group, activations)
         self._place = ctypes.addressof(self.matrix)
         self._out = shape[0]
         self.nbytes = panels.nbytes

@@ -1,13 +1,13 @@
 /* What the native kernels share. library.py compiles them for some sets of instructions, and loads them only where the CPU
- * has these. Threads are those of the OpenMP that torch has brought along.
+ * has these.
  *
  * Every row of a result is computed by the same operations in the same order, whatever other rows are computed with it:
  * any chunk size and any number of ranks give the same bits. */
 #pragma once
-#include <omp.h>
 #include <stdlib.h>
 
 #include "simd.h"
+#include "threads.h"
 
 /* Sums of MOST_REGISTER_ROWS rows of PANEL columns fill 24 of the 32 registers of AVX-512. */
 enum { PANEL = 32, MOST_REGISTER_ROWS = 12 };
@@ -19,7 +19,7 @@ enum { STORE_FLOAT32, STORE_BFLOAT16, ADD_FLOAT32, SILU_MUL };
 typedef struct {
   const void *weight;
   const float *bias;
-  index_t out, in, bits, group; /* bits: 16, 8 or 4 */
+  index_t out, in, bits, group, activations; /* bits: 16, 8 or 4; activations: 8, or 16 for what loses nothing */
 } Matrix;
 
 /* A layer's cache in bfloat16: values [groups, capacity, size] and keys in panels [groups, parts_of(capacity, PANEL),
@@ -49,9 +49,6 @@ int attend(const bfloat16 *queries, const Cache *cache, bfloat16 *to, index_t to
 INLINE index_t smaller(index_t a, index_t b) { return a < b ? a : b; }
 INLINE index_t larger(index_t a, index_t b) { return a > b ? a : b; }
 INLINE index_t parts_of(index_t count, index_t size) { return (count + size - 1) / size; }
-
-INLINE index_t thread_number(void) { return omp_get_thread_num(); }
-INLINE index_t most_threads(void) { return omp_get_max_threads(); }
 
 /* CALL(R) with the constant R that `rows`, up to MOST_REGISTER_ROWS, is. */
 #define WITH_ROWS(rows, CALL) \

@@ -10,19 +10,53 @@ INLINE index_t groups_of(const Matrix *w) { return parts_of(w->in, w->group); }
 
 INLINE index_t block_bytes(const Matrix *w) { return w->bits == 4 ? w->group * 8 + 64 : w->group * 16 + 32; }
 
+/* Rows of inputs as those products want them: numbers, scales and sums of groups. */
+typedef struct {
+  void *numbers;
+  float *scales, *sums;
+} Inputs;
+
+/* Inputs that are being made of rows. */
+typedef struct {
+  const Matrix *matrix;
+  const bfloat16 *x;
+  Inputs to;
+} Rounding;
+
 #ifdef __AVX512BF16__
 #include "codes_bfloat16.h"
 #else
 #include "codes_int16.h"
 #endif
+#include "codes_int8.h"
+
+/* What a matrix wants of the two: inputs that lose nothing to speak of, or those of 8 bits. */
+INLINE int takes_codes(const Matrix *w, index_t rows) { return takes_int8(w) || takes_exact(w, rows); }
+INLINE size_t inputs_bytes(const Matrix *w, index_t rows) {
+  return takes_int8(w) ? int8_bytes(w, rows) : exact_bytes(w, rows);
+}
+INLINE Inputs inputs_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+  return takes_int8(w) ? int8_of(w, x, rows, memory) : exact_of(w, x, rows, memory);
+}
+INLINE Inputs inputs_from(const Matrix *w, Inputs x, index_t row) {
+  return takes_int8(w) ? int8_from(w, x, row) : exact_from(w, x, row);
+}
 
 static void some_rows(const Matrix *w, const uint8_t *from, Inputs x, float *c, index_t rows) {
-  if (w->bits == 4) {
-#define CALL(R) block_of_codes(w, 4, from, x, c, R)
+  if (takes_int8(w) && w->group == MOST_DOTS) {
+#define CALL(R) block_of_dots(w, MOST_DOTS, from, x, c, R)
+    WITH_BLOCK_ROWS(rows, CALL)
+#undef CALL
+  } else if (takes_int8(w)) {
+#define CALL(R) block_of_dots(w, w->group, from, x, c, R)
+    WITH_BLOCK_ROWS(rows, CALL)
+#undef CALL
+  } else if (w->bits == 4) {
+#define CALL(R) exact_block(w, 4, from, x, c, R)
     WITH_BLOCK_ROWS(rows, CALL)
 #undef CALL
   } else {
-#define CALL(R) block_of_codes(w, 8, from, x, c, R)
+#define CALL(R) exact_block(w, 8, from, x, c, R)
     WITH_BLOCK_ROWS(rows, CALL)
 #undef CALL
   }

@@ -3,22 +3,37 @@
 
 enum { FEW_ROWS = 12 }; /* so few are done sooner than other threads wake up */
 
-/* y = weight * x / sqrt(mean(x^2) + eps): x [rows, size] in float32, y in bfloat16. */
-void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps) {
-#pragma omp parallel for schedule(static) if (rows > FEW_ROWS)
-  for (index_t row = 0; row < rows; row++) {
-    const float *from = x + row * size;
+typedef struct {
+  const float *x, *weight;
+  bfloat16 *y;
+  index_t size;
+  float eps;
+} Norm;
+
+static void norm_rows(void *of, index_t first, index_t stop) {
+  const Norm *norm = of;
+  const float *weight = norm->weight;
+  bfloat16 *y = norm->y;
+  index_t size = norm->size;
+  for (index_t row = first; row < stop; row++) {
+    const float *from = norm->x + row * size;
     floats squares = zeros();
     for (index_t i = 0; i < size; i += 16) {
       floats values = load_first(from + i, size - i);
       squares = multiply_add(values, values, squares);
     }
-    floats factor = all(1.0f / sqrtf(sum_of(squares) / (float)size + eps));
+    floats factor = all(1.0f / sqrtf(sum_of(squares) / (float)size + norm->eps));
     for (index_t i = 0; i < size; i += 16) {
       floats values = multiply(load_first(from + i, size - i), factor);
       store_bfloat16(y + row * size + i, multiply(values, load_first(weight + i, size - i)), size - i);
     }
   }
+}
+
+/* y = weight * x / sqrt(mean(x^2) + eps): x [rows, size] in float32, y in bfloat16. */
+void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps) {
+  Norm norm = {x, weight, y, size, eps};
+  share_out(norm_rows, &norm, rows, rows > FEW_ROWS);
 }
 
 /* The angles of a token, and what is done with one kind of head. */
@@ -97,28 +112,47 @@ static void store_value(const Cache *cache, index_t group, index_t position, con
   }
 }
 
+/* What rotate_and_store() was given. */
+typedef struct {
+  const bfloat16 *qkv;
+  const float *cosines, *sines, *query_norm, *key_norm;
+  float eps, scale;
+  bfloat16 *queries;
+  const Cache *cache;
+  index_t tokens, groups, heads, size, start;
+} Rows;
+
+static void rotate_token(const Rows *rows, index_t token, index_t group) {
+  index_t groups = rows->groups, heads = rows->heads, size = rows->size, position = rows->start + token;
+  const bfloat16 *from = rows->qkv + token * groups * (heads + 2) * size;
+  Rotation query = {rows->cosines + token * size, rows->sines + token * size, rows->query_norm, rows->eps, rows->scale};
+  Rotation key = {query.cosines, query.sines, rows->key_norm, rows->eps, 1.0f};
+  float rotated[size];
+  for (index_t head = 0; head < heads; head++) {
+    rotate(from + (group * heads + head) * size, query, rotated, size);
+    bfloat16 *to = rows->queries + ((group * rows->tokens + token) * heads + head) * size;
+    for (index_t i = 0; i < size; i += 16) store_bfloat16(to + i, load_first(rotated + i, size - i), size - i);
+  }
+  rotate(from + groups * heads * size + group * size, key, rotated, size);
+  store_key(rows->cache, group, position, rotated, size);
+  store_value(rows->cache, group, position, from + (groups * (heads + 1) + group) * size, size);
+}
+
+/* Tokens of the blocks [first, stop) of PANEL of them: the keys of a block lie in one panel or two. */
+static void rotate_blocks(void *of, index_t first, index_t stop) {
+  const Rows *rows = of;
+  for (index_t block = first; block < stop; block++)
+    for (index_t group = 0; group < rows->groups; group++)
+      for (index_t token = block * PANEL; token < smaller((block + 1) * PANEL, rows->tokens); token++)
+        rotate_token(rows, token, group);
+}
+
 /* Takes rows of queries, keys and values apart: qkv [tokens, groups * heads + 2 * groups, size]. Rotated and scaled
  * queries go to [groups, tokens, heads, size]; rotated keys and values to the cache, from position `start` on. cosines
  * and signed sines are [tokens, size]. */
 void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *sines, const float *query_norm,
                       const float *key_norm, float eps, float scale, bfloat16 *queries, const Cache *cache,
                       index_t tokens, index_t groups, index_t heads, index_t size, index_t start) {
-#pragma omp parallel for schedule(static) if (tokens > FEW_ROWS)
-  for (index_t first = 0; first < tokens; first += PANEL)
-    for (index_t group = 0; group < groups; group++) /* the keys of some tokens lie in one panel or two */
-      for (index_t token = first; token < smaller(first + PANEL, tokens); token++) {
-        const bfloat16 *from = qkv + token * groups * (heads + 2) * size;
-        Rotation query = {cosines + token * size, sines + token * size, query_norm, eps, scale};
-        Rotation key = {query.cosines, query.sines, key_norm, eps, 1.0f};
-        float rotated[size];
-        for (index_t head = 0; head < heads; head++) {
-          rotate(from + (group * heads + head) * size, query, rotated, size);
-          bfloat16 *to = queries + ((group * tokens + token) * heads + head) * size;
-          for (index_t i = 0; i < size; i += 16)
-            store_bfloat16(to + i, load_first(rotated + i, size - i), size - i);
-        }
-        rotate(from + groups * heads * size + group * size, key, rotated, size);
-        store_key(cache, group, start + token, rotated, size);
-        store_value(cache, group, start + token, from + (groups * (heads + 1) + group) * size, size);
-      }
+  Rows rows = {qkv, cosines, sines, query_norm, key_norm, eps, scale, queries, cache, tokens, groups, heads, size, start};
+  share_out(rotate_blocks, &rows, parts_of(tokens, PANEL), tokens > FEW_ROWS);
 }

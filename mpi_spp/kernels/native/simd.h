@@ -1,10 +1,9 @@
 /* Vectors of 16 numbers in float32, `floats`, and of 64 bytes of integers, `words`, as the machine has them: one register
- * of AVX-512, two of AVX2. The kernels above are written once; a machine is a file of these operations.
+ * of AVX-512, two of AVX2, four of NEON. The kernels above are written once; a machine is a file of these operations.
  *
  * load_first() and store_first() touch the first `count` of 16 numbers, none where it is not above 0 and all where it is 16
  * and more; what is not loaded is 0. load_between() and store_between() touch bytes [first, stop) of 64. */
 #pragma once
-#include <immintrin.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
@@ -14,7 +13,9 @@
 typedef uint16_t bfloat16;
 typedef int64_t index_t;
 
-#ifdef __AVX512F__
+#if defined(__aarch64__)
+#include "simd_neon.h"
+#elif defined(__AVX512F__)
 #include "simd_avx512.h"
 #else
 #include "simd_avx2.h"

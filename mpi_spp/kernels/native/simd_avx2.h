@@ -1,5 +1,6 @@
 /* simd.h for AVX2 with FMA and F16C. */
 #pragma once
+#include <immintrin.h>
 
 typedef struct {
   __m256 low, high;

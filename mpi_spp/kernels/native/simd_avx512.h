@@ -1,5 +1,6 @@
-/* simd.h for AVX-512 with its byte, word, vector-length and bfloat16 extensions. */
+/* simd.h for AVX-512 with its byte, word and vector-length extensions, and that for bfloat16 where there is one. */
 #pragma once
+#include <immintrin.h>
 
 typedef __m512 floats;
 typedef __m512i words;
@@ -56,15 +57,43 @@ INLINE floats load_bfloat16(const bfloat16 *from, index_t count) {
 }
 INLINE floats load_half(const uint8_t *from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
 
-INLINE void store_bfloat16(bfloat16 *to, floats x, index_t count) {
-  _mm256_mask_storeu_epi16(to, lanes(count), (__m256i)_mm512_cvtneps_pbh(x));
-}
+#ifdef __AVX512BF16__
+
+INLINE __m256i narrow(floats x) { return (__m256i)_mm512_cvtneps_pbh(x); }
 /* Two times 16 numbers as 32 in bfloat16. */
 INLINE words to_bfloat16(floats low, floats high) { return (words)_mm512_cvtne2ps_pbh(high, low); }
+
+#else
+
+/* 16 numbers in bfloat16: to nearest, ties to even; a NaN stays one. */
+INLINE __m256i narrow(floats x) {
+  __m512i bits = _mm512_castps_si512(x), tie = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+  __m512i up = _mm512_add_epi32(bits, _mm512_add_epi32(tie, _mm512_set1_epi32(0x7fff)));
+  up = _mm512_mask_or_epi32(up, _mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), bits, _mm512_set1_epi32(0x400000));
+  return _mm512_cvtepi32_epi16(_mm512_srli_epi32(up, 16));
+}
+INLINE words to_bfloat16(floats low, floats high) {
+  return _mm512_inserti64x4(_mm512_castsi256_si512(narrow(low)), narrow(high), 1);
+}
+
+/* Pairs of bfloat16 at 64 bytes of memory: the first of each, and the second. */
+INLINE floats evens_at(const bfloat16 *from) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_loadu_si512(from), 16)); }
+INLINE floats odds_at(const bfloat16 *from) {
+  return _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from), _mm512_set1_epi32((int)0xffff0000)));
+}
+
+#endif
+
+/* Few rows wait for memory, and what the processor fetches ahead by itself is not enough for all of its speed. */
+enum { AHEAD = 2048 };
+INLINE void fetch_ahead(const void *from) { _mm_prefetch((const char *)from + AHEAD, _MM_HINT_T0); }
+
+INLINE void store_bfloat16(bfloat16 *to, floats x, index_t count) {
+  _mm256_mask_storeu_epi16(to, lanes(count), narrow(x));
+}
 /* Pairs in bfloat16. */
 INLINE words pairs_of(floats even, floats odd) {
-  __m512i evens = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(even));
-  __m512i odds = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(odd));
+  __m512i evens = _mm512_cvtepu16_epi32(narrow(even)), odds = _mm512_cvtepu16_epi32(narrow(odd));
   return _mm512_or_si512(evens, _mm512_slli_epi32(odds, 16));
 }
 

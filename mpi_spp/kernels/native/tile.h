@@ -15,6 +15,12 @@
 #include "tile_amx.h"
 #elif defined(__AVX512BF16__)
 #include "tile_bfloat16.h"
+#elif defined(__AVX512F__)
+#include "tile_avx512.h"
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+#include "tile_bfdot.h"
+#elif defined(__aarch64__)
+#include "tile_neon.h"
 #else
 #include "tile_float32.h"
 #endif

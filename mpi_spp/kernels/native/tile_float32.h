@@ -1,27 +1,13 @@
 /* tile.h for CPUs that multiply in float32 alone: numbers of a are made once, those of b on their way to the product. A sum
  * is that of its products in order, whatever the number of rows. */
 #pragma once
-#include "native.h"
+#include "numbers_float32.h"
 
 /* A block of rows and the part of a panel that it meets stay in the second cache and in the first. */
 enum { TILE_ROWS = MOST_REGISTER_ROWS, ROW_BLOCK = 8 * TILE_ROWS, PAIR_BLOCK = 128, HALF_ROWS = 6 };
 
-typedef float number;
-
-enum { PADDING = 16 }; /* rows 4 KB apart would meet in the same lines of the first cache */
-
 INLINE void begin_tiles(void) {}
 INLINE void end_tiles(void) {}
-
-INLINE void store_numbers(number *to, floats x) { store(to, x); }
-
-static const number *as_numbers(const bfloat16 *x, index_t rows, index_t size, index_t padding, number *room) {
-#pragma omp parallel for schedule(static) if (rows > MOST_REGISTER_ROWS)
-  for (index_t row = 0; row < rows; row++)
-    for (index_t i = 0; i < size; i += 16)
-      store_first(room + row * (size + padding) + i, load_bfloat16(x + row * size + i, size - i), size - i);
-  return room;
-}
 
 static const uint32_t UPPER[8] __attribute__((aligned(32))) = {0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000,
                                                                0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000};

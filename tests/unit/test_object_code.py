@@ -1,0 +1,34 @@
+"""What the compiler made of the hot loops of x86's kernels: with sums in memory they would be five times slower."""
+
+import shutil
+
+import pytest
+from object_code import references_to_stack
+
+from mpi_spp.kernels.native import library
+from mpi_spp.model.store import cache_directory
+
+FLOATS, INTEGERS = r"vfmadd|vdpbf16ps", r"(\{vex\} )?(vpmaddwd|vpdpwssd|vpmaddubsw|vpdpbusd|vdpbf16ps)"
+# Of each variant: the fewest loops there must be, the most references to the stack in one, of tiles and of codes.
+LIMITS = {
+    "amx": ((0, 0), (20, 4)),
+    "avx512bf16": ((24, 2), (20, 4)),
+    "avx512vnni": ((24, 0), (24, 4)),
+    "avx512": ((24, 0), (24, 4)),
+    "avxvnni": ((10, 0), (8, 0)),
+    "avx2": ((10, 0), (8, 0)),
+}
+
+
+@pytest.mark.skipif(shutil.which("objdump") is None, reason="needs binutils")
+@pytest.mark.parametrize("name", LIMITS)
+def test_sums_of_a_product_stay_in_registers(name: str) -> None:
+    if name not in library.runnable():
+        pytest.skip(f"needs a CPU for {name}")
+    compiled = library.load(name, cache_directory() / "kernels")._name
+    for (least, most), functions, hot in zip(
+        LIMITS[name], ("tile", "some_rows|multiply_blocks"), (FLOATS, INTEGERS), strict=True
+    ):
+        found = references_to_stack(compiled, functions, hot)
+        counts = [count for loops in found.values() for count in loops]
+        assert len(counts) >= least and max(counts, default=0) <= most, found
