@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpi_spp import cpu
 from mpi_spp.kernels.attention import Heads, Rotation
 from mpi_spp.kernels.attention import attention as attend
 from mpi_spp.kernels.cache import LayerCache, quantize_heads
@@ -29,10 +28,8 @@ OF_INTEGERS = ("avx512vnni", "avxvnni")  # which have products with quantised we
 ALIKE = [name for name in library.runnable() if name not in ("amx", "avx512bf16")]  # in float32
 
 
-@pytest.fixture(scope="module", params=[name for name in library.VARIANTS if name not in OF_INTEGERS])
+@pytest.fixture(scope="module", params=[name for name in library.runnable() if name not in OF_INTEGERS])
 def native(request: pytest.FixtureRequest) -> Native:
-    if missing := set(library.VARIANTS[request.param]) - cpu.features():
-        pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
     return Native(library.load(request.param, cache_directory() / "kernels"))
 
 
