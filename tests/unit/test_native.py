@@ -1,6 +1,7 @@
 """What only the native kernels promise: rows that do not depend on one another, and a library that builds."""
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from mpi_spp import cpu
 from mpi_spp.kernels.attention import Heads, Rotation
 from mpi_spp.kernels.attention import attention as attend
 from mpi_spp.kernels.cache import LayerCache, quantize_heads
@@ -21,15 +23,21 @@ from mpi_spp.kernels.plain import Plain
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.store import cache_directory
 
-pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2")
+pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2, or 64-bit ARM")
 
 
 OF_INTEGERS = ("avx512vnni", "avxvnni")  # which have products with quantised weights of their own, and nothing else
-ALIKE = [name for name in library.runnable() if name not in ("amx", "avx512bf16")]  # in float32
+ALIKE = [name for name in library.runnable() if name not in ("amx", "avx512bf16", "neon-bf16")]  # in float32
+OF_OTHERS = "a" if platform.machine() == "aarch64" else "neon"  # how variants of the other machine begin
 
 
-@pytest.fixture(scope="module", params=[name for name in library.runnable() if name not in OF_INTEGERS])
+@pytest.fixture(
+    scope="module",
+    params=[name for name in library.VARIANTS if name not in OF_INTEGERS and not name.startswith(OF_OTHERS)],
+)
 def native(request: pytest.FixtureRequest) -> Native:
+    if missing := set(library.VARIANTS[request.param]) - cpu.features():
+        pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
     return Native(library.load(request.param, cache_directory() / "kernels"))
 
 

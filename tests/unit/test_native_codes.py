@@ -12,10 +12,12 @@ from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.quantized import QuantizedWeight, dequantize, quantize
 from mpi_spp.model.store import cache_directory
 
-pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2")
+pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2, or 64-bit ARM")
 
 BY_BFLOAT16 = ("amx", "avx512bf16")
-ALIKE = [name for name in library.runnable() if name not in BY_BFLOAT16]  # in float32, and exact integers
+ALIKE = [
+    name for name in library.runnable() if name not in (*BY_BFLOAT16, "neon-bf16")
+]  # in float32, and exact integers
 WAYS = [(8, "exact"), (4, "exact"), (4, "int8")]
 
 
