@@ -17,12 +17,12 @@ _SKIPPED = ("--help", "--dry-run", "--debug-rank", "--version", "--plot", "--tra
 _NOT_RUN = {("bench", "comm"), ("doctor",)}  # the first needs ranks; the second looks at the whole machine, for seconds
 # fmt: off
 # Of rounds that somebody wants; of arithmetic that is tried, and compiled, once on a machine.
-_LASTING = ("--warmup", "--repetitions", "--dtype", "--kernels", "--quantize", "--kv-cache-dtype")
+_LASTING = ("--warmup", "--repetitions", "--dtype", "--kernels", "--quantize", "--activations", "--kv-cache-dtype")
 # What may make another answer of the same prompt, or print it elsewhere.
 _CHANGING = (
     "--prompt", "--chat", "--no-chat", "--system", "--max-new-tokens", "--ignore-eos", "--temperature", "--model",
     "--repetition-penalty", "--presence-penalty", "--frequency-penalty", "--generation-config", "--guidance-scale",
-    "--num-return-sequences", "--kv-cache-dtype", "--quantize", "--dtype", "--json", "--negative-prompt",
+    "--num-return-sequences", "--kv-cache-dtype", "--quantize", "--activations", "--dtype", "--json", "--negative-prompt",
     "--input", "--output",
 )
 _VALUES = (
