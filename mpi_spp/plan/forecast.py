@@ -5,6 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from mpi_spp import cpu
+from mpi_spp.kernels.backends import is_native
 from mpi_spp.plan.memory import RankMemory, host_bytes, memory_of_ranks, overfull
 from mpi_spp.plan.setting import Layout, Setting, lay_out
 from mpi_spp.plan.sync import Moved, moved_by
@@ -88,7 +89,7 @@ def as_data(what: Forecast) -> dict[str, Any]:
         "mesh": str(setting.mesh),
         "dtype": str(setting.dtype).removeprefix("torch."),
         "kernels": setting.kernels,
-        "activations": config.activations,
+        "activations": config.activations if is_native(setting.kernels) else "exact",
         **cpu.facts(),
         "prompt_tokens": setting.prompt_tokens,
         "new_tokens": setting.new_tokens,

@@ -14,7 +14,7 @@ _SKIPPED = ("--help", "--dry-run", "--debug-rank", "--version", "--plot", "--tra
 _NOT_RUN = {("bench", "comm"), ("doctor",)}  # the first needs ranks; the second looks at the whole machine, for seconds
 # fmt: off
 # Of rounds that somebody wants; of arithmetic that is tried, and compiled, once on a machine.
-_LASTING = ("--warmup", "--repetitions", "--dtype", "--kernels", "--quantize", "--kv-cache-dtype")
+_LASTING = ("--warmup", "--repetitions", "--dtype", "--kernels", "--quantize", "--activations", "--kv-cache-dtype")
 _VALUES = (
     "hi", "x", "1", "0", "-1", "2", "16", "pp=1", "tp=1", "auto", "localhost:2", "a:1,b:2", "8GiB", "1,2",
     "node1=1GiB",
