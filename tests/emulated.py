@@ -17,7 +17,7 @@ from mpi_spp.model.store import cache_directory
 
 CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
 MISSING = " and ".join(name for name in (CROSS, EMULATOR) if shutil.which(name) is None)
-_SOURCES = library.__file__ and Path(library.__file__).parent
+_SOURCES = Path(library.__file__).parent
 _DRIVER = Path(__file__).parent / "native_driver.c"
 _MOST_SECONDS = 60
 
