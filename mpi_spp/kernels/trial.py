@@ -33,6 +33,7 @@ _OF_8_BITS = 0.05  # of the largest number
 _SHAPE = (100, 72)  # outputs and inputs, no multiples of any register
 _HEADS = Heads(4, 2, 16, 0.25)
 _FAST_SHAPE, _FAST_ROWS, _REPETITIONS = (256, 256), 128, 15
+_MOST_REPETITIONS = 60
 _MOST_TIMES_SLOWER = 2.0  # than float32: without the instructions it is 5 times and more
 
 
@@ -99,7 +100,7 @@ def result_of(name: str, dtype: torch.dtype, directory: Path) -> str:
         wrong = _wrong(backend, dtype) or _wrong_by_int8(name, directory, dtype)
         if wrong is not None:
             return wrong
-        slower = _times_slower(backend, dtype)
+        slower = 1.0 if dtype == torch.float32 else _times_slower(backend, dtype)
     except (NoKernels, RuntimeError, ValueError, NotImplementedError) as error:
         return next(iter(str(error).splitlines()), type(error).__name__)
     if slower > _MOST_TIMES_SLOWER:
@@ -179,7 +180,9 @@ def _times_slower(backend: Plain, dtype: torch.dtype) -> float:
     weight, x = torch.randn(_FAST_SHAPE), torch.randn(_FAST_ROWS, _FAST_SHAPE[1])
     products = ((Plain().linear(weight, None), x), (backend.linear(weight.to(dtype), None), x.to(dtype)))
     least = [float("inf")] * len(products)
-    for _ in range(_REPETITIONS):  # in turns: the machine may be busy for a while
+    for number in range(_MOST_REPETITIONS):  # in turns, and more of them where the machine may just be busy
+        if number >= _REPETITIONS and least[1] <= _MOST_TIMES_SLOWER * least[0]:
+            break
         for place, (product, inputs) in enumerate(products):
             start = time.perf_counter()
             product(inputs)

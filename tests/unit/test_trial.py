@@ -139,3 +139,10 @@ def test_kernels_of_a_better_processor_are_never_loaded(
     with pytest.raises(NoKernels, match=r"this CPU has no .*avx2"):
         library.load(name, tmp_path)
     assert library.runnable() == []
+
+
+def test_float32_is_not_slower_than_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine once found it 3 times slower, and refused to compute at all."""
+    monkeypatch.setattr(trial, "_times_slower", lambda backend, dtype: 3.0)
+    assert trial.result_of("plain", torch.float32, tmp_path) == trial.WORKS
+    assert "3 times slower than float32 here" in trial.result_of("plain", torch.bfloat16, tmp_path)
