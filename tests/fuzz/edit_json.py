@@ -15,7 +15,7 @@ Place = tuple[Any, Any]  # a list or an object, and a key into it
 def load(path: Path, most: int = 2**22) -> Any:
     """What a file of JSON holds; an object for what is none any more."""
     try:
-        return json.loads(edit_files.content_of(path, most).decode("utf-8", "replace"))
+        return json.loads(edit_files.content_of(path, most).decode("utf-8-sig", "replace"))
     except (ValueError, RecursionError):
         return {}
 
