@@ -1,4 +1,4 @@
-"""Two prompts, answered by all ranks:  mpirun -np 3 python -m mpi4py examples/answer.py"""
+"""Two prompts, answered by all ranks:  mpi-spp launch -np 3 -- run examples/answer.py"""
 
 from mpi_spp import LLM, SamplingParams
 

@@ -1,6 +1,6 @@
 """The face for Python: a model over the ranks of a job, and what it answers. Every rank runs the same script.
 
-`mpirun -np 3 python -m mpi4py script.py`; without mpirun there is one rank. See docs/python.md.
+`mpi-spp launch -np 3 -- run script.py`; without a launcher there is one rank. See docs/python.md.
 """
 
 import re
@@ -18,6 +18,7 @@ from mpi_spp.opening import find_model, join, read_model
 from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
 from mpi_spp.teams import teams_of
+from mpi_spp.units import parse_limit
 
 _OF_THE_RUN = ("temperature", "top_k", "top_p", "seed")  # as RunConfig names them
 _PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
@@ -88,8 +89,9 @@ class LLM:
         for name in options.keys() - known:
             hint = "it belongs to SamplingParams" if hasattr(SamplingParams, name) else "see docs/python.md"
             raise TypeError(f"LLM has no option {name!r}; {hint}")
-        if max_num_seqs < 1:
-            raise UserError(f"max_num_seqs: {max_num_seqs} is too small; give 1 or more")
+        for name, value in (("max_num_seqs", max_num_seqs), ("max_prompt_tokens", max_prompt_tokens)):
+            if type(value) is not int or value < 1:
+                raise UserError(f"{name}: {value!r} is no number from 1 up; give one")
         config = _config(model=model, **options)
         self._world, self._most, self._clock = join(config), max_num_seqs, Clock()
         for team in teams_of(config, self._world.size):
@@ -114,7 +116,6 @@ class LLM:
 
         A text becomes a chat where the model has a chat template; `LLM(..., chat=False)` takes it as it is.
         """
-        params = params or SamplingParams()
         requests = self._requests(prompts, params)
         answers: list[list[int]] = [[] for _ in requests]
         for number, token in self._engine.generate_batch(requests, most=self._most):
@@ -124,19 +125,22 @@ class LLM:
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
         """Yield the answer's text as it is made: whole characters on rank 0, empty texts on the others. Collective.
 
-        All ranks must take all of it.
+        All ranks must take as much of it.
         """
-        (request,) = self._requests([prompt], params or SamplingParams())
+        (request,) = self._requests([prompt], params)
         text = self._encoder.stream() if self._encoder is not None else None
         for _, token in self._engine.generate_batch([request]):
             yield "" if text is None else text.push(token)
         yield "" if text is None else text.rest()
 
-    def _requests(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams) -> list[Request]:
+    def _requests(self, prompts: Prompt | Sequence[Prompt], given: SamplingParams | None) -> list[Request]:
         """What the engine is asked, by rank 0's prompts; and the engine set to draw so."""
 
         def read() -> tuple[list[Request], dict[str, Any]]:
             assert self._encoder is not None
+            params = SamplingParams() if given is None else given
+            if not isinstance(params, SamplingParams):
+                raise UserError(f"params: {type(params).__name__} is no SamplingParams; one holds for all prompts")
             lines = [parse_line({**_fields_of(one), **params.by_request}) for one in _one_by_one(prompts)]
             found = [self._encoder.request(line, stream=number) for number, line in enumerate(lines, start=1)]
             never = frozenset[int]()
@@ -164,9 +168,16 @@ class LLM:
 
 
 def _config(**options: Any) -> RunConfig:
-    """With an error that names options as Python does."""
+    """With an error that names options as Python does. A limit of memory may be a text, as on the command line."""
     try:
+        if isinstance(limit := options.get("max_memory"), str):
+            options["max_memory"] = parse_limit(limit, "max_memory")
         return RunConfig(**options)
+    except (TypeError, ValueError) as error:
+        given = ", ".join(f"{name}={value!r}" for name, value in options.items() if name != "model")
+        raise UserError(
+            f"{given}: a value is of another type than its option's; see docs/python.md ({error})"
+        ) from None
     except UserError as error:
         names = {field.name.replace("_", "-"): field.name for field in fields(RunConfig)}
         named = re.sub(r"--([a-z-]+)", lambda found: names.get(found[1], found[0]), str(error))
@@ -184,6 +195,9 @@ def _fields_of(prompt: Prompt) -> dict[str, Any]:
     """As a line of a batch has them."""
     if isinstance(prompt, str):
         return {"prompt": prompt}
-    if isinstance(prompt, Sequence) and prompt and isinstance(prompt[0], dict):
+    if not isinstance(prompt, (list, tuple)):
+        kind = type(prompt).__name__
+        raise UserError(f"prompts: {kind} is no prompt; give a text, a list of token ids, or a list of messages")
+    if prompt and isinstance(prompt[0], dict):
         return {"messages": list(prompt)}
-    return {"prompt_ids": list(prompt) if isinstance(prompt, Sequence) else prompt}
+    return {"prompt_ids": list(prompt)}

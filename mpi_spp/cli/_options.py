@@ -65,6 +65,8 @@ def run_option(name: str, help_text: str, **settings: Any) -> Decorator:
     default = default_of(name.strip("-").split("/")[0].replace("-", "_"))
     if isinstance(settings.get("type"), click.Path):
         settings["type"] = FILE
+    if settings.get("required"):
+        return click.option(name, help=help_text, **settings)
     if settings.get("multiple"):
         return click.option(name, help=f"{help_text}  [default: {default}]", **settings)
     if default == ():

@@ -4,7 +4,7 @@ import os
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any, NoReturn
 
 import click
@@ -15,7 +15,7 @@ from mpi_spp.cli._options import FILE, json_option, parse_gpu_ids
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
 from mpi_spp.comm.environment import launched_size
-from mpi_spp.config import MOST_THREADS
+from mpi_spp.config import MOST_THREADS, RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.launch import sign
 from mpi_spp.launch.guard import run_guarded
@@ -38,6 +38,7 @@ _RANKS_HELP = (
     "Ranks to start.  [default: all slots of the hostfile; else one for each GPU id; else one for each core,"
     f" at most {DEFAULT_RANKS_LIMIT}]"
 )
+_OF_ONE_RUN = ("ask", "batch", "generate")  # whose options are those of one RunConfig
 _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 
 
@@ -119,7 +120,10 @@ def _complete(inner: tuple[str, ...], shared: dict[str, str]) -> tuple[tuple[str
         # A command without threads of its own is still bound to so many cores; ids of GPUs must reach the program.
         if value and (name in values or name == "gpu_ids"):
             inner += (option, value)
-    return inner, _parse(inner)
+    values = _parse(inner)
+    if inner[0] in _OF_ONE_RUN:  # what it would refuse is refused before ranks are started
+        RunConfig(**{name: value for name, value in values.items() if name in {one.name for one in fields(RunConfig)}})
+    return inner, values
 
 
 def _parse(inner: tuple[str, ...]) -> dict[str, Any]:

@@ -50,7 +50,8 @@ def test_a_seed_repeats_draws_and_greedy_answers_come_again(llm: LLM) -> None:
         ([[1], [10**6]], "prompt_ids: the model knows token ids from 0"),
         ([{"role": "user"}], "messages: each needs a role and a content"),
         ([[1] * 5000], "positions"),
-        (7, "prompt_ids: is no list"),
+        (7, "prompts: int is no prompt"),
+        (b"hi", "prompts: bytes is no prompt"),
     ],
 )
 def test_bad_prompts_are_refused_on_all_ranks(llm: LLM, prompts: object, says: str) -> None:
@@ -60,6 +61,11 @@ def test_bad_prompts_are_refused_on_all_ranks(llm: LLM, prompts: object, says: s
     assert llm.generate([1, 2], SamplingParams(max_tokens=1))
 
 
+def test_parameters_of_another_kind_are_refused(llm: LLM) -> None:
+    with pytest.raises(UserError, match="params: dict is no SamplingParams"):
+        llm.generate([1], {"max_tokens": 2})  # type: ignore[arg-type]
+
+
 def test_what_a_model_cannot_be_opened_with(models: Path) -> None:
     with pytest.raises(TypeError, match="'temperature'; it belongs to SamplingParams"):
         LLM(str(models / NAME), temperature=1.0)
@@ -67,5 +73,9 @@ def test_what_a_model_cannot_be_opened_with(models: Path) -> None:
         LLM(str(models / NAME), prompt="Hello")
     with pytest.raises(UserError, match=r"^sync_strategy: 'gossip' is unknown"):
         LLM(str(models / NAME), sync_strategy="gossip")
+    with pytest.raises(UserError, match="threads='2': a value has another type"):
+        LLM(str(models / NAME), threads="2")
+    with pytest.raises(UserError, match="max_memory: '8 apples' is no amount of memory"):
+        LLM(str(models / NAME), max_memory="8 apples")
     with pytest.raises(UserError, match="max_num_seqs"):
         LLM(str(models / NAME), max_num_seqs=0)

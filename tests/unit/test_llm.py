@@ -21,6 +21,7 @@ from mpi_spp import SamplingParams, UserError
         ({"top_k": 5}, "^top_k: no meaning without sampling; give temperature above 0 too"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
         ({"presence_penalty": True}, "presence_penalty"),
+        ({"temperature": 1.0, "seed": "a"}, "seed='a': a value has another type"),
     ],
 )
 def test_bad_parameters(given: dict[str, Any], says: str) -> None:

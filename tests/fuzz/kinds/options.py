@@ -14,7 +14,8 @@ from verdict import is_finite_json
 from kinds.config import most
 
 _SKIPPED = ("--help", "--dry-run", "--debug-rank", "--version", "--plot", "--trace-messages")
-_NOT_RUN = {("bench", "comm"), ("doctor",)}  # the first needs ranks; the second looks at the whole machine, for seconds
+# The first needs ranks; the second looks at the whole machine, for seconds; the third runs what it is given.
+_NOT_RUN = {("bench", "comm"), ("doctor",), ("run",)}
 # fmt: off
 # Of rounds that somebody wants; of arithmetic that is tried, and compiled, once on a machine.
 _LASTING = ("--warmup", "--repetitions", "--dtype", "--kernels", "--quantize", "--activations", "--kv-cache-dtype")
