@@ -4,9 +4,10 @@
 """
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from mpi_spp.batch.encoder import Encoder
 from mpi_spp.batch.lines import parse_line
@@ -48,6 +49,7 @@ class SamplingParams:
     ignore_eos: bool = False
 
     def __post_init__(self) -> None:
+        _require_types(SamplingParams, vars(self))
         parse_line({"prompt_ids": [0], **self.by_request})
         _config(model="", **self.by_run)
 
@@ -169,19 +171,36 @@ class LLM:
 
 def _config(**options: Any) -> RunConfig:
     """With an error that names options as Python does. A limit of memory may be a text, as on the command line."""
+    if isinstance(limit := options.get("max_memory"), str):
+        options["max_memory"] = parse_limit(limit, "max_memory")
+    _require_types(RunConfig, options)
     try:
-        if isinstance(limit := options.get("max_memory"), str):
-            options["max_memory"] = parse_limit(limit, "max_memory")
         return RunConfig(**options)
-    except (TypeError, ValueError) as error:
-        given = ", ".join(f"{name}={value!r}" for name, value in options.items() if name != "model")
-        raise UserError(
-            f"{given}: a value is of another type than its option's; see docs/python.md ({error})"
-        ) from None
     except UserError as error:
         names = {field.name.replace("_", "-"): field.name for field in fields(RunConfig)}
         named = re.sub(r"--([a-z-]+)", lambda found: names.get(found[1], found[0]), str(error))
         raise UserError(named) from None
+
+
+def _require_types(of: type, given: Mapping[str, Any]) -> None:
+    """Raise UserError for the first value whose type is not that of its field."""
+    kinds = get_type_hints(of)
+    for name, value in given.items():
+        if not _is(value, kinds[name]):
+            kind = getattr(kinds[name], "__name__", str(kinds[name]))
+            raise UserError(f"{name}: {value!r} is of type {type(value).__name__}, but {name} of {kind}")
+
+
+def _is(value: Any, kind: Any) -> bool:
+    """Whether a value is of a type, as annotations have them; true and false are no numbers."""
+    origin = get_origin(kind)
+    if origin in (Union, UnionType):
+        return any(_is(value, one) for one in get_args(kind))
+    if origin is Literal:
+        return value in get_args(kind)
+    if kind in (int, float):
+        return isinstance(value, (int, float) if kind is float else int) and not isinstance(value, bool)
+    return isinstance(value, origin or kind)
 
 
 def _one_by_one(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:

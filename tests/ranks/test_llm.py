@@ -73,7 +73,7 @@ def test_what_a_model_cannot_be_opened_with(models: Path) -> None:
         LLM(str(models / NAME), prompt="Hello")
     with pytest.raises(UserError, match=r"^sync_strategy: 'gossip' is unknown"):
         LLM(str(models / NAME), sync_strategy="gossip")
-    with pytest.raises(UserError, match="threads='2': a value has another type"):
+    with pytest.raises(UserError, match="threads: '2' is of type str"):
         LLM(str(models / NAME), threads="2")
     with pytest.raises(UserError, match="max_memory: '8 apples' is no amount of memory"):
         LLM(str(models / NAME), max_memory="8 apples")

@@ -20,8 +20,10 @@ from mpi_spp import SamplingParams, UserError
         ({"temperature": 1.0, "seed": -1}, "seed"),
         ({"top_k": 5}, "^top_k: no meaning without sampling; give temperature above 0 too"),
         ({"repetition_penalty": 0.0}, "repetition_penalty"),
-        ({"presence_penalty": True}, "presence_penalty"),
-        ({"temperature": 1.0, "seed": "a"}, "seed='a': a value has another type"),
+        ({"presence_penalty": True}, "presence_penalty: True is of type bool"),
+        ({"temperature": 1.0, "seed": "a"}, "seed: 'a' is of type str"),
+        ({"ignore_eos": "yes"}, "ignore_eos: 'yes' is of type str"),
+        ({"max_tokens": 2.0}, "max_tokens: 2.0 is of type float"),
     ],
 )
 def test_bad_parameters(given: dict[str, Any], says: str) -> None:
