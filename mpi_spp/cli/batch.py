@@ -107,7 +107,8 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
         part = part_of(engine, work)
         clock.mark("load")
         progress.start(work)
-        answer_all(engine, part, files.max_num_seqs)
+        # No replica takes what another would begin with.
+        answer_all(engine, part, min(files.max_num_seqs, -(-num_waiting // mesh.dp)))
         progress.close()
         ranks, answers = world.gather(engine.facts()), part.answers if isinstance(part, Keeper) else {}
     clock.mark("total")

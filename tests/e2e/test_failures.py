@@ -34,11 +34,16 @@ LONG = 50_000  # tokens: minutes of work
 FAILING_STEP = """
 from mpi_spp.comm.environment import launched_rank
 
-def decode(job, sequences, hidden, healthy=decode):
-    for number, step in enumerate(healthy(job, sequences, hidden)):
-        if launched_rank() == 1 and number == 40:
+class Failing(decode):
+    steps = 0
+
+    def step(self):
+        self.steps += 1
+        if launched_rank() == 1 and self.steps == 40:
             raise RuntimeError("rank 1 lost its mind")
-        yield step
+        return super().step()
+
+decode = Failing
 """
 FAILING_SYNC = """
 def exchange(comm, shared, healthy=exchange):
