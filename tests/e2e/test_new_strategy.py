@@ -55,6 +55,7 @@ def test_it_gives_the_tokens_of_transformers(tree: Path, tmp_path: Path) -> None
 
 
 def test_the_conformance_tests_cover_it(tree: Path) -> None:
+    """Takes long: three ranks start, draw their cases and run all that have the new file."""
     ended = conformance(tree)
     assert ended.status == 0, ended.stdout + ended.stderr
 

@@ -27,7 +27,7 @@ LARGEST_RATIO_OF_MAXIMUM, LARGEST_RATIO_OF_MEAN = 1.5, 0.8
 LARGEST_RATIO_WITH_INT8_CACHE = 1.25
 
 
-PROMPT_TOKENS = smollm2.PROMPT_TOKENS if os.environ.get("MPI_SPP_FULL_TESTS") == "1" else 400
+PROMPT_TOKENS = smollm2.PROMPT_TOKENS if os.environ.get("MPI_SPP_FULL_TESTS") == "1" else 256
 BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
 
 

@@ -20,7 +20,7 @@ from mpi_spp.sampling.sampler import Sampler
 from mpi_spp.sampling.selection import selection_of, with_seed
 from mpi_spp.sampling.truncation import FIRST_COUNT
 
-DRAWS = 20_000
+DRAWS = 10_000
 LOGITS = torch.tensor([0.3, 2.0, -1.0, 1.5, 0.0, 1.2, -4.0, 1.9, 0.7, -0.2])
 
 
