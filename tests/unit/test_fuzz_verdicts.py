@@ -22,7 +22,7 @@ import oracle
 import verdict
 from case import Case, Outcome, Room
 
-LIMITS = child.Limits(cpu_seconds=0.15, mib=50, wall_seconds=2.0, cpu_seconds_to_end=3)
+LIMITS = child.Limits(cpu_seconds=0.5, mib=50, wall_seconds=2.0, cpu_seconds_to_end=3)
 LINE = "mpi-spp: error: --seed: must be at least 0, got -1; give another"
 
 
@@ -46,7 +46,7 @@ def never_ends() -> None:
 
 def computes() -> None:
     began = time.process_time()
-    while time.process_time() < began + 0.2:
+    while time.process_time() < began + 0.6:
         pass
 
 
@@ -94,7 +94,8 @@ def test_what_a_command_may_do(program: Callable[[], None], fault: str | None, r
     idle_mib = child.run(lambda: None, limits)[2]
     case = Case(["generate"], names=("--seed",))
     faults = verdict.faults_of(case, child.run_case(case, room, limits, on_descriptors, idle_mib), limits)
-    assert [one.split(":")[0] for one in faults][:1] == ([] if fault is None else [fault])
+    found = [one.split(":")[0] for one in faults]
+    assert found == [] if fault is None else fault in found
 
 
 def outcome(status: int | None, stdout: str = "", stderr: str = "", seconds: float = 0.1, mib: float = 1.0) -> Outcome:
