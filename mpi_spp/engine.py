@@ -139,6 +139,7 @@ class Engine:
         numbered, decoding = enumerate(requests), self._strategies.decode.decode(self._decode_job())
         running: Sequence[SequenceState] = []
         while True:
+            decoding.drop_finished()  # before others take the room of their caches
             if not running:
                 self._links.shared.free()  # it gives back all or nothing
             is_full = bool(running) and self._strategies.shares_memory

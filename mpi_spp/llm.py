@@ -17,16 +17,15 @@ from mpi_spp.errors import UserError
 from mpi_spp.mesh import require_one_replica
 from mpi_spp.opening import find_model, join, read_model
 from mpi_spp.report.timings import Clock
-from mpi_spp.request import Request
+from mpi_spp.request import PENALTY_RANGES, Request
 from mpi_spp.teams import teams_of
 from mpi_spp.units import parse_limit
 
 _OF_THE_RUN = ("temperature", "top_k", "top_p", "seed")  # as RunConfig names them
-_PENALTIES = ("repetition_penalty", "presence_penalty", "frequency_penalty")
 # What an answer is asked for, and what a command reads or writes: none of these is an option of a model.
 _NO_OPTIONS = {"prompt", "prompt_file", "prompt_ids", "document", "questions", "negative_prompt", "guidance_scale"}
 _NO_OPTIONS |= {"num_return_sequences", "max_new_tokens", "ignore_eos", "json", "trace", "trace_messages"}
-_NO_OPTIONS |= {*_OF_THE_RUN, *_PENALTIES}
+_NO_OPTIONS |= {*_OF_THE_RUN, *PENALTY_RANGES}
 
 Prompt = str | Sequence[int] | Sequence[dict[str, Any]]  # a text, token ids, or the messages of a chat
 
@@ -56,7 +55,7 @@ class SamplingParams:
     @property
     def by_request(self) -> dict[str, Any]:
         """What each prompt is asked with, as a line of a batch has it."""
-        return {name: getattr(self, name) for name in ("max_tokens", *_PENALTIES)}
+        return {name: getattr(self, name) for name in ("max_tokens", *PENALTY_RANGES)}
 
     @property
     def by_run(self) -> dict[str, Any]:

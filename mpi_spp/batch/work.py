@@ -64,13 +64,13 @@ class Work:
                 return group
         return []
 
-    def finish(self, place: int, token_ids: Answer) -> None:
+    def finish(self, place: int, given: Answer) -> None:
         """Put an answer into its place."""
         waiting = self._waiting.pop(place)
-        if isinstance(token_ids, str):
-            self._skip(place, waiting.id, token_ids)
+        if isinstance(given, str):
+            self._skip(place, waiting.id, given)
             return
-        request, totals = waiting.request, self.totals
+        token_ids, request, totals = given, waiting.request, self.totals
         totals.answered += 1
         totals.prompt_tokens += len(request.prompt_ids)
         totals.new_tokens += len(token_ids)

@@ -122,7 +122,7 @@ def _complete(inner: tuple[str, ...], shared: dict[str, str]) -> tuple[tuple[str
             inner += (option, value)
     values = _parse(inner)
     if inner[0] in _OF_ONE_RUN:  # what it would refuse is refused before ranks are started
-        RunConfig(**{name: value for name, value in values.items() if name in {one.name for one in fields(RunConfig)}})
+        RunConfig(**{one.name: values[one.name] for one in fields(RunConfig) if one.name in values})
     return inner, values
 
 

@@ -53,6 +53,9 @@ class Decoding(Protocol):
     def admit(self, sequences: Sequence[SequenceState], hidden: torch.Tensor) -> Selected:
         """Let sequences join after their prefills; `hidden` [sequences, hidden_size]: of their prompts' last tokens."""
 
+    def drop_finished(self) -> None:
+        """Let go of those that are finished, and of their caches."""
+
     def step(self) -> Selected:
         """The next tokens of some or all that are not finished; of none when there is none."""
 

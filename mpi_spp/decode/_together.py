@@ -20,13 +20,17 @@ class Together:
         self._newest += zip(sequences, tokens.split(1), strict=True)
         return sequences, tokens
 
+    def drop_finished(self) -> None:
+        """See Decoding."""
+        self._newest = [one for one in self._newest if not one[0].finished]
+
     def step(self) -> Selected:
         """See Decoding."""
-        going_on = [one for one in self._newest if not one[0].finished]
-        self._newest = []
-        if not going_on:
+        self.drop_finished()
+        if not self._newest:
             return [], no_tokens()
-        sequences, newest = zip(*going_on, strict=True)
+        sequences, newest = zip(*self._newest, strict=True)
+        self._newest = []
         hidden = self._job.forward(sequences, self._job.stage.embed(torch.cat(newest)))
         grow(sequences)
         return self.admit(sequences, hidden)

@@ -38,12 +38,17 @@ class Stream:
         self._waiting += zip(sequences, tokens.split(1), strict=True)
         return sequences, tokens
 
+    def drop_finished(self) -> None:
+        """See Decoding."""
+        self._waiting = [one for one in self._waiting if not one[0].finished]
+
     def step(self) -> Selected:
         """See Decoding."""
         while self._enter() or any(self._inside):
             hidden = self._compute(self._inside[self._job.place.stage])
             self._sends = [send for send in self._sends if not send.test()]
             if leaving := [sequence for sequence, _ in self._inside[-1]]:
+                self._inside[-1] = []
                 hidden = self._from_last(hidden, len(leaving))
                 grow(leaving)
                 return self.admit(leaving, hidden)
@@ -54,7 +59,7 @@ class Stream:
 
     def _enter(self) -> bool:
         """Move all groups on by a stage, and let the next one in; whether there is one."""
-        self._waiting = [one for one in self._waiting if not one[0].finished]
+        self.drop_finished()
         self._inside.pop()
         count = len(self._waiting) + sum(map(len, self._inside))
         share = -(-count // self._job.place.num_stages)  # as many groups as stages

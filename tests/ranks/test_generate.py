@@ -1,5 +1,6 @@
 """Any number of ranks, any sync, any chunk size gives the tokens of transformers, and the cache of one rank."""
 
+import gc
 import itertools
 import os
 from pathlib import Path
@@ -23,6 +24,7 @@ from mpi_spp.mesh import Mesh
 from mpi_spp.model.config import read_config
 from mpi_spp.model.store import cache_directory
 from mpi_spp.report.timings import Clock
+from mpi_spp.request import Request
 from mpi_spp.schedule import Cost
 from mpi_spp.strategies import load_strategies
 
@@ -288,3 +290,22 @@ def cache_of_one_rank(engine: Engine, prompt_ids: list[int], chunk_size: int) ->
         hidden = engine.stage.embed(torch.tensor(prompt_ids[chunk.start : chunk.stop]))
         engine.stage.forward(hidden, one_span(chunk, cache, len(prompt_ids)), layers)
     return cache
+
+
+@pytest.mark.ranks(1, 2)
+@pytest.mark.parametrize("decode", registry.choices("decode"))
+def test_who_comes_takes_the_room_of_who_has_gone(decode: str, models: Path, world: World) -> None:
+    """No more caches of answers are there at once than are asked for, though two answers end together."""
+    engine = make_engine(models / "llama_tied", world, kernels="plain", decode=decode)
+    gc.collect()
+    before, most = {id(one) for one in gc.get_objects() if type(one) is KVCache}, 0
+
+    def count() -> None:
+        nonlocal most
+        capacity = 3 + 4  # of an answer's cache; a prefill has one of its own where it is split otherwise
+        caches = [one for one in gc.get_objects() if type(one) is KVCache and id(one) not in before]
+        most = max(most, sum(one.held.room(capacity) == one.capacity for one in caches))
+
+    answers = engine.generate_batch([Request([1, 2, 3], frozenset(), 4) for _ in range(6)], count, most=2)
+    assert len(list(answers)) == 6 * 4
+    assert 1 <= most <= 2
