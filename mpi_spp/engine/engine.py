@@ -34,7 +34,7 @@ from mpi_spp.strategies.assignment import Strategies, load_strategies, plan_phas
 from mpi_spp.strategies.decode._job import DecodeJob, Decoding, Selected, SequenceState, no_tokens
 from mpi_spp.strategies.prefill._job import PrefillJob
 from mpi_spp.strategies.sampling.penalties import seen_of
-from mpi_spp.strategies.sampling.selection import selection_of, with_seed
+from mpi_spp.strategies.sampling.selection import select_by_draws, with_seed
 from mpi_spp.system.limits import require_threads
 from mpi_spp.system.memory import resident_bytes
 from mpi_spp.system.timed import timed
@@ -100,7 +100,6 @@ class Engine:
         if self._strategies.shares_memory and self._loader.device.type != "cpu":
             raise UserError("--sync-strategy: shared is for caches in the memory of hosts; choose another one for GPUs")
         self.config, self.clock = with_seed(config, self.world), clock
-        self._selection = selection_of(self.config)
         plan = plan_phases(self._strategies, config, self.model, lambda: self._measuring.costs)
         if config.chunk_size == "auto" or (config.is_guided and config.layer_split == "auto"):
             # Measured, if need be, before the stage is loaded: on layers of their own. By all ranks: of a guidance
@@ -289,7 +288,9 @@ class Engine:
         return DecodeJob(self.stage, self.comm, place, layers, self._decode_shard, self._select)
 
     def _select(self, sequences: Sequence[SequenceState], hidden: torch.Tensor) -> torch.Tensor:
-        adjusts, steps = [one.seen for one in sequences], [one.taken for one in sequences]
-        streams = [one.request.stream for one in sequences]
+        default, scale = self.config.draws, self.config.guidance_scale
+        draws = [one.request.draws or default for one in sequences]
+        streams, steps = [one.request.stream for one in sequences], [one.taken for one in sequences]
         with timed("select", sequences=len(sequences)):
-            return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps, adjusts)
+            who = (streams, steps, [one.seen for one in sequences])
+            return select_by_draws(self.stage, hidden, self._links.selecting, draws, scale, *who)
