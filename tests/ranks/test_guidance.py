@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import engines
 import guided_reference
 import pytest
 import reference_models
@@ -22,11 +23,9 @@ from mpi_spp.engine.engine import Engine
 from mpi_spp.engine.guidance import Guidance
 from mpi_spp.engine.teams import teams_of
 from mpi_spp.errors import UserError
-from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.config import read_config
 from mpi_spp.model.loading.checkpoint import Checkpoint
-from mpi_spp.model.loading.hub import cache_directory
 from mpi_spp.model.loading.weights import load_stage
 from mpi_spp.parallel import registry
 from mpi_spp.parallel.partition import split_evenly
@@ -164,7 +163,7 @@ def test_draws_are_those_of_one_rank(
     assert len(set(tokens[0])) > 5
 
 
-BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
+BACKENDS = engines.of_all_kinds(torch.bfloat16)
 
 
 @pytest.mark.parametrize("selection", [Greedy(), Sampler(0.8, 0, 1.0, 11), Sampler(1.2, 40, 0.9, 11)])
