@@ -36,8 +36,8 @@ MOST_CASES_ALSO = 15
 LESSER_CPU = "avx2"
 LANES = 2  # of parts that leave cores idle
 PIECES = {"unit": 3, "e2e": 2}  # of their files, which take turns, so that all lanes have work
-# Threads sleep when they wait for one another: else each lane keeps the other from its work.
-VARIABLES = {"unit": {"OMP_WAIT_POLICY": "passive"}}
+# Threads sleep when they wait for one another: else each process keeps the others from their work.
+VARIABLES = {"OMP_WAIT_POLICY": "passive"}
 LONGEST_FIRST = ("e2e", "hosts", "unit", "fuzz", "ranks", "lint")
 # All that hang together still leave room in CI's 90 minutes.
 SECONDS = {"lint": 120, "unit": 600, "fuzz": 600, "ranks": 240, "e2e": 1000, "hosts": 400}
@@ -107,7 +107,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def environment_of(options: argparse.Namespace) -> dict[str, str]:
     """What all parts are told."""
     seed = seed_of_commit() if options.seed is None else options.seed
-    told = {"MPI_SPP_TEST_SEED": str(seed)} | ({"MPI_SPP_CPU": options.cpu} if options.cpu else {})
+    told = VARIABLES | {"MPI_SPP_TEST_SEED": str(seed)} | ({"MPI_SPP_CPU": options.cpu} if options.cpu else {})
     return told | ({"MPI_SPP_TEST_CASE": options.case} if options.case else {})
 
 
@@ -141,7 +141,7 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
         elif kind in PIECES and not pytest_arguments:
             yield from pieces(kind)
         else:
-            yield Part(kind, kind, [sys.executable, "-m", "pytest", *arguments], VARIABLES.get(kind, {}), idles=True)
+            yield Part(kind, kind, [sys.executable, "-m", "pytest", *arguments], idles=True)
 
 
 def is_below(path: str, directory: Path) -> bool:
@@ -160,8 +160,7 @@ def pieces(kind: str) -> Iterator[Part]:
     files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / kind).glob("test_*.py"))
     for first in range(PIECES[kind]):
         command = [sys.executable, "-m", "pytest", *files[first :: PIECES[kind]]]
-        name = f"{kind}, part {first + 1} of {PIECES[kind]}"
-        yield Part(name, kind, command, VARIABLES.get(kind, {}), idles=True)
+        yield Part(f"{kind}, part {first + 1} of {PIECES[kind]}", kind, command, idles=True)
 
 
 def rank_parts(python: str, numbers: Sequence[int], arguments: list[str]) -> Iterator[Part]:
