@@ -237,15 +237,15 @@ def test_native_kernels_give_the_same_cache_for_all_ranks_and_chunks(
     engine = make_engine(models / name, world, **fixed)
     prompt_ids = reference_models.prompt_of(name, reference_models.PROMPT_LENGTHS[-1] if FULL else 37)
     expected = cache_of_one_rank(engine, prompt_ids, len(prompt_ids))
-    tokens = []
-    for chunk_size in CHUNK_SIZES:
+    tokens, chunk_sizes = [], CHUNK_SIZES[: 4 if FULL else 3]  # the last is as the one before for a short prompt
+    for chunk_size in chunk_sizes:
         options = fixed | {"chunk_size": chunk_size}
         engine.configure(run_config(models / name, **options), Clock())
         cache = engine.new_cache(len(prompt_ids))
         engine.prefill(prompt_ids, cache)
         assert_equal(cache, expected)
-        tokens.append(answer(engine, prompt_ids, reference_models.NEW_TOKENS, **options))
-    assert tokens == [tokens[0]] * len(CHUNK_SIZES)
+        tokens.append(answer(engine, prompt_ids, 5, **options))
+    assert tokens == [tokens[0]] * len(chunk_sizes)
 
 
 @pytest.mark.ranks(2)

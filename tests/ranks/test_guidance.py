@@ -38,7 +38,8 @@ from mpi_spp.system.timings import Clock
 FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 SIZE = the_world().size
 MESHES = [None, "tp=2"] if SIZE == 4 else [None]
-CHUNK_SIZES = (7, 128)
+CHUNK_SIZES = (16, 128)
+OF_A_TRIPLE = 6  # tokens
 TURNS = {1: (0, 3), 2: (1, 3), 3: (2, 3), 4: (0, 2), 5: (1, 2)}  # by ranks: of so many, who takes which
 
 pytestmark = pytest.mark.ranks(3)
@@ -101,7 +102,8 @@ def test_every_triple(name: str, mesh: str | None, cases: dict[str, Any], models
         config = config_of(models / name, guidance_scale=CASES[which][2], chunk_size=chunks, **options)
         engine = engine or engine_of(config, world)
         prompt, negative, expected = cases[name][which]
-        assert answer(engine, config, prompt, negative, reference_models.NEW_TOKENS) == expected, options
+        tokens = answer(engine, config, prompt, negative, OF_A_TRIPLE)
+        assert tokens == expected[:OF_A_TRIPLE], options
 
 
 def test_one_half_may_have_no_layers_to_split(cases: dict[str, Any], models: Path, world: World) -> None:
