@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpi_spp.kernels.backends import is_native
@@ -131,6 +131,7 @@ def ranges_in(whole: range) -> st.SearchStrategy[range]:
 
 @pytest.mark.parametrize("head_dim", [2, 6, 64])
 @pytest.mark.parametrize("dtype, sender_layout, receiver_layout", PAIRS, ids=str)
+@settings(max_examples=15)
 @given(ranges_in(LAYERS), ranges_in(HEADS), ranges_in(range(CAPACITY)), st.integers(0, 3))
 def test_a_part_travels_to_the_bit_and_touches_nothing_else(
     dtype: torch.dtype,
