@@ -77,6 +77,7 @@ def _run() -> NoReturn:
         cpu.believed()  # refuses a word that is none
         wait_for_debugger_if_asked()
         commands(prog_name="mpi-spp", standalone_mode=False)
+        _leave()
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.UsageError as error:
@@ -91,7 +92,6 @@ def _run() -> NoReturn:
         raise
     except Exception:
         _abort()
-    _leave()
     sys.exit(0)
 
 
