@@ -39,6 +39,7 @@ _NO_MEMORY = (
     "Linux has ended a process here for want of memory, most likely a rank; `mpi-spp doctor --model` tells what one"
     " needs, and --max-memory refuses what does not fit"
 )
+_STOPPED = "mpirun (process {0}) is stopped, and waits for `kill -CONT {0}`; `kill -KILL {0}` ends the job"
 _NO_SIGN = "mpirun ended, but rank 0 did not say that its work is done; a host may have gone down (see above)"
 
 
@@ -108,8 +109,8 @@ def _write(data: bytes) -> None:
             return
 
 
-def _say(line: str) -> None:
-    _write(f"mpi-spp: error: {line}\n".encode())
+def _say(line: str, sort: str = "error: ") -> None:
+    _write(f"mpi-spp: {sort}{line}\n".encode())
 
 
 def _attend(
@@ -117,12 +118,15 @@ def _attend(
 ) -> None:
     """Return when the launcher has ended, and after one that was killed what belongs to it."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # its ranks are this process's when it is gone
-    had_ranks, looks = False, 0
+    had_ranks, looks, told_stopped = False, 0, False
     while launcher.poll() is None:
         received = signal.sigtimedwait(awaited, patience / _LOOKS)
         if received is not None:
             _pass_on(received.si_signo, launcher)
             continue
+        if _is_stopped(launcher.pid) and not told_stopped:
+            _say(_STOPPED.format(launcher.pid), "")
+            told_stopped = True
         others = _note_all(leftovers)
         has_ranks = any(_is_rank(process) for process in others)
         had_ranks = had_ranks or has_ranks
@@ -196,6 +200,11 @@ def _descendants(process: int) -> Iterator[int]:
         for child in map(int, _read(listed).split()):
             yield child
             yield from _descendants(child)
+
+
+def _is_stopped(process: int) -> bool:
+    """Whether somebody has stopped it: not we, who are stopped then ourselves."""
+    return _read(Path(f"/proc/{process}/stat")).rpartition(b")")[2].split()[:1] == [b"T"]
 
 
 def _is_rank(process: int) -> bool:

@@ -72,6 +72,12 @@ def test_any_other_launcher_ends_as_it_likes(script: str, variables: dict[str, s
     assert run(script, variables) == (4, "", "")
 
 
+def test_a_launcher_that_somebody_stops_is_named_once_and_goes_on(variables: dict[str, str]) -> None:
+    status, stdout, stderr = run(f"(sleep 0.6; kill -CONT $$) & kill -STOP $$; echo on; {GIVE}; exit 4", variables)
+    assert (status, stdout) == (4, "on\n")
+    assert stderr.startswith("mpi-spp: mpirun (process ") and stderr.count("is stopped") == 1
+
+
 def test_status_0_needs_the_sign(variables: dict[str, str]) -> None:
     """Open MPI's mpirun ends a job that has lost a host, and may do so with status 0."""
     assert run(f"echo answer; {GIVE}", variables) == (0, "answer\n", "")

@@ -40,3 +40,31 @@ def test_more_columns_than_fit_are_tables_below() -> None:
 def test_the_width(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     assert console(io.StringIO()).width == width
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "variables, colors",
+    [
+        ({}, True),
+        ({"NO_COLOR": "1"}, False),
+        ({"TERM": "dumb"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "3"}, False),
+        ({"OMPI_COMM_WORLD_SIZE": "3", "MPI_SPP_TERMINAL": "1"}, True),
+        ({"PMI_SIZE": "3"}, True),
+    ],
+    ids=str,
+)
+def test_colors_are_for_terminals(variables: dict[str, str], colors: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And the one that Open MPI gives its ranks may be a file in the end."""
+    for name in ("NO_COLOR", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MPI_SPP_TERMINAL"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in ({"TERM": "xterm"} | variables).items():
+        monkeypatch.setenv(name, value)
+    for shown, has_colors in ((Terminal(), colors), (io.StringIO(), False)):
+        console(shown, markup=True).print("[bold red]failure[/]")
+        assert ("\x1b[" in shown.getvalue()) == has_colors and "failure" in shown.getvalue()
