@@ -7,6 +7,7 @@ from typing import Any, Literal
 from mpi_spp import registry
 from mpi_spp.errors import UserError
 from mpi_spp.mesh import parse_mesh
+from mpi_spp.outputs import require_name
 from mpi_spp.partition import CONTEXT_SPLITS
 from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
 from mpi_spp.units import MemoryLimit, counted
@@ -131,8 +132,10 @@ class RunConfig:
         self._check_guidance()
         if self.gpu_ids and self.device == "cpu":
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
-        if self.trace is not None and self.trace in ("-", self.json):
+        if self.trace is not None and self.trace == self.json:
             raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
+        for name in ("trace", "log_dir"):
+            require_name(option_name(name), getattr(self, name))
         if self.chat_template_kwargs is not None:
             check_template_variables("--chat-template-kwargs", self.chat_template_kwargs)
         for name in ("chat", "system", "chat_template_kwargs"):
