@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from tiny_model import Tensors, edit
 
-from mpi_spp.model.tokenizer import load_tokenizer, token_ids
+from mpi_spp.model.text.tokenizer import load_tokenizer, token_ids
 
 START, END = "<|im_start|>", "<|im_end|>"
 TEMPLATE = (

@@ -4,8 +4,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mpi_spp.engine import Engine
-    from mpi_spp.model.generation import Generation
+    from mpi_spp.engine.engine import Engine
+    from mpi_spp.model.text.generation import Generation
 
 
 def show_choice(engine: "Engine", generation: "Generation | None" = None) -> None:
@@ -15,7 +15,7 @@ def show_choice(engine: "Engine", generation: "Generation | None" = None) -> Non
     """
     if engine.world.rank > 0:
         return
-    from mpi_spp.report.tables import tell
+    from mpi_spp.instruments.report.tables import tell
 
     chosen = [] if engine.choice is None else [f"chosen {engine.choice['reason']}"]
     told = generation and generation.line()

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import click
 
-from mpi_spp import start
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
 from mpi_spp.cli._options import FILE, json_option, parse_gpu_ids
 from mpi_spp.cli._output import check_outputs, write_json
@@ -17,8 +16,7 @@ from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
 from mpi_spp.comm.environment import launched_size
 from mpi_spp.config import MOST_THREADS, RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.launch import sign
-from mpi_spp.launch.guard import run_guarded
+from mpi_spp.launch import completion_marker as sign
 from mpi_spp.launch.handed_in import handed_in, keep_for_rank_0, refuse_elsewhere
 from mpi_spp.launch.hostfile import MOST_RANKS, Host, is_this_machine, memory_limits, read_hostfile
 from mpi_spp.launch.interface import check_interface
@@ -33,7 +31,9 @@ from mpi_spp.launch.line import (
     request_here,
 )
 from mpi_spp.launch.placement import num_cores_here
-from mpi_spp.launch.reach import require_hosts
+from mpi_spp.launch.preflight import require_hosts
+from mpi_spp.launch.supervisor import run_guarded
+from mpi_spp.system import start
 
 _RANKS_HELP = (
     "Ranks to start.  [default: all slots of the hostfile; else one for each GPU id; else one for each core,"
@@ -156,7 +156,7 @@ def _networks_here(hosts: Sequence[Host]) -> dict[str, str] | None:
     """Those that an interface must be of; None where all ranks are on other hosts, or none is known."""
     if hosts and not any(is_this_machine(host.name) for host in hosts):
         return None
-    from mpi_spp.doctor.interfaces import networks_here
+    from mpi_spp.instruments.doctor.interfaces import networks_here
 
     return networks_here() or None
 
@@ -185,7 +185,7 @@ def _start(request: LaunchRequest, only_here: Mapping[str, str]) -> NoReturn:
     finished = None if all(is_this_machine(host.name) for host in request.hosts) else sign.new_sign()
     signs = {} if finished is None else {sign.VARIABLE: finished}
     if sys.stdout.isatty():
-        from mpi_spp.report.tables import SHOWN_ON_TERMINAL
+        from mpi_spp.instruments.report.tables import SHOWN_ON_TERMINAL
 
         signs[SHOWN_ON_TERMINAL] = "1"
     command = (*request.command, *keep_for_rank_0(only_here))

@@ -8,10 +8,10 @@ import click
 
 from mpi_spp.cli._options import File, json_option
 from mpi_spp.cli._output import check_outputs, write_json
-from mpi_spp.model import store
-from mpi_spp.model.gguf import DTYPES, convert
-from mpi_spp.outputs import require_name
-from mpi_spp.report.progress import Steps
+from mpi_spp.model.loading import hub as store
+from mpi_spp.model.loading.gguf import DTYPES, convert
+from mpi_spp.system.outputs import require_name
+from mpi_spp.system.progress import Steps
 
 _INDENT = 11  # of what is said of a model below its name
 
@@ -52,7 +52,7 @@ def list_models(json: str | None) -> None:
     rows = [("stored", model["name"], f"{model['bytes'] / 1e6:.0f} MB, {model['path']}") for model in stored]
     rows += [("available", model["name"], model["summary"]) for model in available]
     if json != "-":
-        from mpi_spp.report.tables import tell
+        from mpi_spp.instruments.report.tables import tell
 
         for state, name, note in rows:
             tell(f"{state:{_INDENT}}{name}", sys.stdout)

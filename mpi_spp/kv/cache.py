@@ -5,7 +5,7 @@ from collections.abc import Callable
 import torch
 
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout, LayerCache
-from mpi_spp.kv.layout import EVERYTHING, Held
+from mpi_spp.parallel.layout import EVERYTHING, Held
 
 
 class KVCache:

@@ -8,7 +8,7 @@ import pytest
 from click.testing import CliRunner
 
 from mpi_spp.cli import commands
-from mpi_spp.report.tables import tell
+from mpi_spp.instruments.report.tables import tell
 
 COLUMNS = 80
 
