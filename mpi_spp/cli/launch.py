@@ -184,10 +184,10 @@ def _start(request: LaunchRequest, only_here: Mapping[str, str]) -> NoReturn:
     # Where a host may be lost, a sign of rank 0's end.
     finished = None if all(is_this_machine(host.name) for host in request.hosts) else sign.new_sign()
     signs = {} if finished is None else {sign.VARIABLE: finished}
-    if sys.stdout.isatty():
+    if terminals := [str(number) for number in (1, 2) if os.isatty(number)]:
         from mpi_spp.instruments.report.tables import SHOWN_ON_TERMINAL
 
-        signs[SHOWN_ON_TERMINAL] = "1"
+        signs[SHOWN_ON_TERMINAL] = ",".join(terminals)
     command = (*request.command, *keep_for_rank_0(only_here))
     argv, environment = mpirun_line(replace(request, command=command, exports={**request.exports, **signs}), launcher)
     sys.stdout.flush()

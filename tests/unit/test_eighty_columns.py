@@ -1,6 +1,5 @@
-"""What a person reads on a terminal fits 80 columns: every command's help, and the lines that are not tables."""
+"""What a person reads on a terminal fits 80 columns: every command's help. See also test_tables.py."""
 
-import io
 from collections.abc import Iterator
 
 import click
@@ -8,7 +7,6 @@ import pytest
 from click.testing import CliRunner
 
 from mpi_spp.cli import commands
-from mpi_spp.instruments.report.tables import tell
 
 COLUMNS = 80
 
@@ -29,13 +27,3 @@ def test_help(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     text = CliRunner().invoke(commands, [*words, "--help"], prog_name="mpi-spp").output
     assert text.startswith("Usage: ")
     assert [line for line in text.splitlines() if len(line) > COLUMNS] == []
-
-
-def test_sentences_go_on_below_and_paths_stay_whole() -> None:
-    shown, path = io.StringIO(), "/" + "p" * 100
-    tell(f"mpi-spp: {path}: " + "word " * 40, shown)
-    tell("word " * 30, shown, indent=4)
-    lines = shown.getvalue().splitlines()
-    assert [len(line) > COLUMNS for line in lines].count(True) == 1 and any(path in line for line in lines)
-    assert " ".join(shown.getvalue().split()).startswith(f"mpi-spp: {path}: word word")
-    assert lines[-1].startswith("    word")

@@ -4,7 +4,7 @@ import io
 
 import pytest
 
-from mpi_spp.instruments.report.tables import console, table, tables_of
+from mpi_spp.instruments.report.tables import console, table, tables_of, tell
 
 
 def lines_of(*made: object) -> list[str]:
@@ -43,8 +43,26 @@ def test_the_width(columns: str, width: int, monkeypatch: pytest.MonkeyPatch) ->
 
 
 class Terminal(io.StringIO):
+    """As standard output on one."""
+
     def isatty(self) -> bool:
         return True
+
+    def fileno(self) -> int:
+        return 1
+
+
+def test_sentences_go_on_below_on_a_terminal_and_paths_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.delenv("OMPI_COMM_WORLD_SIZE", raising=False)
+    shown, kept, path = Terminal(), io.StringIO(), "/" + "p" * 100
+    for file in (shown, kept):
+        tell(f"mpi-spp: {path}: " + "word " * 40, file)
+        tell("word " * 30, file, indent=4)
+    lines = shown.getvalue().splitlines()
+    assert [line for line in lines if len(line) > 80] == [f"  {path}:"]
+    assert lines[-1].startswith("    word") and len(kept.getvalue().splitlines()) == 2
+    assert shown.getvalue().split() == kept.getvalue().split()
 
 
 @pytest.mark.parametrize(
@@ -54,7 +72,8 @@ class Terminal(io.StringIO):
         ({"NO_COLOR": "1"}, False),
         ({"TERM": "dumb"}, False),
         ({"OMPI_COMM_WORLD_SIZE": "3"}, False),
-        ({"OMPI_COMM_WORLD_SIZE": "3", "MPI_SPP_TERMINAL": "1"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "3", "MPI_SPP_TERMINAL": "1,2"}, True),
+        ({"OMPI_COMM_WORLD_SIZE": "3", "MPI_SPP_TERMINAL": "2"}, False),
         ({"PMI_SIZE": "3"}, True),
     ],
     ids=str,
