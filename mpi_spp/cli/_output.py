@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpi_spp.cli._streams import require_stdout
 from mpi_spp.comm.environment import launched_size
+from mpi_spp.errors import AgreedExit
 from mpi_spp.system.outputs import require_different, require_name, require_writable, write_text
 
 if TYPE_CHECKING:
@@ -47,4 +48,4 @@ def leave_with(world: "World", status: int) -> NoReturn:
     """End all ranks with this status when all have spoken: launchers end the job when one leaves with any but 0."""
     sys.stdout.flush()
     world.agree()
-    sys.exit(status)
+    raise AgreedExit(status)

@@ -11,6 +11,7 @@ from mpi_spp.cli._options import TOKENS, json_option, timeout_option
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.comm.environment import launched_rank, launched_size, limit
 from mpi_spp.config import MOST_THREADS
+from mpi_spp.errors import AgreedExit
 from mpi_spp.launch.placement import local_numbers
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ def command(
         from mpi_spp.comm.world import leave
 
         leave()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
+        raise AgreedExit(exit_status(findings))
     sys.exit(exit_status(findings))
 
 

@@ -181,9 +181,8 @@ def _start(request: LaunchRequest, only_here: Mapping[str, str]) -> NoReturn:
     launcher = find_launcher()
     require_same_mpi(launcher)
     require_hosts(request.hosts, launcher)
-    # Where a host may be lost, a sign of rank 0's end.
-    finished = None if all(is_this_machine(host.name) for host in request.hosts) else sign.new_sign()
-    signs = {} if finished is None else {sign.VARIABLE: finished}
+    signs = {sign.VARIABLE: sign.new_sign()}  # of rank 0's end
+    may_lose_host = not all(is_this_machine(host.name) for host in request.hosts)
     if terminals := [str(number) for number in (1, 2) if os.isatty(number)]:
         from mpi_spp.instruments.report.tables import SHOWN_ON_TERMINAL
 
@@ -192,7 +191,7 @@ def _start(request: LaunchRequest, only_here: Mapping[str, str]) -> NoReturn:
     argv, environment = mpirun_line(replace(request, command=command, exports={**request.exports, **signs}), launcher)
     sys.stdout.flush()
     try:
-        sys.exit(run_guarded(argv, {**os.environ, **environment}, finished))
+        sys.exit(run_guarded(argv, {**os.environ, **environment}, signs[sign.VARIABLE], may_lose_host))
     except OSError as error:
         raise UserError(
             f"{argv[0]}: cannot be started ({error.strerror}); name a working mpirun in MPI_SPP_MPIRUN"

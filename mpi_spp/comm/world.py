@@ -15,7 +15,7 @@ from typing import Any, NoReturn, TypeVar
 import mpi4py
 
 from mpi_spp.comm.environment import launched_by_open_mpi, launched_rank, launched_size
-from mpi_spp.errors import UserError
+from mpi_spp.errors import AgreedExit, UserError
 from mpi_spp.system.limits import cpu_quota, within_quota
 
 mpi4py.rc.initialize = False  # World does it, when it knows that the library belongs to the launcher
@@ -264,7 +264,7 @@ def leave_together(error: UserError, timeout: float) -> NoReturn:
     if launched_rank() == 0:
         print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
     leave()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
-    sys.exit(2)
+    raise AgreedExit(2)
 
 
 def abort_with(error: UserError) -> NoReturn:
