@@ -17,7 +17,7 @@ from mpi_spp.cli._streams import OutputLost, take_streams
 from mpi_spp.comm.environment import launched_rank, launched_size, limit
 from mpi_spp.config import default_of
 from mpi_spp.errors import AgreedExit, UserError
-from mpi_spp.launch.completion_marker import give_sign, is_awaited
+from mpi_spp.launch.completion_marker import give_sign, take_sign
 from mpi_spp.system import cpu
 
 # Of objects made and not freed, before Python looks for garbage. At its usual 700 that takes a tenth of the time to the
@@ -56,6 +56,7 @@ def main() -> NoReturn:
     output cannot be written the status is 2, or as after SIGPIPE when its reader has left.
     """
     take_streams()
+    sign = take_sign()
     try:
         try:
             _run()
@@ -64,17 +65,16 @@ def main() -> NoReturn:
     except OutputLost as lost:
         _leave_without_output(lost)
     except SystemExit as leave:
-        if not leave.code or isinstance(leave, AgreedExit):
-            _leave_by_sign(int(leave.code or 0))
+        if sign and (not leave.code or isinstance(leave, AgreedExit)):
+            _leave_by_sign(sign, int(leave.code or 0))
         raise
 
 
-def _leave_by_sign(status: int) -> None:
-    """Where `launch` looks on, tell it the status and leave with 0: of any other one launchers write a paragraph."""
-    if is_awaited():
-        if launched_rank() == 0:
-            give_sign(status)
-        sys.exit(0)
+def _leave_by_sign(sign: str, status: int) -> NoReturn:
+    """Tell `launch` the status and leave with 0: of any other one launchers write a paragraph."""
+    if launched_rank() == 0:
+        give_sign(sign, status)
+    sys.exit(0)
 
 
 def _run() -> NoReturn:

@@ -17,15 +17,15 @@ def new_sign() -> str:
     return f"mpi-spp: finished {secrets.token_hex(8)}"
 
 
-def is_awaited() -> bool:
-    """Whether somebody looks for the sign."""
-    return bool(os.environ.get(VARIABLE))
+def take_sign() -> str | None:
+    """The one that this process is to give, which no process that it starts itself should; None: nobody awaits any."""
+    return os.environ.pop(VARIABLE, None)
 
 
-def give_sign(status: int) -> None:
+def give_sign(sign: str, status: int) -> None:
     """Say that this process has done all that it was started for. Meant for rank 0, when the others are done too."""
     sys.stderr.flush()
-    os.write(2, f"{os.environ[VARIABLE]} {status}\n".encode())
+    os.write(2, f"{sign} {status}\n".encode())
 
 
 class Sieve:

@@ -34,7 +34,7 @@ def require_writable(source: str, path: str | Path) -> None:
 def require_name(source: str, path: str | Path | None) -> None:
     """Raise UserError for `-`, which stands for standard output elsewhere, and would be a file of that name here."""
     if str(path) == "-":
-        raise UserError(f"{source}: - is standard output, which cannot take this; give a name (./- for that one)")
+        raise UserError(f"{source}: - is standard output, which cannot take this; give a name")
 
 
 @contextmanager
