@@ -16,6 +16,7 @@ from mpi_spp.request import (
     check_penalty,
     check_template_variables,
 )
+from mpi_spp.system.outputs import require_name
 from mpi_spp.system.units import MemoryLimit, counted
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -136,8 +137,10 @@ class RunConfig:
         self._check_guidance()
         if self.gpu_ids and self.device == "cpu":
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
-        if self.trace is not None and self.trace in ("-", self.json):
+        if self.trace is not None and self.trace == self.json:
             raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
+        for name in ("trace", "log_dir"):
+            require_name(option_name(name), getattr(self, name))
         if self.chat_template_kwargs is not None:
             check_template_variables("--chat-template-kwargs", self.chat_template_kwargs)
         for name in ("chat", "system", "chat_template_kwargs"):

@@ -3,6 +3,7 @@
 `mpi-spp launch -np 3 -- run script.py`; without a launcher there is one rank. See docs/python.md.
 """
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -24,6 +25,11 @@ from mpi_spp.system.units import parse_limit
 _NO_OPTIONS = {"prompt", "prompt_file", "prompt_ids", "document", "questions", "negative_prompt", "guidance_scale"}
 _NO_OPTIONS |= {"num_return_sequences", "max_new_tokens", "ignore_eos", "json", "trace", "trace_messages"}
 _NO_OPTIONS |= {*DRAWS, *PENALTY_RANGES}
+
+# What all ranks must have alike, lest one waits for what no other sends.
+_OF_ALL_RANKS: tuple[str, ...] = ("mesh", "prefill", "decode", "chunk_size", "layer_split", "context_split")
+_OF_ALL_RANKS += ("sync_strategy", "sync_granularity", "dtype", "kv_cache_dtype", "quantize", "quantize_group_size")
+_calls = itertools.count(1)  # of this process
 
 Prompt = str | Sequence[int] | Sequence[dict[str, Any]]  # a text, token ids, or the messages of a chat
 
@@ -96,6 +102,11 @@ class LLM:
                 raise UserError(f"{name}: {value!r} is no number from 1 up; give one")
         config = _config(model=model, **options)
         self._world, self._most, self._clock = join(config), max_num_seqs, Clock()
+        self._begins("LLM()")
+        alike = {name: getattr(config, name) for name in _OF_ALL_RANKS}
+        _require_alike(
+            self._world.gather(alike | {"max_num_seqs": max_num_seqs, "max_prompt_tokens": max_prompt_tokens})
+        )
         for team in teams_of(config, self._world.size):
             require_one_replica(team.mesh)
         directory = find_model(config, self._world)
@@ -119,6 +130,7 @@ class LLM:
         `params`: one for all prompts, or a list with one for each. A text becomes a chat where the model has a chat
         template; `LLM(..., chat=False)` takes it as it is.
         """
+        self._begins("generate()")
         requests = self._requests(prompts, params)
         answers: list[list[int]] = [[] for _ in requests]
         for number, token in self._engine.generate_batch(requests, most=self._most):
@@ -130,11 +142,16 @@ class LLM:
 
         All ranks must take as much of it.
         """
+        self._begins("stream()")
         (request,) = self._requests([prompt], params)
         text = self._encoder.stream() if self._encoder is not None else None
         for _, token in self._engine.generate_batch([request]):
             yield "" if text is None else text.push(token)
         yield "" if text is None else text.rest()
+
+    def _begins(self, call: str) -> None:
+        """Say where this rank is, should others be elsewhere."""
+        self._world.doing = f"{call}, call {next(_calls)} of an LLM"
 
     def _requests(self, prompts: Prompt | Sequence[Prompt], given: Params) -> list[Request]:
         """What the engine is asked, by rank 0's prompts and parameters."""
@@ -163,6 +180,15 @@ class LLM:
 
         self._world.on_rank_0(work)
         return made[0]
+
+
+def _require_alike(of_ranks: Sequence[Mapping[str, Any]]) -> None:
+    """Raise UserError where a rank has another value than rank 0."""
+    first = of_ranks[0]
+    for rank, other in enumerate(of_ranks):
+        for name in (name for name, value in other.items() if value != first[name]):
+            told = f"{first[name]!r} on rank 0, and {other[name]!r} on rank {rank}"
+            raise UserError(f"{name}: {told}; all ranks must give the same", agreed=True)
 
 
 def _config(**options: Any) -> RunConfig:

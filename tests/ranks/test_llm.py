@@ -74,6 +74,16 @@ def test_bad_prompts_are_refused_on_all_ranks(llm: LLM, prompts: object, says: s
     assert llm.generate([1, 2], SamplingParams(max_tokens=1))
 
 
+@pytest.mark.ranks(3)
+def test_ranks_that_make_other_calls(llm: LLM, world: World, models: Path) -> None:
+    """And those that make the same ones again are answered."""
+    with pytest.raises(UserError, match=r"apart: ranks 0, 2 at generate\(\), call \d+ of an LLM; rank 1 at stream\(\)"):
+        list(llm.stream([1])) if world.rank == 1 else llm.generate([1])
+    with pytest.raises(UserError, match=r"^chunk_size: 8 on rank 0, and 9 on rank 2; all ranks must give the same"):
+        LLM(str(models / NAME), chunk_size=9 if world.rank == 2 else 8)
+    assert llm.generate([1, 2], SamplingParams(max_tokens=1))
+
+
 def test_parameters_of_another_kind_are_refused(llm: LLM) -> None:
     with pytest.raises(UserError, match="params: dict is no SamplingParams"):
         llm.generate([1], {"max_tokens": 2})  # type: ignore[arg-type]
