@@ -17,9 +17,9 @@ static index_t integers[MOST], sizes[MOST];
 static float numbers[MOST];
 static char *buffers[MOST];
 
-int attend_part(const bfloat16 *queries, const Cache *cache, float *part, float *log_sums, index_t tokens, index_t groups,
+int attend_part(const element *queries, const Cache *cache, float *part, float *log_sums, index_t tokens, index_t groups,
                 index_t heads, index_t size, index_t first, index_t stop, index_t start, index_t window);
-void pack_panels(const bfloat16 *rows, bfloat16 *to, index_t out, index_t in, int alternate);
+void pack_panels(const element *rows, element *to, index_t out, index_t in, int alternate);
 
 static void fail(const char *why) {
   fprintf(stderr, "driver: %s\n", why);

@@ -41,7 +41,7 @@ def test_a_layer_in_one_call_is_worth_slower_products(
 ) -> None:
     made = {"packed": Packed(), "native-amx": Packed()}
     made["native-amx"].in_one_call = True
-    monkeypatch.setattr(choice, "make", lambda name, directory, activations: made[name])
+    monkeypatch.setattr(choice, "make", lambda name, dtype, directory, activations: made[name])
     monkeypatch.setattr(choice, "_times", lambda backend, products: [product if backend.in_one_call else 1.0])
     assert fastest(BFLOAT16, tmp_path, list(made)) == chosen
 
@@ -89,7 +89,7 @@ def fake_trials(monkeypatch: pytest.MonkeyPatch, **failed: str) -> list[list[str
         return {name: failed.get(name.partition("-")[0], trial.WORKS) for name in names}
 
     monkeypatch.setattr(trial, "results_of", results_of)
-    monkeypatch.setattr(choice, "is_kept", lambda name, directory: True)
+    monkeypatch.setattr(choice, "is_kept", lambda name, directory, dtype: True)
     choice.trials.cache_clear()
     return tried
 
@@ -116,7 +116,7 @@ def test_kernels_that_worked_and_are_gone_are_tried_anew(tmp_path: Path, monkeyp
     monkeypatch.setattr(choice, "names_for", lambda dtype, device, is_quantized: ["plain", "native-amx"])
     for kept in (True, False):
         tried = fake_trials(monkeypatch)
-        monkeypatch.setattr(choice, "is_kept", lambda name, directory, kept=kept: kept)
+        monkeypatch.setattr(choice, "is_kept", lambda name, directory, dtype, kept=kept: kept)
         for _ in range(2):
             choice.trials.cache_clear()
             choice.trials(torch.bfloat16, tmp_path / str(kept))
@@ -130,7 +130,7 @@ def test_of_native_variants_no_more_are_compiled_than_needed(
     """The best first until one works; another when it is named; each once for a machine."""
     variants = ["native-b", "native-c", "native-d"]
     monkeypatch.setattr(choice, "names_for", lambda dtype, device, is_quantized: ["plain", *variants])
-    monkeypatch.setattr(choice, "is_kept", lambda name, directory: True)
+    monkeypatch.setattr(choice, "is_kept", lambda name, directory, dtype: True)
     tried: list[str] = []
 
     def results_of(names: list[str], dtype: torch.dtype, directory: Path) -> dict[str, str]:

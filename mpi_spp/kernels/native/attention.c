@@ -12,7 +12,7 @@ enum { SEGMENT = 256, BLOCK = 96 }; /* positions, and rows that share what is pa
 typedef struct {
   const number *queries; /* as attend() has them, but for their type */
   const Cache *cache;
-  bfloat16 *to;
+  element *to;
   float *part, *log_sums; /* in place of `to`, as attend_part() has them */
   index_t tokens, groups, heads, size, first, stop, start, window; /* first, stop: the positions to look at */
 } Job;
@@ -38,7 +38,7 @@ INLINE index_t first_of(const Job *job, index_t row) { return larger(job->first,
 /* Outputs [rows, width] of weights [rows, SEGMENT] of a few rows with the values, to the bit those of many rows. */
 static void weigh(index_t rows, const Segment *segment, const number *weights, float *outputs) {
   index_t width = width_of(segment->size), pairs = parts_of(segment->count, 2);
-  bfloat16 values[SEGMENT * width];
+  element values[SEGMENT * width];
   pack_values(segment, values);
   for (index_t d = 0; d < width; d += PANEL)
     tile(rows, weights, SEGMENT, values + 2 * pairs * d, pairs, outputs + d, width, 1);
@@ -99,7 +99,7 @@ static void weigh(index_t rows, const Segment *segment, const number *weights, f
 /* Scores [rows, SEGMENT] of a few rows with the keys. */
 static void score_panels(const Segment *segment, index_t rows, const number *queries, float scores[][SEGMENT]) {
   index_t size = segment->size;
-  bfloat16 room[PANEL * size];
+  element room[PANEL * size];
   for (index_t at = 0; at < segment->count; at += PANEL)
     tile(rows, queries, size, key_panel(segment, at, room), size / 2, &scores[0][at], SEGMENT, 1);
 }
@@ -129,8 +129,8 @@ static void softmax_rows(const Job *job, index_t row, index_t rows, float scores
 
 /* The shares of up to TILE_ROWS rows from `row` on in a segment of `count` positions from `from` on, of which they see the
  * first ones at least. */
-static void attend_tile(const Job *job, index_t group, index_t row, index_t rows, const bfloat16 *keys,
-                        const bfloat16 *values, index_t from, index_t count, Shares to) {
+static void attend_tile(const Job *job, index_t group, index_t row, index_t rows, const element *keys,
+                        const element *values, index_t from, index_t count, Shares to) {
   index_t step = parts_of(count, 2) * 2;
   count = smaller(count, stop_of(job, row + rows - 1) - from);
   float scores[TILE_ROWS][SEGMENT];
@@ -183,7 +183,7 @@ static void finish(const Job *job, index_t group, index_t row, index_t rows, Sha
       if (job->part)
         store_first(job->part + place * job->size + d, values, job->size - d);
       else
-        store_bfloat16(job->to + place * job->size + d, values, job->size - d);
+        store_elements(job->to + place * job->size + d, values, job->size - d);
     }
   }
 }
@@ -201,12 +201,12 @@ static void attend_lines(const Job *job, index_t group, index_t rows, index_t fr
 
 /* The shares of rows from `row` on in the segment that begins at `from`. packed: room for its keys, which codes need, and
  * its values. */
-static void attend_segment(const Job *job, index_t group, index_t row, index_t rows, index_t from, bfloat16 *packed,
+static void attend_segment(const Job *job, index_t group, index_t row, index_t rows, index_t from, element *packed,
                            Shares to) {
   index_t count = smaller(SEGMENT, stop_of(job, row + rows - 1) - from);
   Segment segment = segment_of(job->cache, job->size, group, from, count);
-  bfloat16 *values = packed + SEGMENT * job->size;
-  const bfloat16 *keys = key_panels(&segment, packed);
+  element *values = packed + SEGMENT * job->size;
+  const element *keys = key_panels(&segment, packed);
   pack_values(&segment, values);
   for (index_t r = 0; r < rows; r += TILE_ROWS) {
     Shares part = {to.largest + r, to.sums + r, to.outputs + r * width_of(job->size)};
@@ -218,7 +218,7 @@ static void attend_segment(const Job *job, index_t group, index_t row, index_t r
 typedef struct {
   const Job *job;
   float *memory;    /* for the shares of each thread */
-  bfloat16 *packed; /* [threads, packed_size] */
+  element *packed; /* [threads, packed_size] */
   index_t packed_size, next;
 } Blocks;
 
@@ -247,7 +247,7 @@ static void attend_next_blocks(void *of, index_t first, index_t stop) {
   end_tiles();
 }
 
-static void attend_blocks(const Job *job, float *memory, bfloat16 *packed, index_t packed_size) {
+static void attend_blocks(const Job *job, float *memory, element *packed, index_t packed_size) {
   Blocks blocks = {job, memory, packed, packed_size, 0};
   share_out(attend_next_blocks, &blocks, 0, 1);
 }
@@ -285,13 +285,13 @@ static void attend_segments(const Job *job, float *memory) {
 }
 
 /* Returns 0, or 1 when there is no memory. */
-static int run(Job *job, const bfloat16 *queries) {
+static int run(Job *job, const element *queries) {
   int few = job->tokens * job->heads <= MOST_REGISTER_ROWS;
   index_t rows = few ? job->tokens * job->heads : BLOCK;
   index_t threads = omp_get_max_threads();
   index_t parts = few ? job->groups * parts_of(job->stop, SEGMENT) + 1 : 2 * threads;
   index_t packed_size = few ? 0 : SEGMENT * (job->size + width_of(job->size));
-  bfloat16 *packed = malloc(threads * packed_size * sizeof(bfloat16) + 1);
+  element *packed = malloc(threads * packed_size * sizeof(element) + 1);
   float *memory = malloc(parts * floats_of(job, rows) * sizeof(float));
   index_t query_rows = job->groups * job->tokens * job->heads;
   number *room = malloc((PADDING ? query_rows * job->size * sizeof(number) : 0) + 1);
@@ -310,7 +310,7 @@ static int run(Job *job, const bfloat16 *queries) {
 /* queries [groups, tokens, heads, size], already scaled; the cache, of which token t sees positions
  * [start + t + 1 - window, start + t]; to [tokens, groups * heads, size]. `size` is even. Returns 0, or 1 when there is no
  * memory. */
-int attend(const bfloat16 *queries, const Cache *cache, bfloat16 *to, index_t tokens, index_t groups, index_t heads,
+int attend(const element *queries, const Cache *cache, element *to, index_t tokens, index_t groups, index_t heads,
            index_t size, index_t start_, index_t window) {
   Job job = {.cache = cache, .to = to, .tokens = tokens, .groups = groups, .heads = heads,
              .size = size, .stop = start_ + tokens, .start = start_, .window = window};
@@ -320,7 +320,7 @@ int attend(const bfloat16 *queries, const Cache *cache, bfloat16 *to, index_t to
 /* The same of positions [first, stop) alone, to be merged with other parts: outputs to part [tokens, groups * heads, size],
  * and the logarithms of what the weights sum up to, log_sums [tokens, groups * heads]: -inf where a token sees none of
  * these positions, and outputs of 0. The positions before `first` are filled, too. */
-int attend_part(const bfloat16 *queries, const Cache *cache, float *part, float *log_sums, index_t tokens, index_t groups,
+int attend_part(const element *queries, const Cache *cache, float *part, float *log_sums, index_t tokens, index_t groups,
                 index_t heads, index_t size, index_t first, index_t stop, index_t start_, index_t window) {
   Job job = {.cache = cache, .part = part, .log_sums = log_sums, .tokens = tokens, .groups = groups,
              .heads = heads, .size = size, .first = first, .stop = stop, .start = start_, .window = window};

@@ -20,11 +20,11 @@ int run_attention(const Layer *layer, float *hidden, const float *cosines, const
                   index_t tokens, index_t start, index_t window, int keep) {
   index_t groups = layer->groups, heads = layer->heads, size = layer->size, width = groups * heads * size;
   index_t hidden_size = layer->qkv.in, wide = layer->qkv.out;
-  bfloat16 *x = malloc(tokens * (hidden_size + wide + 2 * width) * sizeof(bfloat16));
+  element *x = malloc(tokens * (hidden_size + wide + 2 * width) * sizeof(element));
   if (!x) return 1;
-  bfloat16 *inner = x + tokens * hidden_size, *queries = inner + tokens * wide, *attended = queries + tokens * width;
+  element *inner = x + tokens * hidden_size, *queries = inner + tokens * wide, *attended = queries + tokens * width;
   rms_norm(hidden, layer->input_norm, x, tokens, hidden_size, layer->norm_eps);
-  int failed = linear(&layer->qkv, x, inner, tokens, STORE_BFLOAT16);
+  int failed = linear(&layer->qkv, x, inner, tokens, STORE_ELEMENTS);
   rotate_and_store(inner, cosines, sines, layer->query_norm, layer->key_norm, layer->head_eps, layer->scale, queries,
                    cache, tokens, groups, heads, size, start);
   failed |= attend(queries, cache, attended, tokens, groups, heads, size, start, window);
@@ -36,9 +36,9 @@ int run_attention(const Layer *layer, float *hidden, const float *cosines, const
 
 int run_mlp(const Layer *layer, float *hidden, index_t tokens, int keep) {
   index_t hidden_size = layer->gate_up.in;
-  bfloat16 *x = malloc(tokens * (hidden_size + layer->down.in) * sizeof(bfloat16));
+  element *x = malloc(tokens * (hidden_size + layer->down.in) * sizeof(element));
   if (!x) return 1;
-  bfloat16 *inner = x + tokens * hidden_size;
+  element *inner = x + tokens * hidden_size;
   rms_norm(hidden, layer->mlp_norm, x, tokens, hidden_size, layer->norm_eps);
   int failed = linear(&layer->gate_up, x, inner, tokens, SILU_MUL);
   make_room(hidden, tokens * hidden_size, keep);
