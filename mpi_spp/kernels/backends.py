@@ -34,7 +34,7 @@ def names_for(dtype: torch.dtype, device: torch.device, is_quantized: bool) -> l
 
 
 def make(name: str, dtype: torch.dtype, directory: Path, activations: str = "exact") -> Plain:
-    """Make a back end for a dtype. `directory`: where compiled kernels are kept; NoKernels where they cannot be compiled.
+    """Make a back end for a dtype. `directory`: where kernels are kept. NoKernels where they cannot be compiled.
 
     `activations`: of native products with weights of 4 bits; others have exact ones.
     """

@@ -104,7 +104,7 @@ def _still_true(name: str, result: object, directory: Path, dtype: torch.dtype) 
 
 
 def backends(dtype: torch.dtype, device: torch.device, directory: Path, is_quantized: bool = False) -> dict[str, Plain]:
-    """Make all back ends that work here, by name; of native ones those with instructions for the dtype itself, or one."""
+    """Make all back ends that work here, by name; of native ones all for bfloat16, else the best."""
     variants = ALL if dtype == torch.bfloat16 else BEST
     return {name: make(name, dtype, directory) for name in working(dtype, device, directory, is_quantized, variants)}
 

@@ -17,7 +17,8 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
 LAYOUTS = {"plain": COLUMNS}
 for name, dtype in (("native", torch.bfloat16), ("lines", torch.float32)):  # which have panels of pairs, and of lines
     made = backends(dtype, torch.device("cpu"), cache_directory() / "kernels")
-    LAYOUTS |= {name: backend.key_layout for one, backend in made.items() if is_native(one)}
+    native = [backend.key_layout for one, backend in made.items() if is_native(one)]
+    LAYOUTS |= dict.fromkeys([name] * len(native), native[0]) if native else {}
 # Layouts of caches of the same dtype, between which a sync may move it.
 OF_DTYPE = {torch.float32: ("plain", "lines"), torch.bfloat16: ("plain", "native"), torch.int8: tuple(LAYOUTS)}
 PAIRS = [(torch.float16, "plain", "plain")] + [
