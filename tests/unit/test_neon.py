@@ -89,7 +89,7 @@ def attention() -> Iterator[Case]:
             yield Case("rotate", (*sizes, start, capacity), inputs, (1e-6, 0.3))
             queries, output = torch.randn(queries.shape).bfloat16(), torch.zeros(tokens, groups * heads, size)
             yield Case("attend", (*sizes, start, window, capacity), (queries, output.bfloat16(), *cache))
-            seen = (*sizes, 7, start, start, window, capacity)
+            seen = (*sizes, start, window, 7, start, capacity)
             yield Case("attend_part", seen, (queries, output, torch.zeros(tokens, groups * heads), *cache))
 
 
