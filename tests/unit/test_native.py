@@ -15,7 +15,7 @@ from mpi_spp import cpu
 from mpi_spp.kernels.attention import Heads, Rotation
 from mpi_spp.kernels.attention import attention as attend
 from mpi_spp.kernels.cache import LayerCache, quantize_heads
-from mpi_spp.kernels.layer import HeadsPart, Layer, MLPPart
+from mpi_spp.kernels.layer import FusedSpan, HeadsPart, Layer, MLPPart
 from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.norm import RMSNorm
@@ -203,7 +203,7 @@ def test_a_layer_in_one_call_is_its_operations(native: Native, quantized: bool, 
     assert heads is not None and mlp is not None and fused is not None
     heads.output.add_to(apart, heads.attention(heads.qkv(layer.input_norm(apart)), rotation, cache, start, None))
     mlp.down.add_to(apart, mlp.gate_up(layer.mlp_norm(apart)))
-    fused(hidden, rotation, copy, start, None)
+    fused(hidden, rotation, [FusedSpan(tokens, start, fused.places([copy]))])
     assert torch.equal(hidden, apart) and not hidden.isnan().any()
     assert equal(copy, cache, start + tokens)
 
@@ -219,7 +219,7 @@ def test_layers_in_float32_are_the_same_by_all_instructions(dtype: torch.dtype, 
         fused, hidden = backend.fused(random_layer(backend)), torch.randn(tokens, 32)
         cache = random_cache(backend, 2, 16, 5, 5 + tokens, dtype)
         assert fused is not None
-        fused(hidden, random_rotation(tokens, 16), cache, 5, None)
+        fused(hidden, random_rotation(tokens, 16), [FusedSpan(tokens, 5, fused.places([cache]))])
         found.append((hidden, cache))
     for hidden, cache in found[1:]:
         assert torch.equal(hidden, found[0][0]) and equal(cache, found[0][1], 5 + tokens)
@@ -235,7 +235,7 @@ def test_halves_of_a_layer_make_up_the_whole(native: Native, tokens: int) -> Non
         random_cache(native, 2, size, start, start + tokens, native.dtype),
         random_rotation(tokens, size),
     )
-    inputs = (rotation, cache, start, None)
+    inputs = (rotation, [FusedSpan(tokens, start, fused.places([cache]))])
     kept, brought = hidden.clone(), hidden.clone()
     fused.attend(kept, *inputs, True)
     fused.attend(brought, *inputs, False)

@@ -1,16 +1,18 @@
 """The native kernels as a back end."""
 
 import ctypes
+from ctypes import byref
+from typing import Self
 
 import torch
 
 from mpi_spp.kernels.attention import Attention, Heads, Rotation
 from mpi_spp.kernels.cache import LayerCache
-from mpi_spp.kernels.layer import FusedLayer, Layer
+from mpi_spp.kernels.layer import FusedLayers, FusedSpan, Layer
 from mpi_spp.kernels.linear import Activation, Gated, Linear
 from mpi_spp.kernels.merge import Part
-from mpi_spp.kernels.native.cache import KeyPanels, pointers_to
-from mpi_spp.kernels.native.layer import EVERYTHING, NativeLayer
+from mpi_spp.kernels.native.cache import KeyPanels, batch_of, pointers_to
+from mpi_spp.kernels.native.layer import EVERYTHING, NativeLayers, shape_of
 from mpi_spp.kernels.native.library import compiler_of
 from mpi_spp.kernels.native.linear import NativeLinear, NativeSiluMul, OddLinear, panels_of
 from mpi_spp.kernels.norm import RMSNorm
@@ -69,14 +71,14 @@ class Native(Plain):
     def attention(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> "NativeAttention":
         return NativeAttention(self._library, heads, q_norm, k_norm, self.dtype)
 
-    def fused(self, layer: Layer) -> FusedLayer | None:
+    def fused(self, layer: Layer) -> FusedLayers | None:
         heads, mlp = layer.heads, layer.mlp
         if heads is None or heads.norm is not None or (mlp is None and layer.router is None):
             return None
         products = (heads.qkv, heads.output, *((mlp.gate_up, mlp.down) if mlp is not None else ()))
         if not all(isinstance(product, NativeLinear) for product in products):
             return None
-        return NativeLayer(self._library, layer, heads, mlp)
+        return NativeLayers.of(self._library, layer, heads, mlp)
 
 
 class NativeNorm(RMSNorm):
@@ -106,37 +108,41 @@ class NativeAttention(Attention):
         super().__init__(heads, q_norm, k_norm)
         self._dtype = dtype
         self._rotate, self._attend, self._attend_part = library.rotate_and_store, library.attend, library.attend_part
-        self._norm_places = [None if norm is None else norm.weight.data_ptr() for norm in (q_norm, k_norm)]
-        self._eps = 0.0 if q_norm is None else q_norm.eps
+        self.shape = shape_of(heads, q_norm, k_norm)
+
+    def with_heads(self, num_heads: int, num_groups: int) -> Self:
+        other = super().with_heads(num_heads, num_groups)
+        other.shape = shape_of(other.heads, *other.norms)
+        return other
 
     def __call__(
         self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
     ) -> torch.Tensor:
         queries = self.store(qkv, rotation, cache, start)
-        output, place = torch.empty_like(queries), ctypes.byref(pointers_to(cache))
-        sizes = (*self._sizes(len(qkv)), start, EVERYTHING if window is None else window)
-        if self._attend(queries.data_ptr(), place, output.data_ptr(), *sizes):
+        output, batch = torch.empty_like(queries), batch_of(None, [_span(qkv, start, cache)])
+        window = EVERYTHING if window is None else window
+        if self._attend(byref(self.shape), queries.data_ptr(), byref(batch), window, output.data_ptr()):
             raise MemoryError("attention found no memory")
         return output
 
     def store(self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, slot: int) -> torch.Tensor:
-        heads, tokens, qkv = self.heads, len(qkv), qkv.contiguous()
-        queries = torch.empty((tokens, heads.num_heads * heads.size), dtype=self._dtype)
-        angles = (rotation[0].data_ptr(), rotation[1].data_ptr())
-        inputs = (qkv.data_ptr(), *angles, *self._norm_places, self._eps, heads.scale)
-        self._rotate(*inputs, queries.data_ptr(), ctypes.byref(pointers_to(cache)), *self._sizes(tokens), slot)
+        heads, qkv = self.heads, qkv.contiguous()
+        queries = torch.empty((len(qkv), heads.num_heads * heads.size), dtype=torch.bfloat16)
+        batch = batch_of(rotation, [_span(qkv, slot, cache)])
+        self._rotate(byref(self.shape), qkv.data_ptr(), byref(batch), 0, queries.data_ptr())
         return queries
 
     def part(self, queries: torch.Tensor, cache: LayerCache, slots: range, ahead: int, window: int | None) -> Part:
         heads, tokens = self.heads, len(queries)
         part = Part(torch.empty(tokens, heads.num_heads, heads.size), torch.empty(tokens, heads.num_heads))
-        places = (queries.data_ptr(), ctypes.byref(pointers_to(cache)), *(each.data_ptr() for each in part))
         position = slots.start + ahead  # of the first query, where each slot is a position
-        seen = (slots.start, slots.stop, position, EVERYTHING if window is None else window)
-        if self._attend_part(*places, *self._sizes(tokens), *seen):
+        batch = batch_of(None, [_span(queries, position, cache)])
+        places = (byref(self.shape), queries.data_ptr(), byref(batch))
+        seen = (EVERYTHING if window is None else window, slots.start, slots.stop)
+        if self._attend_part(*places, *seen, *(each.data_ptr() for each in part)):
             raise MemoryError("attention found no memory")
         return part
 
-    def _sizes(self, tokens: int) -> tuple[int, ...]:
-        heads = self.heads
-        return tokens, heads.num_groups, heads.num_heads // heads.num_groups, heads.size
+
+def _span(rows: torch.Tensor, start: int, cache: LayerCache) -> FusedSpan:
+    return FusedSpan(len(rows), start, pointers_to([cache]))

@@ -54,14 +54,12 @@ _SIGNATURES: dict[str, list[Any]] = {
     "linear": [_pointer] * 3 + [_count, ctypes.c_int],
     "pack_panels": [_pointer] * 2 + [_count] * 2 + [ctypes.c_int],
     "rms_norm": [_pointer] * 3 + [_count] * 2 + [ctypes.c_float],
-    "rotate_and_store": [_pointer] * 5 + [ctypes.c_float] * 2 + [_pointer] * 2 + [_count] * 5,
-    "attend": [_pointer] * 3 + [_count] * 6,
-    "attend_part": [_pointer] * 4 + [_count] * 8,
+    "rotate_and_store": [_pointer] * 3 + [_count, _pointer],
+    "attend": [_pointer] * 3 + [_count, _pointer],
+    "attend_part": [_pointer] * 3 + [_count] * 3 + [_pointer] * 2,
     "take_keys": [_pointer] * 2 + [_count] * 6,
     "put_keys": [_pointer] * 2 + [_count] * 6,
-    "run_layer": [_pointer] * 5 + [_count] * 3,
-    "run_attention": [_pointer] * 5 + [_count] * 3 + [ctypes.c_int],
-    "run_mlp": [_pointer] * 2 + [_count] + [ctypes.c_int],
+    "run_layers": [_pointer, _count, _pointer, _pointer, ctypes.c_int, ctypes.c_int],
 }
 
 

@@ -1,7 +1,7 @@
 /* What happens to each row between the products: normalisation and rotation, one pass over memory each. */
 #include "cache.h"
 
-enum { FEW_ROWS = 12 }; /* so few are done sooner than other threads wake up */
+enum { FEW_ROWS = MOST_REGISTER_ROWS }; /* so few are done sooner than other threads wake up */
 
 typedef struct {
   const float *x, *weight;
@@ -114,45 +114,51 @@ static void store_value(const Cache *cache, index_t group, index_t position, con
 
 /* What rotate_and_store() was given. */
 typedef struct {
-  const element *qkv;
-  const float *cosines, *sines, *query_norm, *key_norm;
-  float eps, scale;
-  element *queries;
-  const Cache *cache;
-  index_t tokens, groups, heads, size, start;
+  const Heads *heads;
+  const bfloat16 *qkv;
+  const Batch *batch;
+  index_t layer;
+  bfloat16 *queries;
 } Rows;
 
-static void rotate_token(const Rows *rows, index_t token, index_t group) {
-  index_t groups = rows->groups, heads = rows->heads, size = rows->size, position = rows->start + token;
-  const element *from = rows->qkv + token * groups * (heads + 2) * size;
-  Rotation query = {rows->cosines + token * size, rows->sines + token * size, rows->query_norm, rows->eps, rows->scale};
-  Rotation key = {query.cosines, query.sines, rows->key_norm, rows->eps, 1.0f};
+/* What one token gives one group; `row`: that of the batch in which its span begins. */
+static void rotate_token(const Rows *rows, const Span *span, index_t row, index_t token, index_t group) {
+  const Heads *shape = rows->heads;
+  const Cache *cache = span->caches + rows->layer;
+  index_t groups = shape->groups, heads = shape->heads, size = shape->size, position = span->start + token;
+  const bfloat16 *from = rows->qkv + (row + token) * groups * (heads + 2) * size;
+  const float *cosines = rows->batch->cosines + (row + token) * size, *sines = rows->batch->sines + (row + token) * size;
+  Rotation query = {cosines, sines, shape->query_norm, shape->eps, shape->scale};
+  Rotation key = {cosines, sines, shape->key_norm, shape->eps, 1.0f};
   float rotated[size];
   for (index_t head = 0; head < heads; head++) {
     rotate(from + (group * heads + head) * size, query, rotated, size);
-    element *to = rows->queries + ((group * rows->tokens + token) * heads + head) * size;
-    for (index_t i = 0; i < size; i += 16) store_elements(to + i, load_first(rotated + i, size - i), size - i);
+    bfloat16 *to = rows->queries + (row * groups * heads + (group * span->tokens + token) * heads + head) * size;
+    for (index_t i = 0; i < size; i += 16) store_bfloat16(to + i, load_first(rotated + i, size - i), size - i);
   }
   rotate(from + groups * heads * size + group * size, key, rotated, size);
-  store_key(rows->cache, group, position, rotated, size);
-  store_value(rows->cache, group, position, from + (groups * (heads + 1) + group) * size, size);
+  store_key(cache, group, position, rotated, size);
+  store_value(cache, group, position, from + (groups * (heads + 1) + group) * size, size);
 }
 
-/* Tokens of the blocks [first, stop) of PANEL of them: the keys of a block lie in one panel or two. */
+/* Items [first, stop) of those of all spans: a group of a block of PANEL tokens, whose keys lie in one panel or two. */
 static void rotate_blocks(void *of, index_t first, index_t stop) {
   const Rows *rows = of;
-  for (index_t block = first; block < stop; block++)
-    for (index_t group = 0; group < rows->groups; group++)
-      for (index_t token = block * PANEL; token < smaller((block + 1) * PANEL, rows->tokens); token++)
-        rotate_token(rows, token, group);
+  index_t item = 0, row = 0;
+  for (const Span *span = rows->batch->spans; item < stop; row += span++->tokens)
+    for (index_t at = 0; at < span->tokens; at += PANEL)
+      for (index_t group = 0; group < rows->heads->groups; group++, item++) {
+        if (item < first || item >= stop) continue;
+        for (index_t token = at; token < smaller(at + PANEL, span->tokens); token++)
+          rotate_token(rows, span, row, token, group);
+      }
 }
 
 /* Takes rows of queries, keys and values apart: qkv [tokens, groups * heads + 2 * groups, size]. Rotated and scaled
- * queries go to [groups, tokens, heads, size]; rotated keys and values to the cache, from position `start` on. cosines
- * and signed sines are [tokens, size]. */
-void rotate_and_store(const element *qkv, const float *cosines, const float *sines, const float *query_norm,
-                      const float *key_norm, float eps, float scale, element *queries, const Cache *cache,
-                      index_t tokens, index_t groups, index_t heads, index_t size, index_t start) {
-  Rows rows = {qkv, cosines, sines, query_norm, key_norm, eps, scale, queries, cache, tokens, groups, heads, size, start};
-  share_out(rotate_blocks, &rows, parts_of(tokens, PANEL), tokens > FEW_ROWS);
+ * queries go to [groups, tokens, heads, size] of each span; rotated keys and values to its cache of this layer. */
+void rotate_and_store(const Heads *heads, const bfloat16 *qkv, const Batch *batch, index_t layer, bfloat16 *queries) {
+  Rows rows = {heads, qkv, batch, layer, queries};
+  index_t blocks = 0;
+  for (index_t i = 0; i < batch->count; i++) blocks += parts_of(batch->spans[i].tokens, PANEL);
+  share_out(rotate_blocks, &rows, blocks * heads->groups, is_in_team() || batch->tokens > FEW_ROWS);
 }
