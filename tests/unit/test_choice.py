@@ -149,7 +149,7 @@ def test_of_native_variants_no_more_are_compiled_than_needed(
 
 
 def test_where_nothing_works_the_reasons_are_told_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_trials(monkeypatch, plain="no memory", packed="no memory", widened="no memory", blockwise="no memory")
+    fake_trials(monkeypatch, plain="no memory", packed="no memory", widened="no memory", blockwise="no memory", native="none")
     with pytest.raises(UserError, match=r"no kernels work here .*plain: no memory"):
         choice.working(torch.float32, CPU, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -222,7 +222,7 @@ def test_likely_kernels_are_the_best_that_work(tmp_path: Path, monkeypatch: pyte
     fake_trials(monkeypatch, plain="slow", packed="slow", native="none")
     assert arithmetic.likely("auto", BFLOAT16, 1, tmp_path) == "widened"
     fake_trials(monkeypatch, native="none")
-    assert arithmetic.likely("auto", FLOAT32, 1, tmp_path) == "packed"
+    assert arithmetic.likely("auto", FLOAT32, 1, tmp_path / "without") == "packed"
 
 
 def test_a_gpu_has_the_plain_one_only(tmp_path: Path) -> None:

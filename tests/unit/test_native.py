@@ -35,7 +35,7 @@ OF_OTHERS = "a" if platform.machine() == "aarch64" else "neon"  # how variants o
 OTHERS = [  # float32 and float16: the best variant, and the one for the most CPUs
     (name, dtype)
     for dtype in (torch.float32, torch.float16)
-    for name in {name: 0 for name in library.runnable(dtype)[:1] + library.runnable(dtype)[-1:]}
+    for name in dict.fromkeys(library.runnable(dtype)[:1] + library.runnable(dtype)[-1:])
 ]
 FORMS = (
     OTHERS[:1]

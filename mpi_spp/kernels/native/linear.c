@@ -86,9 +86,9 @@ size_t product_bytes(const Matrix *w, index_t rows) {
 
 /* y = x W^T + bias: x [rows, in], y [rows, out], or [rows, out / 2] with SILU_MUL. `in` is even, `group` a multiple of 16. In
  * a team each thread has room of its own for up to MOST_REGISTER_ROWS rows, and all have the same for more. */
-void multiply_rows(const Matrix *w, const bfloat16 *x, void *y, index_t rows, int store_as, void *room) {
+void multiply_rows(const Matrix *w, const element *x, void *y, index_t rows, int store_as, void *room) {
   Product product = {.matrix = w, .y = y, .rows = rows, .stride = w->in + PADDING, .store_as = store_as};
-  product.panel_bytes = w->bits == 16 ? w->in * PANEL * 2 : 2 * groups_of(w) * block_bytes(w);
+  product.panel_bytes = is_quantized(w) ? 2 * groups_of(w) * block_bytes(w) : w->in * PANEL * (index_t)sizeof(element);
   if (takes_codes(w, rows))
     product.inputs = inputs_of(w, x, rows, room);
   else
@@ -97,7 +97,7 @@ void multiply_rows(const Matrix *w, const bfloat16 *x, void *y, index_t rows, in
 }
 
 /* The same with room of its own. Returns 0, or 1 when there is no memory. */
-int linear(const Matrix *w, const bfloat16 *x, void *y, index_t rows, int store_as) {
+int linear(const Matrix *w, const element *x, void *y, index_t rows, int store_as) {
   void *room = malloc(product_bytes(w, rows) + 1);
   if (!room) return 1;
   multiply_rows(w, x, y, rows, store_as, room);

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 
 #include "memory.h"
-#include "simd.h"
+#include "elements.h"
 #include "threads.h"
 
 /* Sums of MOST_REGISTER_ROWS rows of PANEL columns fill 24 of the 32 registers of AVX-512. */
@@ -67,19 +67,19 @@ typedef struct {
 int allow_tiles(void);
 const char *compiler(void);
 size_t product_bytes(const Matrix *matrix, index_t rows);
-void multiply_rows(const Matrix *matrix, const bfloat16 *x, void *y, index_t rows, int store, void *room);
-int linear(const Matrix *matrix, const bfloat16 *x, void *y, index_t rows, int store);
-void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps);
-void rotate_and_store(const Heads *heads, const bfloat16 *qkv, const Batch *batch, index_t layer, bfloat16 *queries);
+void multiply_rows(const Matrix *matrix, const element *x, void *y, index_t rows, int store, void *room);
+int linear(const Matrix *matrix, const element *x, void *y, index_t rows, int store);
+void rms_norm(const float *x, const float *weight, element *y, index_t rows, index_t size, float eps);
+void rotate_and_store(const Heads *heads, const element *qkv, const Batch *batch, index_t layer, element *queries);
 void take_keys(char *panels, char *columns, index_t groups, index_t panels_of_group, index_t size, index_t start,
                index_t count, index_t bytes);
 void put_keys(char *panels, char *columns, index_t groups, index_t panels_of_group, index_t size, index_t start,
               index_t count, index_t bytes);
 AttentionRoom attention_room(Memory *memory, const Heads *heads, const Batch *batch, index_t layers);
-void attend_in(const AttentionRoom *room, const Heads *heads, const bfloat16 *queries, const Batch *batch, index_t layer,
-               index_t window, bfloat16 *to);
-int attend(const Heads *heads, const bfloat16 *queries, const Batch *batch, index_t window, bfloat16 *to);
-int attend_part(const Heads *heads, const bfloat16 *queries, const Batch *batch, index_t window, index_t first,
+void attend_in(const AttentionRoom *room, const Heads *heads, const element *queries, const Batch *batch, index_t layer,
+               index_t window, element *to);
+int attend(const Heads *heads, const element *queries, const Batch *batch, index_t window, element *to);
+int attend_part(const Heads *heads, const element *queries, const Batch *batch, index_t window, index_t first,
                 index_t stop, float *part, float *log_sums);
 
 INLINE index_t smaller(index_t a, index_t b) { return a < b ? a : b; }

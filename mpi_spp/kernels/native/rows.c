@@ -115,10 +115,10 @@ static void store_value(const Cache *cache, index_t group, index_t position, con
 /* What rotate_and_store() was given. */
 typedef struct {
   const Heads *heads;
-  const bfloat16 *qkv;
+  const element *qkv;
   const Batch *batch;
   index_t layer;
-  bfloat16 *queries;
+  element *queries;
 } Rows;
 
 /* What one token gives one group; `row`: that of the batch in which its span begins. */
@@ -126,15 +126,15 @@ static void rotate_token(const Rows *rows, const Span *span, index_t row, index_
   const Heads *shape = rows->heads;
   const Cache *cache = span->caches + rows->layer;
   index_t groups = shape->groups, heads = shape->heads, size = shape->size, position = span->start + token;
-  const bfloat16 *from = rows->qkv + (row + token) * groups * (heads + 2) * size;
+  const element *from = rows->qkv + (row + token) * groups * (heads + 2) * size;
   const float *cosines = rows->batch->cosines + (row + token) * size, *sines = rows->batch->sines + (row + token) * size;
   Rotation query = {cosines, sines, shape->query_norm, shape->eps, shape->scale};
   Rotation key = {cosines, sines, shape->key_norm, shape->eps, 1.0f};
   float rotated[size];
   for (index_t head = 0; head < heads; head++) {
     rotate(from + (group * heads + head) * size, query, rotated, size);
-    bfloat16 *to = rows->queries + (row * groups * heads + (group * span->tokens + token) * heads + head) * size;
-    for (index_t i = 0; i < size; i += 16) store_bfloat16(to + i, load_first(rotated + i, size - i), size - i);
+    element *to = rows->queries + (row * groups * heads + (group * span->tokens + token) * heads + head) * size;
+    for (index_t i = 0; i < size; i += 16) store_elements(to + i, load_first(rotated + i, size - i), size - i);
   }
   rotate(from + groups * heads * size + group * size, key, rotated, size);
   store_key(cache, group, position, rotated, size);
@@ -156,7 +156,7 @@ static void rotate_blocks(void *of, index_t first, index_t stop) {
 
 /* Takes rows of queries, keys and values apart: qkv [tokens, groups * heads + 2 * groups, size]. Rotated and scaled
  * queries go to [groups, tokens, heads, size] of each span; rotated keys and values to its cache of this layer. */
-void rotate_and_store(const Heads *heads, const bfloat16 *qkv, const Batch *batch, index_t layer, bfloat16 *queries) {
+void rotate_and_store(const Heads *heads, const element *qkv, const Batch *batch, index_t layer, element *queries) {
   Rows rows = {heads, qkv, batch, layer, queries};
   index_t blocks = 0;
   for (index_t i = 0; i < batch->count; i++) blocks += parts_of(batch->spans[i].tokens, PANEL);

@@ -16,7 +16,7 @@ INLINE float32x4_t seconds_at(const element *from) { return vld1q_f32(from + PAN
 INLINE float32x4_t firsts_at(const element *from) { return from_half((const uint8_t *)from); }
 INLINE float32x4_t seconds_at(const element *from) { return from_half((const uint8_t *)(from + PANEL)); }
 #else
-INLINE uint32x4_t pairs_at(const bfloat16 *from) { return vreinterpretq_u32_u16(vld1q_u16(from)); }
+INLINE uint32x4_t pairs_at(const element *from) { return vreinterpretq_u32_u16(vld1q_u16(from)); }
 INLINE float32x4_t firsts_at(const element *from) { return vreinterpretq_f32_u32(vshlq_n_u32(pairs_at(from), 16)); }
 INLINE float32x4_t seconds_at(const element *from) {
   return vreinterpretq_f32_u32(vandq_u32(pairs_at(from), vdupq_n_u32(0xffff0000)));
