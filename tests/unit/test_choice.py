@@ -149,7 +149,8 @@ def test_of_native_variants_no_more_are_compiled_than_needed(
 
 
 def test_where_nothing_works_the_reasons_are_told_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_trials(monkeypatch, plain="no memory", packed="no memory", widened="no memory", blockwise="no memory", native="none")
+    names = ("plain", "packed", "widened", "blockwise", "native")
+    fake_trials(monkeypatch, **dict.fromkeys(names, "no memory"))
     with pytest.raises(UserError, match=r"no kernels work here .*plain: no memory"):
         choice.working(torch.float32, CPU, tmp_path)
     assert not list(tmp_path.iterdir())

@@ -127,7 +127,7 @@ class NativeAttention(Attention):
 
     def store(self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, slot: int) -> torch.Tensor:
         heads, qkv = self.heads, qkv.contiguous()
-        queries = torch.empty((len(qkv), heads.num_heads * heads.size), dtype=torch.bfloat16)
+        queries = torch.empty((len(qkv), heads.num_heads * heads.size), dtype=self._dtype)
         batch = batch_of(rotation, [_span(qkv, slot, cache)])
         self._rotate(byref(self.shape), qkv.data_ptr(), byref(batch), 0, queries.data_ptr())
         return queries
