@@ -16,7 +16,7 @@ from mpi_spp.kernels.native.linear import ADD_FLOAT32, SILU_MUL, STORE_ELEMENTS,
 from mpi_spp.kernels.quantized import dequantize, quantize
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: a compiler for ARM, and an emulator")
-VARIANTS = {"neon": "cortex-a72", "neon-dotprod": "cortex-a76"}  # and an old CPU that can run it
+VARIANTS = {"neon": "cortex-a72", "neon-dotprod": "cortex-a76", "neon-i8mm": "max"}  # and an old CPU that can run it
 FORMS = [
     *((variant, torch.bfloat16) for variant in VARIANTS),
     *(("neon", torch.float32), ("neon-dotprod", torch.float16)),  # which differ in products with codes alone
@@ -188,6 +188,8 @@ def test_a_row_of_bfloat16_is_the_same_alone(rows: int, tmp_path: Path) -> None:
     "variant, oldest, older",
     [
         ("neon-bf16", "max", "cortex-a76"),
+        ("neon-i8mm", "max", "cortex-a76"),
+        ("neon-i8mm", "max", "cortex-a72"),
         ("neon-dotprod", "cortex-a76", "cortex-a72"),
         ("neon", "cortex-a53", ""),
     ],
@@ -204,10 +206,12 @@ def test_a_cpu_tells_which_variants_it_can_run(variant: str, oldest: str, older:
     assert not older or not features(older) >= needed
 
 
-@pytest.mark.parametrize("variant, least", [("neon", 20), ("neon-dotprod", 24), ("neon-bf16", 20)])
+@pytest.mark.parametrize("variant, least", [("neon", 20), ("neon-dotprod", 24), ("neon-i8mm", 24), ("neon-bf16", 20)])
 def test_sums_stay_in_registers(variant: str, least: int) -> None:
     objdump = CROSS.replace("gcc", "objdump")
-    tiles = references_to_stack(driver_for(variant), "tile", "fmla|bfdot", objdump)
-    codes = references_to_stack(driver_for(variant), "some_rows|multiply_blocks", "smlal|sdot|udot", objdump)
+    tiles = references_to_stack(driver_for(variant), "tile", "fmla|bfdot|bfmmla", objdump)
+    codes = references_to_stack(
+        driver_for(variant), "some_rows|multiply_blocks", "smlal|sdot|udot|smmla|usmmla|sudot", objdump
+    )
     counts = [count for loops in (tiles | codes).values() for count in loops]
     assert shutil.which(objdump) and len(counts) >= least and max(counts) <= 2 and counts.count(2) <= 1, (tiles, codes)

@@ -6,9 +6,15 @@
 
 enum { MOST_INPUTS = 512 }; /* more products of 127 and 32767 would not fit into 31 bits */
 
+/* AMX multiplies more rows 1.7 times faster by codes that become bfloat16, which rounds otherwise. */
+#ifdef __AMX_BF16__
+enum { MOST_EXACT_ROWS = 48 };
+#else
+#define MOST_EXACT_ROWS INT64_MAX
+#endif
+
 INLINE int takes_exact(const Matrix *w, index_t rows) {
-  (void)rows;
-  return is_quantized(w) && w->group <= MOST_INPUTS;
+  return is_quantized(w) && w->group <= MOST_INPUTS && rows <= MOST_EXACT_ROWS;
 }
 
 /* Rows of inputs, padded with zeros to whole groups: integers [rows, groups, group], and of each group their scale, and
@@ -20,7 +26,7 @@ INLINE size_t exact_bytes(const Matrix *w, index_t rows) {
 /* The inputs from row `row` on. */
 INLINE Inputs exact_from(const Matrix *w, Inputs x, index_t row) {
   index_t groups = groups_of(w);
-  return (Inputs){(int16_t *)x.numbers + row * groups * w->group, x.scales + row * groups, x.sums + row * groups};
+  return (Inputs){(int16_t *)x.numbers + row * groups * w->group, x.scales + row * groups, x.sums + row * groups, 0};
 }
 
 /* x [count] of a group as integers [group], of which the largest magnitude is 32767. */
@@ -52,7 +58,7 @@ static void round_exactly(void *of, index_t first, index_t stop) {
 static Inputs exact_of(const Matrix *w, const element *x, index_t rows, void *memory) {
   index_t groups = groups_of(w);
   float *scales = memory;
-  Inputs to = {scales + 2 * rows * groups, scales, scales + rows * groups};
+  Inputs to = {scales + 2 * rows * groups, scales, scales + rows * groups, 0};
   Rounding rounding = {w, x, to};
   share_out(round_exactly, &rounding, rows, rows > MOST_REGISTER_ROWS);
   return to;
@@ -75,6 +81,7 @@ INLINE void exact_rows(const Matrix *w, int bits, const uint8_t *from, Inputs x,
       if (rows < 3 && bits == 8) fetch_ahead(codes + 64);
       add_pairs(bits, codes, (const int16_t *)x.numbers + g * w->group + k, width, sums, rows);
     }
+    settle_pairs(sums, rows);
     floats scales = load_half(from + bytes);
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {

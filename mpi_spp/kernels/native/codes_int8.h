@@ -19,7 +19,7 @@ INLINE size_t int8_bytes(const Matrix *w, index_t rows) {
 /* The inputs from row `row` on. */
 INLINE Inputs int8_from(const Matrix *w, Inputs x, index_t row) {
   index_t at = row * groups_of(w);
-  return (Inputs){(int8_t *)x.numbers + at * w->group, x.scales + at * dots_of_group(w), x.sums + at};
+  return (Inputs){(int8_t *)x.numbers + at * w->group, x.scales + at * dots_of_group(w), x.sums + at, 0};
 }
 
 /* Inputs of a block [count] as integers [size], of which the largest magnitude is 127. Returns what these add up to. */
@@ -62,7 +62,7 @@ static void round_to_dots(void *rounding, index_t first, index_t stop) {
 static Inputs int8_of(const Matrix *w, const element *x, index_t rows, void *memory) {
   index_t groups = groups_of(w);
   float *scales = memory, *sums = scales + rows * groups * dots_of_group(w);
-  Inputs to = {sums + rows * groups, scales, sums};
+  Inputs to = {sums + rows * groups, scales, sums, 0};
   Rounding rounding = {w, x, to};
   share_out(round_to_dots, &rounding, rows, rows > MOST_REGISTER_ROWS);
   return to;
@@ -85,6 +85,7 @@ INLINE void block_of_dots(const Matrix *w, index_t group, const uint8_t *from, I
         if (rows < 3) fetch_ahead(from + k * 8);
         add_eight(from + k * 8, (const int8_t *)x.numbers + g * group + k, width, sums, rows);
       }
+      settle_rows(sums, rows);
 #pragma GCC unroll 12
       for (int r = 0; r < rows; r++) {
         floats scale = multiply(scales, all(x.scales[(r * groups + g) * dots + dot]));

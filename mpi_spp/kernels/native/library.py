@@ -20,10 +20,11 @@ _AVX2 = {name: f"-m{name}" for name in ("avx2", "fma", "f16c")}
 _AVX512 = _AVX2 | {name: f"-m{name}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
 _AVX_VNNI, _AVX512_VNNI = {"avx_vnni": "-mavxvnni"}, {"avx512_vnni": "-mavx512vnni"}
 _BFLOAT16 = {"avx512_bf16": "-mavx512bf16"}
-_TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
+_TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16", "amx_int8": "-mamx-int8"}
 # ARM. Instructions stay in our order until registers are given: in gcc's own they would need more than there are.
 _NEON = {"asimd": "-fno-schedule-insns"}
 _DOTPROD = _NEON | {"asimddp": "-march=armv8.2-a+dotprod"}
+_I8MM = _DOTPROD | {"i8mm": "-march=armv8.2-a+dotprod+i8mm"}
 # The best first, by the newest instruction set in each. The compiling CPU does not matter, and what is compiled is
 # loaded only where the CPU has all of it: hosts of a cluster may share a home directory.
 VARIANTS = {
@@ -33,7 +34,8 @@ VARIANTS = {
     "avx512": _AVX512,
     "avxvnni": _AVX2 | _AVX_VNNI,
     "avx2": _AVX2,
-    "neon-bf16": _DOTPROD | {"bf16": "-march=armv8.2-a+dotprod+bf16"},
+    "neon-bf16": _I8MM | {"bf16": "-march=armv8.2-a+dotprod+i8mm+bf16"},
+    "neon-i8mm": _I8MM,
     "neon-dotprod": _DOTPROD,
     "neon": _NEON,
 }
