@@ -149,12 +149,10 @@ class Stage:
         return rounding_of(logits)
 
     def _rotation(self, batch: Batch) -> Rotation:
-        parts = [
-            self.config.rope.rotation(
-                batch.position_ids[span.rows.start : span.rows.stop], span.sequence_length, self._rotation_dtype
-            )
-            for span in batch.spans
-        ]
+        rope, dtype = self.config.rope, self._rotation_dtype
+        if rope.dynamic is None:  # then all sequences have the same angles
+            return rope.rotation(batch.position_ids, 0, dtype)
+        parts = [rope.rotation(span.of(batch.position_ids), span.sequence_length, dtype) for span in batch.spans]
         return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
     def _joined(self, layers: range, shard: Shard) -> Joined | None:
