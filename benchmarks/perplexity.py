@@ -103,7 +103,7 @@ def load(directory: Path, case: Case) -> Stage:
     config, checkpoint = read_config(directory), Checkpoint(directory)
     kept = cache_directory() / "kernels"
     names = for_auto(working(case.dtype, CPU, kept, case.scheme is not None))
-    backend = make(next(filter(is_native, names), names[0]), kept, case.activations)
+    backend = make(next(filter(is_native, names), names[0]), case.dtype, kept, case.activations)
     store = None
     if case.scheme is not None:
         store = QuantizedStore(cache_directory() / "quantized", directory, checkpoint.files, case.scheme, case.group)

@@ -17,7 +17,7 @@ static index_t integers[MOST], sizes[MOST];
 static float numbers[MOST];
 static char *buffers[MOST];
 
-void pack_panels(const bfloat16 *rows, bfloat16 *to, index_t out, index_t in, int alternate);
+void pack_panels(const element *rows, element *to, index_t out, index_t in, int alternate);
 
 static void fail(const char *why) {
   fprintf(stderr, "driver: %s\n", why);

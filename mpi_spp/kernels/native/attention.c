@@ -61,7 +61,7 @@ static void finish(const Job *job, index_t group, index_t row, index_t rows, Sha
       if (job->part)
         store_first(job->part + place * job->size + d, values, job->size - d);
       else
-        store_bfloat16(job->to + place * job->size + d, values, job->size - d);
+        store_elements(job->to + place * job->size + d, values, job->size - d);
     }
   }
 }
@@ -94,13 +94,13 @@ static void attend_few(const SpanJob *span, index_t group, index_t piece) {
 /* A thread's room for a block: shares so far, those of a segment, its keys and values, and queries. */
 static size_t bytes_of_block(const Heads *heads) {
   size_t width = width_of(heads->size), shares = BLOCK * (2 + width) * sizeof(float);
-  return 2 * shares + SEGMENT * (heads->size + width) * sizeof(bfloat16) + (PADDING ? BLOCK * heads->size * sizeof(number) : 0);
+  return 2 * shares + SEGMENT * (heads->size + width) * sizeof(element) + (PADDING ? BLOCK * heads->size * sizeof(number) : 0);
 }
 
 static void attend_block(const Job *job, index_t group, index_t row, char *room) {
   index_t count = smaller(BLOCK, rows_of(job) - row), stop = stop_of(job, row + count - 1);
   float *memory = (float *)room + 2 * floats_of(job, BLOCK);
-  bfloat16 *packed = (bfloat16 *)memory;
+  element *packed = (element *)memory;
   number *numbers = (number *)(packed + SEGMENT * (job->size + width_of(job->size)));
   Shares total = shares_at((float *)room, BLOCK), more = shares_at((float *)room + floats_of(job, BLOCK), BLOCK);
   const number *queries = queries_of(job, group, row, count, numbers);
@@ -134,7 +134,7 @@ static void attend_next(void *of, index_t first, index_t stop) {
   end_tiles();
 }
 
-static Job job_of(const Heads *heads, const Span *span, const bfloat16 *queries, index_t window, index_t stop) {
+static Job job_of(const Heads *heads, const Span *span, const element *queries, index_t window, index_t stop) {
   return (Job){.queries = queries, .tokens = span->tokens, .groups = heads->groups, .heads = heads->heads,
                .size = heads->size, .stop = stop, .start = span->start, .window = window};
 }
@@ -177,8 +177,8 @@ AttentionRoom attention_room(Memory *memory, const Heads *heads, const Batch *ba
 
 /* queries [groups, tokens, heads, size] of each span, already scaled; token t of a span sees positions
  * [start + t + 1 - window, start + t] of its cache of this layer; to [tokens, groups * heads, size]. `size` is even. */
-void attend_in(const AttentionRoom *room, const Heads *heads, const bfloat16 *queries, const Batch *batch, index_t layer,
-               index_t window, bfloat16 *to) {
+void attend_in(const AttentionRoom *room, const Heads *heads, const element *queries, const Batch *batch, index_t layer,
+               index_t window, element *to) {
   SpanJob *jobs = jobs_in(room, batch->count);
   index_t width = heads->groups * heads->heads * heads->size, first = 0, last = batch->count, row = 0;
   float *shares = room->shares;
@@ -196,7 +196,7 @@ void attend_in(const AttentionRoom *room, const Heads *heads, const bfloat16 *qu
 }
 
 /* The same with room of its own. Returns 0, or 1 when there is no memory. */
-int attend(const Heads *heads, const bfloat16 *queries, const Batch *batch, index_t window, bfloat16 *to) {
+int attend(const Heads *heads, const element *queries, const Batch *batch, index_t window, element *to) {
   Memory memory = {0};
   attention_room(&memory, heads, batch, 1);
   if (!get_memory(&memory)) return 1;
@@ -209,7 +209,7 @@ int attend(const Heads *heads, const bfloat16 *queries, const Batch *batch, inde
 /* The same of positions [first, stop) of a single span, to be merged with other parts: outputs to part [tokens, groups *
  * heads, size], and the logarithms of what the weights sum up to, log_sums [tokens, groups * heads]: -inf where a token
  * sees none of these positions, and outputs of 0. The positions before `first` are filled, too. */
-int attend_part(const Heads *heads, const bfloat16 *queries, const Batch *batch, index_t window, index_t first,
+int attend_part(const Heads *heads, const element *queries, const Batch *batch, index_t window, index_t first,
                 index_t stop, float *part, float *log_sums) {
   Memory memory = {0};
   Span whole = *batch->spans;

@@ -1,4 +1,4 @@
-"""The native kernels as a back end: bfloat16 on the CPU."""
+"""The native kernels as a back end."""
 
 import ctypes
 from ctypes import byref
@@ -26,14 +26,17 @@ class Native(Plain):
     rotation_dtype = torch.float32
     in_one_call = True
 
-    def __init__(self, library: ctypes.CDLL, activations: str = "exact") -> None:
-        """`activations`: of products with weights of 4 bits; int8: blocks of 32 inputs as codes with a scale."""
-        self._library, self.activations = library, activations
+    def __init__(self, library: ctypes.CDLL, activations: str = "exact", dtype: torch.dtype = torch.bfloat16) -> None:
+        """`dtype`: that the library was made for, of all that is no code or sum.
+
+        `activations`: of products with weights of 4 bits; int8: blocks of 32 inputs as codes with a scale.
+        """
+        self._library, self.activations, self.dtype = library, activations, dtype
         self.compiler = compiler_of(library)
         self.key_layout = KeyPanels(library)
 
     def norm(self, weight: torch.Tensor, eps: float) -> "NativeNorm":
-        return NativeNorm(self._library, weight, eps)
+        return NativeNorm(self._library, weight, eps, self.dtype)
 
     def linear(self, weight: Weight, bias: torch.Tensor | None) -> Linear:
         if isinstance(weight, QuantizedWeight):
@@ -41,10 +44,10 @@ class Native(Plain):
         if weight.shape[1] % 2:  # inputs are taken in pairs
             return super().linear(weight, bias)
         panels = panels_of(self._library, weight)
-        return NativeLinear(self._library, panels, bias, (weight.shape[0], weight.shape[1]))
+        return NativeLinear(self._library, panels, bias, (weight.shape[0], weight.shape[1]), self.dtype)
 
     def exact(self, weight: torch.Tensor) -> Linear:
-        return self.linear(weight.bfloat16(), None)  # sums are float32
+        return self.linear(weight.to(self.dtype), None)  # sums are float32
 
     def gated(self, weight: Weight, bias: torch.Tensor | None, activation: Activation, size: int) -> Gated:
         if activation is not torch.nn.functional.silu:
@@ -55,18 +58,18 @@ class Native(Plain):
         if weight.shape[1] % 2:
             return super().gated(weight, bias, activation, size)
         panels = panels_of(self._library, weight, alternate=True)
-        return NativeSiluMul(self._library, panels, alternating_bias, (2 * size, weight.shape[1]))
+        return NativeSiluMul(self._library, panels, alternating_bias, (2 * size, weight.shape[1]), self.dtype)
 
     def _quantized(
         self, kind: type[NativeLinear], weight: QuantizedWeight, bias: torch.Tensor | None, out_features: int
     ) -> NativeLinear | OddLinear:
         shape = (out_features, weight.in_features + weight.in_features % 2)
         activations = 8 if self.activations == "int8" and weight.bits == 4 else 16
-        product = kind(self._library, weight.data, bias, shape, weight.bits, weight.group, activations)
+        product = kind(self._library, weight.data, bias, shape, self.dtype, weight.bits, weight.group, activations)
         return OddLinear(product) if weight.in_features % 2 else product
 
     def attention(self, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> "NativeAttention":
-        return NativeAttention(self._library, heads, q_norm, k_norm)
+        return NativeAttention(self._library, heads, q_norm, k_norm, self.dtype)
 
     def fused(self, layer: Layer) -> FusedLayers | None:
         heads, mlp = layer.heads, layer.mlp
@@ -81,12 +84,12 @@ class Native(Plain):
 class NativeNorm(RMSNorm):
     """RMSNorm of float32 rows in one pass."""
 
-    def __init__(self, library: ctypes.CDLL, weight: torch.Tensor, eps: float) -> None:
+    def __init__(self, library: ctypes.CDLL, weight: torch.Tensor, eps: float, dtype: torch.dtype) -> None:
         super().__init__(weight, eps)
-        self._norm = library.rms_norm
+        self._norm, self._dtype = library.rms_norm, dtype
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        x, y = x.contiguous(), torch.empty(x.shape, dtype=torch.bfloat16)  # a copy must live as long as the call
+        x, y = x.contiguous(), torch.empty(x.shape, dtype=self._dtype)  # a copy must live as long as the call
         self._norm(x.data_ptr(), self.weight.data_ptr(), y.data_ptr(), *x.shape, self.eps)
         return y
 
@@ -94,8 +97,16 @@ class NativeNorm(RMSNorm):
 class NativeAttention(Attention):
     """Rotation and the cache's growth in one pass, attention over it in another."""
 
-    def __init__(self, library: ctypes.CDLL, heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> None:
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        heads: Heads,
+        q_norm: RMSNorm | None,
+        k_norm: RMSNorm | None,
+        dtype: torch.dtype,
+    ) -> None:
         super().__init__(heads, q_norm, k_norm)
+        self._dtype = dtype
         self._rotate, self._attend, self._attend_part = library.rotate_and_store, library.attend, library.attend_part
         self.shape = shape_of(heads, q_norm, k_norm)
 
@@ -116,7 +127,7 @@ class NativeAttention(Attention):
 
     def store(self, qkv: torch.Tensor, rotation: Rotation, cache: LayerCache, slot: int) -> torch.Tensor:
         heads, qkv = self.heads, qkv.contiguous()
-        queries = torch.empty((len(qkv), heads.num_heads * heads.size), dtype=torch.bfloat16)
+        queries = torch.empty((len(qkv), heads.num_heads * heads.size), dtype=self._dtype)
         batch = batch_of(rotation, [_span(qkv, slot, cache)])
         self._rotate(byref(self.shape), qkv.data_ptr(), byref(batch), 0, queries.data_ptr())
         return queries

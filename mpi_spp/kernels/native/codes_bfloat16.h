@@ -3,7 +3,7 @@
 #pragma once
 #include "integers.h"
 
-INLINE int takes_exact(const Matrix *w, index_t rows) { return w->bits != 16 && rows <= BLOCK_ROWS; }
+INLINE int takes_exact(const Matrix *w, index_t rows) { return is_quantized(w) && rows <= BLOCK_ROWS; }
 
 /* A few rows of inputs, padded with zeros to whole groups, in bfloat16; in float32, which stand where others have scales;
  * and the sums of each group. */

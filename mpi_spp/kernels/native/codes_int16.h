@@ -8,7 +8,7 @@ enum { MOST_INPUTS = 512 }; /* more products of 127 and 32767 would not fit into
 
 INLINE int takes_exact(const Matrix *w, index_t rows) {
   (void)rows;
-  return w->bits != 16 && w->group <= MOST_INPUTS;
+  return is_quantized(w) && w->group <= MOST_INPUTS;
 }
 
 /* Rows of inputs, padded with zeros to whole groups: integers [rows, groups, group], and of each group their scale, and
@@ -24,13 +24,13 @@ INLINE Inputs exact_from(const Matrix *w, Inputs x, index_t row) {
 }
 
 /* x [count] of a group as integers [group], of which the largest magnitude is 32767. */
-INLINE void integers_of(const bfloat16 *x, index_t count, index_t group, int16_t *to, float *scale, float *sum) {
+INLINE void integers_of(const element *x, index_t count, index_t group, int16_t *to, float *scale, float *sum) {
   floats most = zeros(), total = zeros();
-  for (index_t k = 0; k < group; k += 16) most = larger_bits(most, magnitude(load_bfloat16(x + k, count - k)));
+  for (index_t k = 0; k < group; k += 16) most = larger_bits(most, magnitude(load_elements(x + k, count - k)));
   *scale = largest_by_bits(most) / 32767.0f;
   floats divisor = all(*scale == 0.0f ? 1.0f : *scale);
   for (index_t k = 0; k < group; k += 16) {
-    floats values = nearest(divide(load_bfloat16(x + k, count - k), divisor));
+    floats values = nearest(divide(load_elements(x + k, count - k), divisor));
     total = add(total, values);
     store_integers(to + k, values);
   }
@@ -49,7 +49,7 @@ static void round_exactly(void *of, index_t first, index_t stop) {
   }
 }
 
-static Inputs exact_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+static Inputs exact_of(const Matrix *w, const element *x, index_t rows, void *memory) {
   index_t groups = groups_of(w);
   float *scales = memory;
   Inputs to = {scales + 2 * rows * groups, scales, scales + rows * groups};

@@ -23,13 +23,13 @@ INLINE Inputs int8_from(const Matrix *w, Inputs x, index_t row) {
 }
 
 /* Inputs of a block [count] as integers [size], of which the largest magnitude is 127. Returns what these add up to. */
-INLINE float dots_of(const bfloat16 *x, index_t count, index_t size, int8_t *to, float *scale) {
+INLINE float dots_of(const element *x, index_t count, index_t size, int8_t *to, float *scale) {
   floats most = zeros(), total = zeros(), end = all(127.0f);
-  for (index_t k = 0; k < size; k += 16) most = larger_bits(most, magnitude(load_bfloat16(x + k, count - k)));
+  for (index_t k = 0; k < size; k += 16) most = larger_bits(most, magnitude(load_elements(x + k, count - k)));
   *scale = largest_by_bits(most) / 127.0f;
   floats divisor = all(*scale == 0.0f ? 1.0f : *scale);
   for (index_t k = 0; k < size; k += 16) {
-    floats values = nearest(divide(load_bfloat16(x + k, count - k), divisor));
+    floats values = nearest(divide(load_elements(x + k, count - k), divisor));
     values = maximum(minimum(values, end), subtract(zeros(), end)); /* few bits of scale */
     total = add(total, values);
     store_codes(to + k, values, 16);
@@ -59,7 +59,7 @@ static void round_to_dots(void *rounding, index_t first, index_t stop) {
   for (index_t place = first * groups; place < stop * groups; place++) round_group(rounding, place);
 }
 
-static Inputs int8_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+static Inputs int8_of(const Matrix *w, const element *x, index_t rows, void *memory) {
   index_t groups = groups_of(w);
   float *scales = memory, *sums = scales + rows * groups * dots_of_group(w);
   Inputs to = {sums + rows * groups, scales, sums};

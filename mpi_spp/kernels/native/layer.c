@@ -18,7 +18,7 @@ typedef struct {
   const Batch *batch;
   float *hidden;
   int halves, keep;
-  bfloat16 *inner, *queries, *attended;
+  element *inner, *queries, *attended;
   AttentionRoom attention;
   char *own; /* each thread's normalised rows and room for products; of many rows all have the same */
   size_t own_bytes, x_bytes;
@@ -41,31 +41,31 @@ static void lay_out(Run *run, Memory *memory) {
     }
     width = larger(width, layer->heads.groups * layer->heads.heads * layer->heads.size);
   }
-  run->inner = take_bytes(memory, tokens * inner * sizeof(bfloat16));
-  run->queries = take_bytes(memory, tokens * width * sizeof(bfloat16));
-  run->attended = take_bytes(memory, tokens * width * sizeof(bfloat16));
-  run->x_bytes = parts_of(tokens * x * sizeof(bfloat16), 64) * 64;
+  run->inner = take_bytes(memory, tokens * inner * sizeof(element));
+  run->queries = take_bytes(memory, tokens * width * sizeof(element));
+  run->attended = take_bytes(memory, tokens * width * sizeof(element));
+  run->x_bytes = parts_of(tokens * x * sizeof(element), 64) * 64;
   run->own_bytes = run->x_bytes + parts_of(room, 64) * 64;
   run->own = take_bytes(memory, (each_for_itself(run) ? omp_get_max_threads() : 1) * run->own_bytes);
   if (run->halves & ATTENTION)
     run->attention = attention_room(memory, &run->layers[0]->heads, run->batch, run->count);
 }
 
-static void add_product(const Run *run, const Matrix *matrix, const bfloat16 *x, void *room) {
+static void add_product(const Run *run, const Matrix *matrix, const element *x, void *room) {
   multiply_rows(matrix, x, run->hidden, run->batch->tokens, run->keep ? ADD_FLOAT32 : STORE_FLOAT32, room);
 }
 
-static void run_attention(const Run *run, index_t number, bfloat16 *x, void *room) {
+static void run_attention(const Run *run, index_t number, element *x, void *room) {
   const Layer *layer = run->layers[number];
   index_t tokens = run->batch->tokens;
   rms_norm(run->hidden, layer->input_norm, x, tokens, layer->qkv.in, layer->eps);
-  multiply_rows(&layer->qkv, x, run->inner, tokens, STORE_BFLOAT16, room);
+  multiply_rows(&layer->qkv, x, run->inner, tokens, STORE_ELEMENTS, room);
   rotate_and_store(&layer->heads, run->inner, run->batch, number, run->queries);
   attend_in(&run->attention, &layer->heads, run->queries, run->batch, number, layer->window, run->attended);
   add_product(run, &layer->output, run->attended, room);
 }
 
-static void run_mlp(const Run *run, index_t number, bfloat16 *x, void *room) {
+static void run_mlp(const Run *run, index_t number, element *x, void *room) {
   const Layer *layer = run->layers[number];
   index_t tokens = run->batch->tokens;
   rms_norm(run->hidden, layer->mlp_norm, x, tokens, layer->gate_up.in, layer->eps);
@@ -78,8 +78,8 @@ static void run_all(void *of) {
   const Run *run = of;
   char *own = run->own + (each_for_itself(run) ? omp_get_thread_num() * run->own_bytes : 0);
   for (index_t i = 0; i < run->count; i++) {
-    if (run->halves & ATTENTION) run_attention(run, i, (bfloat16 *)own, own + run->x_bytes);
-    if (run->halves & MLP) run_mlp(run, i, (bfloat16 *)own, own + run->x_bytes);
+    if (run->halves & ATTENTION) run_attention(run, i, (element *)own, own + run->x_bytes);
+    if (run->halves & MLP) run_mlp(run, i, (element *)own, own + run->x_bytes);
   }
 }
 

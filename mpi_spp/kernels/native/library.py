@@ -1,4 +1,4 @@
-"""Compiles the native kernels, once for a set of sources and instructions, and loads them where the CPU has those."""
+"""Compiles the native kernels, once for sources, instructions and a dtype, and loads them where the CPU has these."""
 
 import ctypes
 import functools
@@ -38,6 +38,12 @@ VARIANTS = {
     "neon": _NEON,
 }
 _FLAGS = ("-O3", "-fPIC", "-std=gnu11")
+_ELEMENTS = {
+    torch.bfloat16: (),
+    torch.float32: ("-DFLOAT32_ELEMENTS",),
+    torch.float16: ("-DFLOAT16_ELEMENTS",),
+}
+OF_BFLOAT16 = ("amx", "avx512bf16", "neon-bf16")  # whose own instructions multiply bfloat16 and nothing else
 _DIGEST_BYTES = hashlib.sha256().digest_size  # behind the end of a library: to load a torn one may end the process
 _HERE = Path(__file__).parent
 
@@ -57,25 +63,32 @@ _SIGNATURES: dict[str, list[Any]] = {
 }
 
 
-def runnable() -> list[str]:
-    """The variants that this CPU has the instructions for, the best first; a compiler may be missing."""
-    return [name for name, needed in VARIANTS.items() if cpu.features().issuperset(needed)]
+def runnable(dtype: torch.dtype = torch.bfloat16) -> list[str]:
+    """The variants for weights of a dtype that this CPU has the instructions for, the best first.
+
+    A compiler may be missing.
+    """
+    names = [name for name, needed in VARIANTS.items() if cpu.features().issuperset(needed)]
+    return [name for name in names if dtype in _ELEMENTS and (dtype == torch.bfloat16 or name not in OF_BFLOAT16)]
 
 
-def is_kept(name: str, directory: Path) -> bool:
-    """Whether a variant's kernels lie in `directory`, and whole."""
-    return _is_whole(_place(directory, _flags_of(name)))
+def is_kept(name: str, directory: Path, dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether a variant's kernels for a dtype lie in `directory`, and whole."""
+    return _is_whole(_place(directory, flags_of(name, dtype)))
 
 
 @functools.cache
-def load(name: str, directory: Path) -> ctypes.CDLL:
-    """A variant's kernels, compiled into `directory` if they are not there yet. Raises NoKernels where that fails."""
+def load(name: str, directory: Path, dtype: torch.dtype = torch.bfloat16) -> ctypes.CDLL:
+    """A variant's kernels for a dtype, compiled into `directory` if they are not there yet.
+
+    Raises NoKernels where that fails.
+    """
     missing = set(VARIANTS[name]) - cpu.features()
     if missing:
         raise NoKernels(f"this CPU has no {', '.join(sorted(missing))}")
     try:
         ctypes.CDLL(_openmp_of_torch(), mode=ctypes.RTLD_GLOBAL)  # one team of threads for torch and for us
-        library = ctypes.CDLL(str(_compiled(directory, _flags_of(name))))
+        library = ctypes.CDLL(str(_compiled(directory, flags_of(name, dtype))))
         for function, types in _SIGNATURES.items():
             getattr(library, function).argtypes = types
         library.compiler.restype = ctypes.c_char_p
@@ -112,8 +125,9 @@ def _openmp_of_torch() -> str:
     raise OSError("this build of torch has no OpenMP")
 
 
-def _flags_of(name: str) -> tuple[str, ...]:
-    return (*_FLAGS, *VARIANTS[name].values())
+def flags_of(name: str, dtype: torch.dtype) -> tuple[str, ...]:
+    """The compiler's options for a variant."""
+    return (*_FLAGS, *_ELEMENTS[dtype], *VARIANTS[name].values())
 
 
 def _place(directory: Path, flags: Sequence[str]) -> Path:

@@ -7,24 +7,27 @@
 #include <stdlib.h>
 
 #include "memory.h"
-#include "simd.h"
+#include "elements.h"
 #include "threads.h"
 
 /* Sums of MOST_REGISTER_ROWS rows of PANEL columns fill 24 of the 32 registers of AVX-512. */
-enum { PANEL = 32, MOST_REGISTER_ROWS = 12 };
+enum { MOST_REGISTER_ROWS = 12 };
 
 /* What becomes of a product. SILU_MUL: the left half of each panel is the gate of its right half. */
-enum { STORE_FLOAT32, STORE_BFLOAT16, ADD_FLOAT32, SILU_MUL };
+enum { STORE_FLOAT32, STORE_ELEMENTS, ADD_FLOAT32, SILU_MUL };
 
 /* The weights of a product, [out, in], as linear.c lays them out, and a bias [panels, PANEL] or NULL. */
 typedef struct {
   const void *weight;
   const float *bias;
-  index_t out, in, bits, group, activations; /* bits: 16, 8 or 4; activations: 8, or 16 for what loses nothing */
+  index_t out, in, bits, group, activations; /* bits: 8 or 4 of codes, or those of an element; activations: 8, or 16 for
+                                              * what loses nothing */
 } Matrix;
 
-/* A layer's cache in bfloat16: values [groups, capacity, size] and keys in panels [groups, parts_of(capacity, PANEL),
- * size / 2, PANEL, 2], the right-hand matrices of tile(). With scales [groups, capacity] they are int8 codes, and a head
+static inline int is_quantized(const Matrix *w) { return w->bits <= 8; }
+
+/* A layer's cache: values [groups, capacity, size] and keys in panels [groups, parts_of(capacity, PANEL), size of them *
+ * PANEL], the right-hand matrices of tile(). With scales [groups, capacity] they are int8 codes, and a head
  * at a position is its scale times its codes. */
 typedef struct {
   void *keys, *values;
@@ -64,19 +67,19 @@ typedef struct {
 int allow_tiles(void);
 const char *compiler(void);
 size_t product_bytes(const Matrix *matrix, index_t rows);
-void multiply_rows(const Matrix *matrix, const bfloat16 *x, void *y, index_t rows, int store, void *room);
-int linear(const Matrix *matrix, const bfloat16 *x, void *y, index_t rows, int store);
-void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps);
-void rotate_and_store(const Heads *heads, const bfloat16 *qkv, const Batch *batch, index_t layer, bfloat16 *queries);
+void multiply_rows(const Matrix *matrix, const element *x, void *y, index_t rows, int store, void *room);
+int linear(const Matrix *matrix, const element *x, void *y, index_t rows, int store);
+void rms_norm(const float *x, const float *weight, element *y, index_t rows, index_t size, float eps);
+void rotate_and_store(const Heads *heads, const element *qkv, const Batch *batch, index_t layer, element *queries);
 void take_keys(char *panels, char *columns, index_t groups, index_t panels_of_group, index_t size, index_t start,
                index_t count, index_t bytes);
 void put_keys(char *panels, char *columns, index_t groups, index_t panels_of_group, index_t size, index_t start,
               index_t count, index_t bytes);
 AttentionRoom attention_room(Memory *memory, const Heads *heads, const Batch *batch, index_t layers);
-void attend_in(const AttentionRoom *room, const Heads *heads, const bfloat16 *queries, const Batch *batch, index_t layer,
-               index_t window, bfloat16 *to);
-int attend(const Heads *heads, const bfloat16 *queries, const Batch *batch, index_t window, bfloat16 *to);
-int attend_part(const Heads *heads, const bfloat16 *queries, const Batch *batch, index_t window, index_t first,
+void attend_in(const AttentionRoom *room, const Heads *heads, const element *queries, const Batch *batch, index_t layer,
+               index_t window, element *to);
+int attend(const Heads *heads, const element *queries, const Batch *batch, index_t window, element *to);
+int attend_part(const Heads *heads, const element *queries, const Batch *batch, index_t window, index_t first,
                 index_t stop, float *part, float *log_sums);
 
 INLINE index_t smaller(index_t a, index_t b) { return a < b ? a : b; }

@@ -19,7 +19,7 @@ typedef struct {
 /* Inputs that are being made of rows. */
 typedef struct {
   const Matrix *matrix;
-  const bfloat16 *x;
+  const element *x;
   Inputs to;
 } Rounding;
 
@@ -35,7 +35,7 @@ INLINE int takes_codes(const Matrix *w, index_t rows) { return takes_int8(w) || 
 INLINE size_t inputs_bytes(const Matrix *w, index_t rows) {
   return takes_int8(w) ? int8_bytes(w, rows) : exact_bytes(w, rows);
 }
-INLINE Inputs inputs_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+INLINE Inputs inputs_of(const Matrix *w, const element *x, index_t rows, void *memory) {
   return takes_int8(w) ? int8_of(w, x, rows, memory) : exact_of(w, x, rows, memory);
 }
 INLINE Inputs inputs_from(const Matrix *w, Inputs x, index_t row) {
@@ -70,8 +70,8 @@ static void rows_of_codes(const Matrix *w, const uint8_t *panel, Inputs x, float
                 smaller(BLOCK_ROWS, rows - row));
 }
 
-/* Pairs [first, first + count) of a quantised panel as bfloat16 [count, PANEL, 2], rounded. */
-static void dequantize(const Matrix *w, const uint8_t *panel, index_t first, index_t count, bfloat16 *to) {
+/* Pairs [first, first + count) of inputs of a quantised panel as those of elements, rounded. */
+static void dequantize(const Matrix *w, const uint8_t *panel, index_t first, index_t count, element *to) {
   for (int half = 0; half < 2; half++)
     for (index_t pair = first; pair < first + count; pair++) {
       index_t g = 2 * pair / w->group, k = 2 * pair % w->group;
@@ -88,7 +88,7 @@ static void dequantize(const Matrix *w, const uint8_t *panel, index_t first, ind
         odd = load_codes(from + k * 16 + 16, 16);
         scales = load_half(from + w->group * 16);
       }
-      words pairs = pairs_of(multiply_add(even, scales, minima), multiply_add(odd, scales, minima));
-      store_words(to + (pair - first) * 64 + half * 32, pairs);
+      store_half_lines(to + (pair - first) * 2 * PANEL, half, multiply_add(even, scales, minima),
+                       multiply_add(odd, scales, minima));
     }
 }

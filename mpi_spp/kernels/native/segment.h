@@ -12,9 +12,9 @@ enum { SEGMENT = 256 }; /* positions */
 
 /* The attention of some tokens of a sequence. A row is a head of a token, heads running faster. */
 typedef struct {
-  const bfloat16 *queries; /* [groups, tokens, heads, size] */
+  const element *queries; /* [groups, tokens, heads, size] */
   const Cache *cache;
-  bfloat16 *to;
+  element *to;
   float *part, *log_sums; /* in place of `to`, as attend_part() has them */
   index_t tokens, groups, heads, size, first, stop, start, window; /* first, stop: the positions to look at */
 } Job;
@@ -29,7 +29,7 @@ INLINE index_t rows_of(const Job *job) { return job->tokens * job->heads; }
 
 /* The queries of rows of a group as tile() takes them: where they are, or in room for [rows, size]. */
 static const number *queries_of(const Job *job, index_t group, index_t row, index_t rows, number *room) {
-  const bfloat16 *from = job->queries + (group * rows_of(job) + row) * job->size;
+  const element *from = job->queries + (group * rows_of(job) + row) * job->size;
   const number *numbers = as_numbers(from, smaller(rows, MOST_REGISTER_ROWS), job->size, 0, room);
   for (index_t r = MOST_REGISTER_ROWS; r < rows; r += MOST_REGISTER_ROWS)
     as_numbers(from + r * job->size, smaller(rows - r, MOST_REGISTER_ROWS), job->size, 0, room + r * job->size);
@@ -46,7 +46,7 @@ INLINE index_t first_of(const Job *job, index_t row) { return larger(job->first,
 /* Outputs [rows, width] of weights [rows, SEGMENT] of a few rows with the values, to the bit those of many rows. */
 static void weigh(index_t rows, const Segment *segment, const number *weights, float *outputs) {
   index_t width = width_of(segment->size), pairs = parts_of(segment->count, 2);
-  bfloat16 values[SEGMENT * width];
+  element values[SEGMENT * width];
   pack_values(segment, values);
   for (index_t d = 0; d < width; d += PANEL)
     tile(rows, weights, SEGMENT, values + 2 * pairs * d, pairs, outputs + d, width, 1);
@@ -107,7 +107,7 @@ static void weigh(index_t rows, const Segment *segment, const number *weights, f
 /* Scores [rows, SEGMENT] of a few rows with the keys. */
 static void score_panels(const Segment *segment, index_t rows, const number *queries, float scores[][SEGMENT]) {
   index_t size = segment->size;
-  bfloat16 room[PANEL * size];
+  element room[PANEL * size];
   for (index_t at = 0; at < segment->count; at += PANEL)
     tile(rows, queries, size, key_panel(segment, at, room), size / 2, &scores[0][at], SEGMENT, 1);
 }
@@ -150,8 +150,8 @@ static void attend_lines(const Job *job, index_t group, index_t from, Shares to)
 
 /* The shares of up to TILE_ROWS rows from `row` on in a segment of `count` positions from `from` on, of which they see the
  * first ones at least. */
-static void attend_tile(const Job *job, index_t row, index_t rows, const number *queries, const bfloat16 *keys,
-                        const bfloat16 *values, index_t from, index_t count, Shares to) {
+static void attend_tile(const Job *job, index_t row, index_t rows, const number *queries, const element *keys,
+                        const element *values, index_t from, index_t count, Shares to) {
   index_t step = parts_of(count, 2) * 2;
   count = smaller(count, stop_of(job, row + rows - 1) - from);
   float scores[TILE_ROWS][SEGMENT];
@@ -167,11 +167,11 @@ static void attend_tile(const Job *job, index_t row, index_t rows, const number 
 /* The shares of rows from `row` on, with these queries, in the segment that begins at `from`. packed: room for its keys,
  * which codes need, and its values. */
 static void attend_segment(const Job *job, index_t group, index_t row, index_t rows, const number *queries, index_t from,
-                           bfloat16 *packed, Shares to) {
+                           element *packed, Shares to) {
   index_t count = smaller(SEGMENT, stop_of(job, row + rows - 1) - from);
   Segment segment = segment_of(job->cache, job->size, group, from, count);
-  bfloat16 *values = packed + SEGMENT * job->size;
-  const bfloat16 *keys = key_panels(&segment, packed);
+  element *values = packed + SEGMENT * job->size;
+  const element *keys = key_panels(&segment, packed);
   pack_values(&segment, values);
   for (index_t r = 0; r < rows; r += TILE_ROWS) {
     Shares part = {to.largest + r, to.sums + r, to.outputs + r * width_of(job->size)};
