@@ -70,7 +70,7 @@ GROUPS = (
 def main(only: str, fresh: bool, path: str | None) -> None:
     """Print predicted and measured seconds of each phase, and the error to the median of the rounds."""
     machine.tell()
-    from mpi_spp.model.store import cache_directory
+    from mpi_spp.model.loading.hub import cache_directory
 
     if fresh:
         for name in _FILES:
@@ -141,8 +141,8 @@ def _predict(group: Group, prefill: str, decode: str, chunk: str) -> Any:
     """From what is remembered alone."""
     from mpi_spp.cli._setting import read_known
     from mpi_spp.config import RunConfig
-    from mpi_spp.mesh import mesh_of
-    from mpi_spp.plan.forecast import forecast
+    from mpi_spp.forecast.forecast import forecast
+    from mpi_spp.parallel.mesh import mesh_of
 
     size = chunk if chunk == "auto" else int(chunk)
     config = RunConfig(model=_where(group.model), prefill=prefill, decode=decode, chunk_size=size, threads=1)  # type: ignore[arg-type]

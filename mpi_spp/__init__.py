@@ -4,11 +4,11 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from mpi_spp.lesser_cpu import believe
+from mpi_spp.system.lesser_cpu import believe
 
 if TYPE_CHECKING:
+    from mpi_spp.entrypoints.llm import LLM, Completion, SamplingParams
     from mpi_spp.errors import UserError
-    from mpi_spp.llm import LLM, Completion, SamplingParams
 
 __all__ = ["LLM", "Completion", "SamplingParams", "UserError"]
 __version__ = "0.1.0"

@@ -12,11 +12,11 @@ from mpi_spp.config import RunConfig
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from mpi_spp.costs import Measured
-    from mpi_spp.mesh import Mesh
-    from mpi_spp.plan.links import Link
-    from mpi_spp.plan.setting import Setting
-    from mpi_spp.plan.speeds import Speeds
+    from mpi_spp.engine.costs import Measured
+    from mpi_spp.forecast.scenario import Setting
+    from mpi_spp.forecast.speeds import Speeds
+    from mpi_spp.parallel.links import Link
+    from mpi_spp.parallel.mesh import Mesh
 
 MOST_RANKS = 1 << 14  # of a forecast
 _LINKS = ("100mbe", "1gbe", "10gbe", "25gbe", "100gbe", "infiniband", "nvlink")  # plan.links.PRESETS, without torch
@@ -59,8 +59,8 @@ class Known:
         self, mesh: "Mesh", hosts: Sequence[str], given: Mapping[str, Any], limits: Mapping[str, int] | None = None
     ) -> "Setting":
         """Of these ranks, by host; `given`: see `take`."""
-        from mpi_spp.plan.measured import remembered_speeds
-        from mpi_spp.plan.setting import Setting
+        from mpi_spp.forecast.measured import remembered_speeds
+        from mpi_spp.forecast.scenario import Setting
 
         speeds = remembered_speeds(self.what, hosts, self.cores, self.kept).of_first(mesh.replica_size)
         return Setting(
@@ -81,7 +81,7 @@ class Known:
         """What measured figures depend on."""
         import torch
 
-        from mpi_spp.costs import Measured, weights_name
+        from mpi_spp.engine.costs import Measured, weights_name
 
         weights = weights_name(self.kernels, self.config)
         return Measured(self.model, self.dtype, torch.device("cpu"), weights, self.threads)
@@ -89,11 +89,11 @@ class Known:
 
 def read_known(config: RunConfig, ranks_of_a_host: int) -> Known:
     """The model's shape, and how it would be run here. Needs config.json and no weights."""
+    from mpi_spp.entrypoints.opening import read_model
+    from mpi_spp.forecast.likely import likely_dtype, likely_kernels
     from mpi_spp.launch.placement import num_cores_here
-    from mpi_spp.model.locate import locate
-    from mpi_spp.model.store import cache_directory
-    from mpi_spp.opening import read_model
-    from mpi_spp.plan.likely import likely_dtype, likely_kernels
+    from mpi_spp.model.loading.hub import cache_directory
+    from mpi_spp.model.loading.locate import locate
 
     cores, directory = num_cores_here(), locate(config.model, download=False)
     model, kept = read_model(directory), cache_directory() / "kernels"
@@ -120,7 +120,7 @@ def _with_links(speeds: "Speeds", given: Mapping[str, Any]) -> "Speeds":
 
 def _given(known: "Link", preset: str | None, latency_us: float | None, gbit: float | None) -> "Link":
     """The same object where nothing was given."""
-    from mpi_spp.plan.links import PRESETS
+    from mpi_spp.parallel.links import PRESETS
 
     if preset is None and latency_us is None and gbit is None:
         return known

@@ -12,12 +12,12 @@ from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._setting import MOST_RANKS, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
-from mpi_spp.mesh import parse_mesh
-from mpi_spp.units import limits_by_host
+from mpi_spp.parallel.mesh import parse_mesh
+from mpi_spp.system.units import limits_by_host
 
 if TYPE_CHECKING:
+    from mpi_spp.forecast.scenario import Setting
     from mpi_spp.launch.hostfile import Host
-    from mpi_spp.plan.setting import Setting
 
 
 @click.command("plan")
@@ -54,9 +54,9 @@ def command(json: str | None, **options: Any) -> None:
 
 def _plan(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """The forecast, or a refusal, of the chosen strategies."""
-    from mpi_spp.plan.choice import choose, require_room
-    from mpi_spp.plan.forecast import as_data, forecast
-    from mpi_spp.plan.memory import require_positions
+    from mpi_spp.forecast.choice import choose, require_room
+    from mpi_spp.forecast.forecast import as_data, forecast
+    from mpi_spp.forecast.memory import require_positions
 
     setting = _setting(config, hosts, given)
     require_positions(setting)
@@ -85,7 +85,7 @@ def _hosts(given: dict[str, Any], mesh: str | None) -> tuple["Host", ...]:
 
 
 def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> "Setting":
-    from mpi_spp.mesh import mesh_of
+    from mpi_spp.parallel.mesh import mesh_of
 
     names = [_name(host) for host in hosts for _ in range(host.slots)]
     limits = limits_by_host(config.max_memory, names, "--max-memory")
@@ -106,8 +106,8 @@ def _name(host: "Host") -> str:
 
 def _joints(setting: "Setting") -> list[dict[str, Any]]:
     """Every prefill with every decode: the syncs that join them, and what the one that auto takes costs."""
-    from mpi_spp.plan.forecast import forecast
-    from mpi_spp.plan.sync import joints
+    from mpi_spp.forecast.forecast import forecast
+    from mpi_spp.forecast.sync import joints
 
     rows = []
     for joint in joints(setting.mesh):
@@ -126,8 +126,8 @@ def _joints(setting: "Setting") -> list[dict[str, Any]]:
 def _show(data: dict[str, Any], joints: list[dict[str, Any]]) -> None:
     import sys
 
-    from mpi_spp.report.plan import print_plan
-    from mpi_spp.report.tables import console
+    from mpi_spp.instruments.report.plan import print_plan
+    from mpi_spp.instruments.report.tables import console
 
     if "choice" in data:
         click.echo(f"chosen {data['choice']['reason']}")

@@ -9,7 +9,7 @@ import torch
 
 from mpi_spp.kernels.attention import Rotation
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.partition import split_chunks
+from mpi_spp.parallel.partition import split_chunks
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,13 @@ from mpi_spp.kernels.layer import HeadsPart, Layer
 from mpi_spp.kernels.linear import Activation, Linear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.kv.layout import EVERYTHING, Held
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.experts import ExpertLoad, add_experts
 from mpi_spp.model.joined import Joined, join, spans_of
 from mpi_spp.model.shard import ALL, Attending, Shard, Total
-from mpi_spp.report.timed import is_kept, timed
+from mpi_spp.parallel.layout import EVERYTHING, Held
+from mpi_spp.system.timed import is_kept, timed
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,

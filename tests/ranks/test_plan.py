@@ -8,14 +8,14 @@ from turns import every_other
 
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
 from mpi_spp.errors import UserError
-from mpi_spp.mesh import mesh_of
+from mpi_spp.forecast.forecast import forecast
+from mpi_spp.forecast.scenario import Setting
+from mpi_spp.forecast.speeds import assumed
 from mpi_spp.model.config import read_config
-from mpi_spp.plan.forecast import forecast
-from mpi_spp.plan.setting import Setting
-from mpi_spp.plan.speeds import assumed
-from mpi_spp.report.timings import Clock
+from mpi_spp.parallel.mesh import mesh_of
+from mpi_spp.system.timings import Clock
 
 pytestmark = pytest.mark.ranks(3)
 
@@ -42,7 +42,7 @@ INSIDE = [(prefill, decode) for prefill in ("ring", "usp", "ulysses") for decode
 def kept_elsewhere(world: World, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of tiny models, measured beside other tests, are nothing to remember."""
     directory = world.on_rank_0(lambda: tmp_path_factory.mktemp("kept"))
-    monkeypatch.setattr("mpi_spp.measuring.cache_directory", lambda: directory)
+    monkeypatch.setattr("mpi_spp.engine.measuring.cache_directory", lambda: directory)
 
 
 @pytest.fixture(scope="session")

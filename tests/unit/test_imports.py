@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import mpi_spp
-from mpi_spp.registry import VERBS
+from mpi_spp.parallel.registry import VERBS
 
 PACKAGE = Path(mpi_spp.__file__).parent
 MODULES = {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in PACKAGE.rglob("*.py")}
@@ -93,7 +93,7 @@ def test_rooms_that_are_called_and_call_nobody(room: str) -> None:
 
 def test_the_decoder_loads_no_mpi_library_and_help_no_torch() -> None:
     """Also through what they import in turn."""
-    decoder = "import sys, mpi_spp.model.weights, mpi_spp.model.prompt; assert 'mpi4py' not in sys.modules"
+    decoder = "import sys, mpi_spp.model.loading.weights, mpi_spp.model.text.prompt; assert 'mpi4py' not in sys.modules"
     help_text = "import sys, mpi_spp.cli.generate, mpi_spp.config; assert not {'mpi4py', 'torch'} & set(sys.modules)"
     for program in (decoder, help_text):
         subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from mpi_spp import cpu
 from mpi_spp.kernels.attention import Heads, Rotation
 from mpi_spp.kernels.attention import attention as attend
 from mpi_spp.kernels.cache import LayerCache, quantize_heads
@@ -22,7 +21,8 @@ from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.kernels.trial import dtype_name_of
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.system import cpu
 
 pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2, or 64-bit ARM")
 

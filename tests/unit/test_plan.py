@@ -9,23 +9,23 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from mpi_spp import registry
 from mpi_spp.cli.plan import command
 from mpi_spp.config import QUANTIZE, RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.forecast import choice
+from mpi_spp.forecast.forecast import forecast
+from mpi_spp.forecast.scenario import Setting
+from mpi_spp.forecast.speeds import assumed
+from mpi_spp.forecast.sync import joints
 from mpi_spp.kernels.quantized import BITS, quantize
 from mpi_spp.launch.hostfile import parse_hosts, read_hostfile
-from mpi_spp.mesh import Mesh
 from mpi_spp.model.arithmetic import bytes_of_weights
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.sizes import _quantized, sizes_of
-from mpi_spp.partition import split_evenly
-from mpi_spp.plan import choice
-from mpi_spp.plan.forecast import forecast
-from mpi_spp.plan.links import Link, Links
-from mpi_spp.plan.setting import Setting
-from mpi_spp.plan.speeds import assumed
-from mpi_spp.plan.sync import joints
+from mpi_spp.model.loading.sizes import _quantized, sizes_of
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.links import Link, Links
+from mpi_spp.parallel.mesh import Mesh
+from mpi_spp.parallel.partition import split_evenly
 
 PAIRS = list(itertools.product(*map(registry.choices, ("prefill", "decode"))))
 

@@ -10,16 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpi_spp import registry
 from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.forecast.scenario import Layout, Setting, lay_out, position_bytes
+from mpi_spp.forecast.speeds import assumed
+from mpi_spp.forecast.sync import Moved, moved_by
 from mpi_spp.kv.exchange import takes_for_host
-from mpi_spp.kv.rounds import Round, plan_rounds
-from mpi_spp.mesh import Mesh
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.plan.setting import Layout, Setting, lay_out, position_bytes
-from mpi_spp.plan.speeds import assumed
-from mpi_spp.plan.sync import Moved, moved_by
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.mesh import Mesh
+from mpi_spp.parallel.rounds import Round, plan_rounds
 
 MESHES = [Mesh(pp=pp, tp=tp) for pp, tp in itertools.product((1, 2, 3), (1, 2)) if pp * tp > 1]
 PAIRS = [

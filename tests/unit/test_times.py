@@ -7,16 +7,16 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mpi_spp import registry
 from mpi_spp.config import GRANULARITIES, RunConfig
-from mpi_spp.mesh import Mesh
+from mpi_spp.forecast.forecast import Forecast, forecast
+from mpi_spp.forecast.scenario import Setting
+from mpi_spp.forecast.speeds import Speeds, StepCost
+from mpi_spp.forecast.steps import Measured, fit_alone, fit_step, is_steady
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.plan.forecast import Forecast, forecast
-from mpi_spp.plan.links import Group, Link, Links, Sums
-from mpi_spp.plan.setting import Setting
-from mpi_spp.plan.speeds import Speeds, StepCost
-from mpi_spp.plan.steps import Measured, fit_alone, fit_step, is_steady
-from mpi_spp.schedule import Cost
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.links import Group, Link, Links, Sums
+from mpi_spp.parallel.mesh import Mesh
+from mpi_spp.parallel.schedule import Cost
 
 FREE = Link(0.0, float("inf"))
 NO_LINKS = Links(FREE, FREE)
