@@ -139,7 +139,7 @@ def _measure(group: Group) -> list[dict[str, Any]]:
 
 def _predict(group: Group, prefill: str, decode: str, chunk: str) -> Any:
     """From what is remembered alone."""
-    from mpi_spp.cli._setting import read_known
+    from mpi_spp.cli._scenario import read_known
     from mpi_spp.config import RunConfig
     from mpi_spp.forecast.forecast import forecast
     from mpi_spp.parallel.mesh import mesh_of
@@ -147,13 +147,13 @@ def _predict(group: Group, prefill: str, decode: str, chunk: str) -> Any:
     size = chunk if chunk == "auto" else int(chunk)
     config = RunConfig(model=_where(group.model), prefill=prefill, decode=decode, chunk_size=size, threads=1)  # type: ignore[arg-type]
     lengths = {"prompt_tokens": group.prompt_tokens, "new_tokens": group.new_tokens}
-    setting = read_known(config, group.ranks).setting(
+    scenario = read_known(config, group.ranks).scenario(
         mesh_of(None, group.ranks), [os.uname().nodename] * group.ranks, lengths
     )
-    assumed = [name for name, origin in setting.speeds.origins.items() if "assumed" in origin]
+    assumed = [name for name, origin in scenario.speeds.origins.items() if "assumed" in origin]
     if assumed:
         raise Disturbed(f"nothing was kept of {', '.join(assumed)}: other programs run on this machine")
-    return forecast(setting).times
+    return forecast(scenario).times
 
 
 def _where(model: str) -> str:

@@ -15,7 +15,8 @@ __version__ = "0.1.0"
 
 os.environ.update(believe())  # torch looks when it is loaded, which is later
 
-_HOMES = {"LLM": "llm", "Completion": "llm", "SamplingParams": "llm", "UserError": "errors"}
+_FACE = ("LLM", "Completion", "SamplingParams")
+_HOMES = dict.fromkeys(_FACE, "entrypoints.llm") | {"UserError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

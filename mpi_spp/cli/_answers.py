@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mpi_spp.cli._output import may_share_terminal, write_json
 from mpi_spp.cli._start import show_choice
 from mpi_spp.config import RunConfig
+from mpi_spp.entrypoints.opening import make_engine
 from mpi_spp.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -68,11 +69,10 @@ def answer_all(
 
     Rank 0 shows its own answers, the first ones, while they are made, and the others when all ranks are done.
     """
-    from mpi_spp.engine.engine import Engine
     from mpi_spp.engine.fan_out import fan_out, numbers_of
 
     longest = max(len(one.prompt_ids) for one in requests)
-    engine = Engine(config, model, directory, world, clock, longest, alone=True)
+    engine = make_engine(config, model, directory, world, clock, longest, alone=True)
     show_choice(engine, generation)
     printer = None
     if world.rank == 0 and config.json != "-":

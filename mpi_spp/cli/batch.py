@@ -22,7 +22,7 @@ from mpi_spp.cli._output import write_json
 from mpi_spp.cli._start import show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
-from mpi_spp.entrypoints.opening import find_model, join, read_model
+from mpi_spp.entrypoints.opening import find_model, join, make_engine, read_model
 from mpi_spp.system.progress import Progress
 
 if TYPE_CHECKING:
@@ -84,7 +84,6 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
     """Prepare on rank 0, load on all, answer, report; returns the exit status. Collective."""
     directory = find_model(config, world)
     from mpi_spp.batch.replicas import Keeper, answer_all, part_of
-    from mpi_spp.engine.engine import Engine
     from mpi_spp.parallel.mesh import mesh_of
     from mpi_spp.strategies.assignment import load_strategies
 
@@ -102,7 +101,7 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
     ranks, answers = [], {}
     clock.mark("load")
     if num_waiting:
-        engine = Engine(config, model, directory, world, clock)
+        engine = make_engine(config, model, directory, world, clock)
         show_choice(engine, generation)
         part = part_of(engine, work)
         clock.mark("load")

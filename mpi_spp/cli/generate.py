@@ -23,7 +23,7 @@ from mpi_spp.cli._output import may_share_terminal, write_json
 from mpi_spp.cli._start import show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
-from mpi_spp.entrypoints.opening import find_model, join, read_model
+from mpi_spp.entrypoints.opening import find_model, join, make_engine, read_model
 from mpi_spp.errors import UserError
 from mpi_spp.system.progress import Progress
 
@@ -66,8 +66,7 @@ def command(**options: Any) -> None:
 def run(config: RunConfig, world: "World", clock: Any) -> None:
     """Prepare on rank 0, load on all, stream the answer, report. Collective."""
     directory = find_model(config, world)
-    from mpi_spp.engine.engine import Engine  # imports torch: what is wrong above is said a second sooner
-    from mpi_spp.engine.guidance import Guidance
+    from mpi_spp.engine.guidance import Guidance  # imports torch: what is wrong above is said a second sooner
     from mpi_spp.engine.teams import teams_of
     from mpi_spp.parallel.mesh import require_one_replica
     from mpi_spp.request import Request
@@ -86,7 +85,7 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
         answer_all(config, world, clock, directory, request["model"], same, [{}] * count, stream, generation)
         return
     lengths = replace(config, max_new_tokens=request["max_new_tokens"])
-    engine = Engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
+    engine = make_engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
     show_choice(engine, generation)
     guidance = Guidance(engine, request["negative_ids"]) if config.is_guided else None
     most = request["max_new_tokens"]

@@ -7,7 +7,7 @@ import click
 
 from mpi_spp.cli._options import AMOUNT, FILE, json_option, model_options, schedule_options
 from mpi_spp.cli._output import check_outputs, write_json
-from mpi_spp.cli._setting import MOST_RANKS, Known, length_options, link_options, read_known, take
+from mpi_spp.cli._scenario import MOST_RANKS, Known, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.parallel.mesh import parse_mesh
@@ -15,7 +15,7 @@ from mpi_spp.system import cpu
 from mpi_spp.system.units import limits_by_host
 
 if TYPE_CHECKING:
-    from mpi_spp.forecast.scenario import Setting
+    from mpi_spp.forecast.scenario import Scenario
 
 _DEVICES = ("jetson-orin-nano", "jetson-agx-orin", "l4", "rtx-4090", "a100-80gb", "h100-sxm")  # plan.devices.DEVICES
 _RANKS = "1,2,4,...,64"
@@ -91,8 +91,8 @@ def command(json: str | None, plot: str | None, ranks: tuple[int, ...], **option
     ranks = ranks or _default_ranks(config.mesh)
     per_host = given["ranks_per_host"] or _cores()
     known = read_known(config, per_host)
-    alone = _setting(replace(known, config=replace(config, mesh=None, layer_split="auto")), 1, per_host, given)
-    rows = simulate(lambda count: _setting(known, count, per_host, given), ranks, alone, per_host)
+    alone = _scenario(replace(known, config=replace(config, mesh=None, layer_split="auto")), 1, per_host, given)
+    rows = simulate(lambda count: _scenario(known, count, per_host, given), ranks, alone, per_host)
     worth = given["knee_percent"] / 100
     data = _told(known, per_host, given) | {"worth": worth, "knee": knee(rows, worth), "rows": rows}
     if json != "-":
@@ -120,7 +120,7 @@ def _cores() -> int:
     return num_cores_here()
 
 
-def _setting(known: Known, num_ranks: int, per_host: int, given: dict[str, Any]) -> "Setting":
+def _scenario(known: Known, num_ranks: int, per_host: int, given: dict[str, Any]) -> "Scenario":
     from mpi_spp.forecast.devices import on_device
     from mpi_spp.forecast.memory import require_positions
     from mpi_spp.forecast.simulation import hosts_of, mesh_for
@@ -128,13 +128,13 @@ def _setting(known: Known, num_ranks: int, per_host: int, given: dict[str, Any])
     mesh = mesh_for(known.config.mesh, num_ranks, known.model.num_hidden_layers)
     hosts = hosts_of(num_ranks, per_host)
     limits = limits_by_host(known.config.max_memory, hosts, "--max-memory")
-    setting = known.setting(mesh, hosts, given, limits)
-    require_positions(setting)
+    scenario = known.scenario(mesh, hosts, given, limits)
+    require_positions(scenario)
     device = _device(given)
     if device is None:
-        return setting
-    layer_bytes = round(setting.sizes().of_layer())
-    return replace(setting, speeds=on_device(setting.speeds, device, setting.model, layer_bytes))
+        return scenario
+    layer_bytes = round(scenario.sizes().of_layer())
+    return replace(scenario, speeds=on_device(scenario.speeds, device, scenario.model, layer_bytes))
 
 
 def _device(given: dict[str, Any]) -> Any:

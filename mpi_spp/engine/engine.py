@@ -20,10 +20,11 @@ from mpi_spp.engine.loading import Loader
 from mpi_spp.engine.measuring import Measuring
 from mpi_spp.engine.teams import teams_of
 from mpi_spp.errors import UserError
-from mpi_spp.forecast.scenario import cut
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
+from mpi_spp.parallel.chunks import cut
+from mpi_spp.parallel.mesh import Mesh
 from mpi_spp.parallel.partition import split_chunks
 from mpi_spp.parallel.phase import needed
 from mpi_spp.request import NO_PENALTIES, Penalties, Request
@@ -40,6 +41,10 @@ from mpi_spp.system.timings import Clock
 
 log = logging.getLogger(__name__)
 
+# A configuration for a mesh, measured figures of its ranks, the prompts' tokens and the program's bytes -> one without
+# "auto", and what was chosen and why.
+Resolve = Callable[[RunConfig, Mesh, Measuring, int, int], tuple[RunConfig, dict[str, Any] | None]]
+
 _CHUNK_ALONE = 256  # tokens: more do not make the products faster
 
 
@@ -55,12 +60,15 @@ class Engine:
         clock: Clock,
         prompt_tokens: int = 1024,
         alone: bool = False,
+        resolve: Resolve | None = None,
     ) -> None:
         """`prompt_tokens`: the prompts to expect, by which strategies are chosen where they are "auto".
 
         `alone`: after a prefill by all, each rank decodes sequences of its own, with the whole vocabulary.
+        `resolve`: puts strategies in the place of "auto" (forecast/resolve.py); without it the configuration has none.
         """
         self.model, self.world, self._prompt_tokens, self._alone = model, world, prompt_tokens, alone
+        self._resolve = resolve
         self._program_bytes = resident_bytes()
         self.threads = config.threads or world.default_threads()
         world.together(lambda: require_threads(self.threads))
@@ -85,7 +93,8 @@ class Engine:
         """Take the strategies, schedule and granularity of another run of the same model, and its clock. Collective."""
         if self._alone and config.decode == "auto":
             config = replace(config, decode="replicated")
-        config, self.choice = self._measuring.settle(config, self.mesh, self._prompt_tokens, self._program_bytes)
+        what = (self.mesh, self._measuring, self._prompt_tokens, self._program_bytes)
+        config, self.choice = self._resolve(config, *what) if self._resolve else (config, None)
         self._strategies: Strategies = load_strategies(config, self.mesh, self._alone)
         if self._strategies.shares_memory and self._loader.device.type != "cpu":
             raise UserError("--sync-strategy: shared is for caches in the memory of hosts; choose another one for GPUs")

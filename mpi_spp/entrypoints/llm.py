@@ -12,9 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from mpi_spp.batch.encoder import Encoder
 from mpi_spp.batch.lines import parse_line
 from mpi_spp.config import RunConfig
-from mpi_spp.engine.engine import Engine
 from mpi_spp.engine.teams import teams_of
-from mpi_spp.entrypoints.opening import find_model, join, read_model
+from mpi_spp.entrypoints.opening import find_model, join, make_engine, read_model
 from mpi_spp.errors import UserError
 from mpi_spp.parallel.mesh import require_one_replica
 from mpi_spp.request import PENALTY_RANGES, Request
@@ -100,7 +99,7 @@ class LLM:
         directory = find_model(config, self._world)
         shape = self._world.on_rank_0(lambda: read_model(directory))
         self._encoder = self._on_rank_0_alone(lambda: Encoder(config, shape, directory))
-        self._engine = Engine(config, shape, directory, self._world, self._clock, max_prompt_tokens)
+        self._engine = make_engine(config, shape, directory, self._world, self._clock, max_prompt_tokens)
 
     @property
     def rank(self) -> int:

@@ -51,12 +51,26 @@ def read_model(directory: Path) -> "ModelConfig":
 def open_engine(config: RunConfig, world: "World", clock: "Clock", prompt_tokens: int = 1024) -> "Engine":
     """An engine for work that brings its own token ids. Collective; raises UserError where they would be too many."""
     directory = find_model(config, world)
-    from mpi_spp.engine.engine import Engine
-
     model = world.on_rank_0(lambda: read_model(directory))
     if prompt_tokens + config.max_new_tokens > model.max_positions:
         raise UserError(
             f"--prompt-tokens: {prompt_tokens} with --new-tokens {config.max_new_tokens} is more than the"
             f" {model.max_positions} positions of {config.model}; give fewer"
         )
-    return Engine(config, model, directory, world, clock, prompt_tokens)
+    return make_engine(config, model, directory, world, clock, prompt_tokens)
+
+
+def make_engine(
+    config: RunConfig,
+    model: "ModelConfig",
+    directory: Path,
+    world: "World",
+    clock: "Clock",
+    prompt_tokens: int = 1024,
+    alone: bool = False,
+) -> "Engine":
+    """An engine that may choose strategies by what was measured; the arguments are those of `Engine`. Collective."""
+    from mpi_spp.engine.engine import Engine
+    from mpi_spp.forecast.resolve import Resolver
+
+    return Engine(config, model, directory, world, clock, prompt_tokens, alone, Resolver())

@@ -5,7 +5,7 @@ from functools import cached_property
 from typing import Any
 
 from mpi_spp.forecast.memory import RankMemory, host_bytes, memory_of_ranks, overfull
-from mpi_spp.forecast.scenario import Layout, Setting, lay_out
+from mpi_spp.forecast.scenario import Layout, Scenario, lay_out
 from mpi_spp.forecast.sync import Moved, moved_by
 from mpi_spp.forecast.timeline import on_links
 from mpi_spp.forecast.times import Times, times_of
@@ -16,31 +16,31 @@ from mpi_spp.system import cpu
 
 @dataclass(frozen=True)
 class Forecast:
-    """Of one setting: memory and traffic by rank of a replica, and times; each is found when it is looked at."""
+    """Of one scenario: memory and traffic by rank of a replica, and times; each is found when it is looked at."""
 
-    setting: Setting
+    scenario: Scenario
     layout: Layout
 
     @property
     def name(self) -> str:
         """Of the strategies."""
-        config = self.setting.config
+        config = self.scenario.config
         return f"--prefill {config.prefill} --decode {config.decode}"
 
     @cached_property
     def moved(self) -> Moved | None:
         """By the sync."""
-        return moved_by(self.setting, self.layout)
+        return moved_by(self.scenario, self.layout)
 
     @cached_property
     def memory(self) -> list[RankMemory]:
         """Of each rank."""
-        return memory_of_ranks(self.setting, self.layout, self.moved)
+        return memory_of_ranks(self.scenario, self.layout, self.moved)
 
     @cached_property
     def prefill(self) -> list[Traffic]:
         """Of each rank, for the whole prompt."""
-        return [prefill_traffic(self.setting, self.layout, rank) for rank in range(self.layout.num_ranks)]
+        return [prefill_traffic(self.scenario, self.layout, rank) for rank in range(self.layout.num_ranks)]
 
     @cached_property
     def sync(self) -> list[Traffic]:
@@ -50,66 +50,66 @@ class Forecast:
     @cached_property
     def decode(self) -> list[Traffic]:
         """Of each rank, for one token."""
-        return [decode_traffic(self.setting, self.layout, rank) for rank in range(self.layout.num_ranks)]
+        return [decode_traffic(self.scenario, self.layout, rank) for rank in range(self.layout.num_ranks)]
 
     @cached_property
     def times(self) -> Times:
         """Of one request that has all ranks to itself."""
-        return times_of(self.setting, self.layout, self.moved)
+        return times_of(self.scenario, self.layout, self.moved)
 
     @property
     def link_s(self) -> float:
         """Seconds in which the sync's bytes keep their busiest link from others."""
-        return 0.0 if self.moved is None else float(on_links(self.setting.speeds.links, self.moved).sum())
+        return 0.0 if self.moved is None else float(on_links(self.scenario.speeds.links, self.moved).sum())
 
     @property
     def request_s(self) -> float:
         """Seconds of the whole request."""
-        return self.times.request(self.setting.new_tokens)
+        return self.times.request(self.scenario.new_tokens)
 
     @property
     def lacking(self) -> tuple[str, int] | None:
         """The first host whose limit is too low, and the bytes that it would need; None: it fits."""
-        setting = self.setting
-        return overfull(self.memory, setting.hosts, setting.limits) if setting.limits else None
+        scenario = self.scenario
+        return overfull(self.memory, scenario.hosts, scenario.limits) if scenario.limits else None
 
 
-def forecast(setting: Setting) -> Forecast:
+def forecast(scenario: Scenario) -> Forecast:
     """Raises UserError where the run would refuse its options; whether it fits is `lacking`."""
-    return Forecast(setting, lay_out(setting))
+    return Forecast(scenario, lay_out(scenario))
 
 
 def as_data(what: Forecast) -> dict[str, Any]:
     """Plain values for JSON: bytes, seconds, layers and heads as [first, behind the last]."""
-    setting, config = what.setting, what.setting.config
+    scenario, config = what.scenario, what.scenario.config
     return {
         "prefill": config.prefill,
         "decode": config.decode,
         "sync_strategy": what.layout.strategies.sync_name,
-        "mesh": str(setting.mesh),
-        "dtype": str(setting.dtype).removeprefix("torch."),
-        "kernels": setting.kernels,
-        "activations": config.activations if is_native(setting.kernels) else "exact",
+        "mesh": str(scenario.mesh),
+        "dtype": str(scenario.dtype).removeprefix("torch."),
+        "kernels": scenario.kernels,
+        "activations": config.activations if is_native(scenario.kernels) else "exact",
         **cpu.facts(),
-        "prompt_tokens": setting.prompt_tokens,
-        "new_tokens": setting.new_tokens,
+        "prompt_tokens": scenario.prompt_tokens,
+        "new_tokens": scenario.new_tokens,
         "chunks": [len(chunk) for chunk in what.layout.chunks],
         "seconds": asdict(what.times) | {"request": what.request_s},
         "tokens_per_s": {
-            "prefill": setting.prompt_tokens / (what.times.prefill + what.times.sync),
+            "prefill": scenario.prompt_tokens / (what.times.prefill + what.times.sync),
             "decode": 1 / what.times.token,
         },
-        "speeds": speeds_as_data(setting),
+        "speeds": speeds_as_data(scenario),
         "ranks": [_rank(what, rank) for rank in range(what.layout.num_ranks)],
-        "hosts": host_bytes(what.memory, setting.hosts),
-        "limits": dict(setting.limits),
+        "hosts": host_bytes(what.memory, scenario.hosts),
+        "limits": dict(scenario.limits),
         "fits": what.lacking is None,
     }
 
 
-def speeds_as_data(setting: Setting) -> dict[str, Any]:
+def speeds_as_data(scenario: Scenario) -> dict[str, Any]:
     """The figures behind the times, and where they come from."""
-    speeds = setting.speeds
+    speeds = scenario.speeds
     return {
         "links": asdict(speeds.links),
         "steps": [asdict(step) for step in speeds.steps],
@@ -129,7 +129,7 @@ def _rank(what: Forecast, rank: int) -> dict[str, Any]:
     sizes = {f"{name}_bytes": value for name, value in asdict(memory).items()} | {"total_bytes": memory.total}
     traffic = {"prefill": what.prefill[rank], "sync": what.sync[rank], "decode_per_token": what.decode[rank]}
     return (
-        {"rank": rank, "host": what.setting.hosts[rank]}
+        {"rank": rank, "host": what.scenario.hosts[rank]}
         | parts
         | sizes
         | {"traffic": {name: asdict(value) for name, value in traffic.items()}}

@@ -6,9 +6,9 @@ from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mpi_spp.comm.link import measure_link, measure_sums
 from mpi_spp.engine.costs import Measured, experts_name
 from mpi_spp.engine.costs import remembered as remembered_cost
+from mpi_spp.engine.links import links_key
 from mpi_spp.forecast.speeds import Speeds, StepCost, assumed_cost, assumed_step
 from mpi_spp.forecast.steps import MakeStage, measure_steps
 from mpi_spp.kernels.memory import measured_on, recall, remember
@@ -71,28 +71,6 @@ def _inside_its_host(step: StepCost, links: Links, hidden_size: int) -> StepCost
     return replace(step, sum_s=max(0.0, step.sum_s - links.sum_between_s(4 * hidden_size, links.sums.group)))
 
 
-def links_of_job(comm: "Communicator", world: "World", hidden_size: int, directory: Path) -> Links:
-    """The links of these ranks, the same on all. Collective.
-
-    They are measured every time, in a tenth of a second: who else is on the way changes. What is kept is for plans.
-    """
-    if comm.size == 1:
-        return Links(ASSUMED_INSIDE, ASSUMED_BETWEEN)
-    first = world.rank - comm.rank
-    hosts = world.gather(world.host)[first : first + comm.size]
-    near = next((rank for rank in range(1, comm.size) if hosts[rank] == hosts[0]), None)
-    far = next((rank for rank in range(1, comm.size) if hosts[rank] != hosts[0]), None)
-    found = [None if other is None else Link(*measure_link(comm, other)) for other in (near, far)]
-    sums = Sums(Group(comm.size, len(set(hosts))), *measure_sums(comm, hidden_size))
-    inside, between, sums = world.gather((*found, sums))[first]
-    if world.rank == 0:
-        kept = {"inside": inside, "between": between, "sums": sums}
-        entry = {name: None if value is None else asdict(value) for name, value in kept.items()}
-        memory, key = directory / "links.json", f"{_links_key(hosts, hidden_size)}, {world.library}"
-        remember(memory, recall(memory) | {key: entry})
-    return Links(inside or ASSUMED_INSIDE, between or ASSUMED_BETWEEN, sums)
-
-
 def remembered_speeds(what: Measured, hosts: Sequence[str], cores: int, directory: Path) -> Speeds:
     """What is known without a job: of ranks on this machine and hosts like it; assumed where nothing is remembered.
 
@@ -143,7 +121,7 @@ def _remembered_steps(
 def _remembered_links(kept: dict[str, Any], hosts: Sequence[str], hidden_size: int) -> tuple[Links, str]:
     """Those of the same hosts; else of ranks on one host, with nearly as many; else what is assumed."""
     entries = {key: links for key, value in kept.items() if (links := _read_links(value)) is not None}
-    key, most = f"{_links_key(hosts, hidden_size)}, ", max(Counter(hosts).values())
+    key, most = f"{links_key(hosts, hidden_size)}, ", max(Counter(hosts).values())
     same = next((links for name, links in entries.items() if name.startswith(key)), None)
     if same is not None:
         return same, "remembered"
@@ -156,11 +134,6 @@ def _remembered_links(kept: dict[str, Any], hosts: Sequence[str], hidden_size: i
     told += ["assumed between hosts"] * (len(set(hosts)) > 1)
     links = near[min(near)] if near else Links(ASSUMED_INSIDE, ASSUMED_BETWEEN)
     return links, ", ".join(told) or "not needed"
-
-
-def _links_key(hosts: Sequence[str], hidden_size: int) -> str:
-    """What the figures of links depend on, besides the MPI library."""
-    return f"{' '.join(f'{host}:{count}' for host, count in Counter(hosts).items())}, rows of {hidden_size}"
 
 
 def _steps_prefix(what: Measured) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mpi_spp.errors import UserError
-from mpi_spp.forecast.scenario import Layout, Setting, cache_of, position_bytes
+from mpi_spp.forecast.scenario import Layout, Scenario, cache_of, position_bytes
 from mpi_spp.forecast.sync import Moved
 from mpi_spp.kernels.backends import is_native
 from mpi_spp.model.loading.sizes import WeightSizes
@@ -39,21 +39,21 @@ class RankMemory:
         return self.weights + self.cache + self.buffers + self.program
 
 
-def memory_of_ranks(setting: Setting, layout: Layout, moved: Moved | None) -> list[RankMemory]:
+def memory_of_ranks(scenario: Scenario, layout: Layout, moved: Moved | None) -> list[RankMemory]:
     """For each rank of a replica; `moved`: by the sync."""
-    sizes = setting.sizes()
+    sizes = scenario.sizes()
     plan = layout.plan
-    vocabulary = split_evenly(setting.model.vocab_size, layout.num_ranks)
+    vocabulary = split_evenly(scenario.model.vocab_size, layout.num_ranks)
     largest_rounds = [0] * layout.num_ranks if moved is None else (moved.sent + moved.received).max(axis=0).tolist()
     ranks = []
     for rank in range(layout.num_ranks):
         ranks.append(
             RankMemory(
                 _layer_bytes(sizes, plan, rank) + sizes.of_head(vocabulary[rank]),
-                cache_bytes(setting, layout, rank),
-                buffer_bytes(setting, layout, rank) + _UNDER_WAY * int(largest_rounds[rank]),
-                setting.program_bytes,
-                _mapped_bytes(setting, layout, rank),
+                cache_bytes(scenario, layout, rank),
+                buffer_bytes(scenario, layout, rank) + _UNDER_WAY * int(largest_rounds[rank]),
+                scenario.program_bytes,
+                _mapped_bytes(scenario, layout, rank),
             )
         )
     return ranks
@@ -72,18 +72,18 @@ def _layer_bytes(sizes: WeightSizes, plan: Plan, rank: int) -> int:
     return total
 
 
-def cache_bytes(setting: Setting, layout: Layout, rank: int) -> int:
+def cache_bytes(scenario: Scenario, layout: Layout, rank: int) -> int:
     """Of the decode's region, and of the prefill's too where it is not a part of that."""
     plan = layout.plan
-    target = cache_of(setting, plan.decode, rank, layout.kept[rank], setting.positions)
+    target = cache_of(scenario, plan.decode, rank, layout.kept[rank], scenario.positions)
     if plan.prefill.regions[rank].is_within(plan.decode.regions[rank]):
         return target.nbytes
-    return target.nbytes + cache_of(setting, plan.prefill, rank, layout.made[rank], setting.prompt_tokens).nbytes
+    return target.nbytes + cache_of(scenario, plan.prefill, rank, layout.made[rank], scenario.prompt_tokens).nbytes
 
 
-def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
+def buffer_bytes(scenario: Scenario, layout: Layout, rank: int) -> int:
     """The most that is there at once besides cache and sync: an estimate, and what the libraries keep."""
-    model, itemsize = setting.model, setting.dtype.itemsize
+    model, itemsize = scenario.model, scenario.dtype.itemsize
     place = layout.plan.prefill.places[rank]
     tokens = -(-max(map(len, layout.chunks)) // place.num_parts)
     own = -(-tokens * place.num_weight_shards // place.num_shards)  # of the tokens it has the hidden states
@@ -94,53 +94,53 @@ def buffer_bytes(setting: Setting, layout: Layout, rank: int) -> int:
     inner = own * itemsize * (2 * model.hidden_size + widest)
     if place.num_parts > 1:
         hidden //= (1 + _UNDER_WAY) if place.num_stages == 1 else 1
-        inner = _part_bytes(setting, layout.plan.prefill, rank, (tokens, own))
+        inner = _part_bytes(scenario, layout.plan.prefill, rank, (tokens, own))
         tokens = min(tokens, _ROWS_OF_A_PART)
     if layout.plan.dispatches and model.experts is not None:  # own rows leave, and as many come, both with outputs
         rows = own * others_met(model.experts, place.stage_size)
         inner += int(2 * rows * model.hidden_size * (itemsize + 4))
-    return hidden + inner + _visible_bytes(setting, tokens) + _library_bytes(setting.kernels)
+    return hidden + inner + _visible_bytes(scenario, tokens) + _library_bytes(scenario.kernels)
 
 
 def _library_bytes(kernels: str) -> int:
     return _NATIVE_BYTES if is_native(kernels) else _LIBRARY_BYTES[kernels]
 
 
-def _part_bytes(setting: Setting, phase: Phase, rank: int, rows: tuple[int, int]) -> int:
+def _part_bytes(scenario: Scenario, phase: Phase, rank: int, rows: tuple[int, int]) -> int:
     """Of a rank with a part of the positions: one layer of another rank's cache as it arrives, leaves and is looked at.
 
     And of its tokens what they have seen, in float32, what goes into attention, and a few rows of the MLP. `rows`: of
     a chunk, those of its part, and of these its own.
     """
-    model, place, itemsize = setting.model, phase.places[rank], setting.dtype.itemsize
-    (tokens, own), held = rows, -(-setting.prompt_tokens // place.num_parts)
+    model, place, itemsize = scenario.model, phase.places[rank], scenario.dtype.itemsize
+    (tokens, own), held = rows, -(-scenario.prompt_tokens // place.num_parts)
     queries, keys = -(-model.num_attention_heads // place.num_shards), len(phase.regions[rank].heads)
     seen = 2 * tokens * queries * model.head_dim * 4
     inner = min(own, _ROWS_OF_AN_MLP) * 3 * model.widest + own * model.hidden_size
     inner += 2 * tokens * (queries + keys) * model.head_dim * (3 if place.splits_tokens else 1)
-    return 3 * held * keys * position_bytes(setting) + seen + inner * itemsize
+    return 3 * held * keys * position_bytes(scenario) + seen + inner * itemsize
 
 
-def _visible_bytes(setting: Setting, tokens: int) -> int:
+def _visible_bytes(scenario: Scenario, tokens: int) -> int:
     """Scores of a key/value head's queries; and a layer's cache in numbers, where it is kept in codes. Torch only."""
-    model, itemsize = setting.model, setting.dtype.itemsize
-    if is_native(setting.kernels):
+    model, itemsize = scenario.model, scenario.dtype.itemsize
+    if is_native(scenario.kernels):
         return 0
-    if setting.kernels in ("widened", "blockwise"):
+    if scenario.kernels in ("widened", "blockwise"):
         itemsize = 4  # all of it is computed in float32
-    scores = 2 * tokens * model.query_groups * setting.prompt_tokens * itemsize
-    numbers = 2 * model.num_key_value_heads * model.head_dim * setting.positions * (4 + itemsize)
+    scores = 2 * tokens * model.query_groups * scenario.prompt_tokens * itemsize
+    numbers = 2 * model.num_key_value_heads * model.head_dim * scenario.positions * (4 + itemsize)
     repacked = model.hidden_size * 2 * model.widest * itemsize  # for many rows, while a product runs
-    is_read_as_it_is = setting.config.kv_cache_dtype != "int8" and itemsize == setting.dtype.itemsize
+    is_read_as_it_is = scenario.config.kv_cache_dtype != "int8" and itemsize == scenario.dtype.itemsize
     return scores + repacked + (0 if is_read_as_it_is else numbers)
 
 
-def _mapped_bytes(setting: Setting, layout: Layout, rank: int) -> int:
+def _mapped_bytes(scenario: Scenario, layout: Layout, rank: int) -> int:
     """Pages of the embedding that become resident as tokens are looked up anywhere in it, each with its neighbours."""
     prefill, decode = layout.plan.prefill.places[rank], layout.plan.decode.places[rank]
-    looked_up = setting.prompt_tokens * prefill.num_weight_shards // prefill.num_shards
-    tokens = looked_up * (prefill.stage == 0) + setting.new_tokens * (decode.stage == 0)
-    whole = setting.model.vocab_size * setting.model.hidden_size * (setting.model.dtype or setting.dtype).itemsize
+    looked_up = scenario.prompt_tokens * prefill.num_weight_shards // prefill.num_shards
+    tokens = looked_up * (prefill.stage == 0) + scenario.new_tokens * (decode.stage == 0)
+    whole = scenario.model.vocab_size * scenario.model.hidden_size * (scenario.model.dtype or scenario.dtype).itemsize
     return int(whole * -math.expm1(-tokens * _FAULT_BYTES / whole))
 
 
@@ -158,10 +158,10 @@ def overfull(ranks: Sequence[RankMemory], hosts: Sequence[str], limits: Mapping[
     return next(found, None)
 
 
-def require_positions(setting: Setting) -> None:
+def require_positions(scenario: Scenario) -> None:
     """Raise UserError when prompt and answer are longer than the model can see."""
-    if setting.positions > setting.model.max_positions:
+    if scenario.positions > scenario.model.max_positions:
         raise UserError(
-            f"--prompt-tokens: {setting.prompt_tokens} with --new-tokens {setting.new_tokens} is more than the"
-            f" {setting.model.max_positions} positions of {setting.config.model}; give fewer"
+            f"--prompt-tokens: {scenario.prompt_tokens} with --new-tokens {scenario.new_tokens} is more than the"
+            f" {scenario.model.max_positions} positions of {scenario.config.model}; give fewer"
         )

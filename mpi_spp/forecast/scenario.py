@@ -14,20 +14,19 @@ from mpi_spp.kernels.native.cache import PanelShape
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.loading.sizes import WeightSizes, sizes_of
+from mpi_spp.parallel.chunks import cut
 from mpi_spp.parallel.mesh import Mesh
-from mpi_spp.parallel.partition import Ranges, split_chunks, split_evenly
+from mpi_spp.parallel.partition import Ranges
 from mpi_spp.parallel.phase import Phase, held_by
-from mpi_spp.parallel.schedule import Cost, plan_chunks
 from mpi_spp.strategies.assignment import Plan, Strategies, load_strategies, plan_phases
 
 PROGRAM_BYTES = 270_000_000  # Python, torch and MPI, measured: 250 MB; on the rank that has the tokenizer up to 400 MB
 
-_TOKENS_OF_A_RANK = 1024  # of a chunk that is split over ranks: longer ones take more room, shorter ones more messages
 _META = torch.device("meta")
 
 
 @dataclass(frozen=True)
-class Setting:
+class Scenario:
     """A model, its ranks by host, one request's lengths in tokens, and what is known of speeds and limits.
 
     `hosts` names the host of every rank of one replica; `limits` is bytes by host, where there are limits;
@@ -80,50 +79,26 @@ class Layout:
         return self.plan.decode_positions(self.chunks)
 
 
-def lay_out(setting: Setting) -> Layout:
+def lay_out(scenario: Scenario) -> Layout:
     """Who would compute what. Raises UserError where the run itself would refuse."""
-    costs = setting.speeds.layers
-    strategies = load_strategies(setting.config, setting.mesh)
-    plan = plan_phases(strategies, setting.config, setting.model, lambda: costs)
-    return Layout(strategies, plan, cut(setting.prompt_tokens, setting.config.chunk_size, plan.prefill, costs))
+    costs = scenario.speeds.layers
+    strategies = load_strategies(scenario.config, scenario.mesh)
+    plan = plan_phases(strategies, scenario.config, scenario.model, lambda: costs)
+    return Layout(strategies, plan, cut(scenario.prompt_tokens, scenario.config.chunk_size, plan.prefill, costs))
 
 
-def cut(num_tokens: int, chunk_size: int | str, prefill: Phase, costs: Sequence[Cost]) -> list[range]:
-    """The prompt's chunks. `costs`: of a whole layer on each rank, looked at only where the size is "auto".
-
-    A chunk that is split over ranks has two tokens for each at least.
-    """
-    parts = prefill.num_parts
-    if isinstance(chunk_size, int):
-        return split_chunks(num_tokens, chunk_size if parts == 1 else max(chunk_size, 2 * parts))
-    if parts > 1 and prefill.places[0].num_stages == 1:
-        return split_evenly(num_tokens, -(-num_tokens // (_TOKENS_OF_A_RANK * parts)))
-    return plan_chunks(num_tokens, tuple(stage_costs(prefill, costs)))
-
-
-def stage_costs(prefill: Phase, costs: Sequence[Cost]) -> list[Cost]:
-    """What a chunk costs in each stage: its slowest rank counts."""
-    slowest: dict[int, Cost] = {}
-    for cost, place, span in zip(costs, prefill.places, prefill.spans, strict=True):
-        layers = cost.times(len(span) / place.num_parts)
-        part = layers.of_tokens_over(place.num_shards) if place.splits_tokens else layers.times(1 / place.num_shards)
-        known = slowest.setdefault(place.stage, part)
-        slowest[place.stage] = max(known, part, key=lambda one: one.seconds(0, one.longest) / one.longest)
-    return [slowest[stage] for stage in sorted(slowest)]
-
-
-def cache_dtype(setting: Setting) -> torch.dtype:
+def cache_dtype(scenario: Scenario) -> torch.dtype:
     """Of keys and values."""
-    return torch.int8 if setting.config.kv_cache_dtype == "int8" else setting.dtype
+    return torch.int8 if scenario.config.kv_cache_dtype == "int8" else scenario.dtype
 
 
-def position_bytes(setting: Setting) -> int:
+def position_bytes(scenario: Scenario) -> int:
     """Of one key/value head of one layer, as it travels."""
-    return KVCache(range(1), range(1), 1, setting.model.head_dim, cache_dtype(setting), _META).position_bytes
+    return KVCache(range(1), range(1), 1, scenario.model.head_dim, cache_dtype(scenario), _META).position_bytes
 
 
-def cache_of(setting: Setting, phase: Phase, rank: int, positions: Ranges, capacity: int) -> KVCache:
+def cache_of(scenario: Scenario, phase: Phase, rank: int, positions: Ranges, capacity: int) -> KVCache:
     """The cache that a rank would keep in a phase, with these of the prompt; it has a shape and no memory."""
-    region, room = phase.regions[rank], held_by(phase.places[rank], positions, setting.prompt_tokens).room(capacity)
-    layout = PanelShape() if is_native(setting.kernels) else COLUMNS
-    return KVCache(region.layers, region.heads, room, setting.model.head_dim, cache_dtype(setting), _META, layout)
+    region, room = phase.regions[rank], held_by(phase.places[rank], positions, scenario.prompt_tokens).room(capacity)
+    layout = PanelShape() if is_native(scenario.kernels) else COLUMNS
+    return KVCache(region.layers, region.heads, room, scenario.model.head_dim, cache_dtype(scenario), _META, layout)

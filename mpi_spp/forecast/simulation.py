@@ -9,7 +9,7 @@ from typing import Any
 from mpi_spp.errors import UserError
 from mpi_spp.forecast.choice import choose, require_room
 from mpi_spp.forecast.forecast import Forecast, forecast
-from mpi_spp.forecast.scenario import Setting
+from mpi_spp.forecast.scenario import Scenario
 from mpi_spp.parallel.mesh import Mesh, parse_mesh
 from mpi_spp.system.units import counted
 
@@ -45,20 +45,20 @@ def mesh_for(text: str | None, num_ranks: int, num_layers: int) -> Mesh:
     return Mesh(1, deepest, stages // deepest)
 
 
-def best_of(setting: Setting) -> Forecast:
+def best_of(scenario: Scenario) -> Forecast:
     """With the strategies that were asked for, or the fastest where they are "auto".
 
     Raises UserError where the run would refuse its options, or needs more than its limits.
     """
-    if setting.config.is_open:
-        return choose(setting).best
-    found = forecast(setting)
+    if scenario.config.is_open:
+        return choose(scenario).best
+    found = forecast(scenario)
     require_room(found)
     return found
 
 
-def simulate(setting_of: Callable[[int], Setting], counts: Sequence[int], alone: Setting, per_host: int) -> list[Row]:
-    """A row for each count of ranks, so many of them a host, beside `alone`, the setting of one rank.
+def simulate(setting_of: Callable[[int], Scenario], counts: Sequence[int], alone: Scenario, per_host: int) -> list[Row]:
+    """A row for each count of ranks, so many of them a host, beside `alone`, the scenario of one rank.
 
     A count on which the run would refuse its options has a row that says why. Raises UserError where all have.
     """
@@ -84,28 +84,28 @@ def knee(rows: Sequence[Row], worth: float) -> int | None:
 
 def _row(found: Forecast, alone_s: float) -> Row:
     """Requests of replicas run side by side: they count for the speed-up, not for the seconds of one."""
-    setting, times = found.setting, found.times
-    ranks, requests_per_s = setting.mesh.size, setting.mesh.dp / found.request_s
+    scenario, times = found.scenario, found.times
+    ranks, requests_per_s = scenario.mesh.size, scenario.mesh.dp / found.request_s
     chunks = found.layout.chunks
     return {
         "ranks": ranks,
-        "mesh": str(setting.mesh),
-        "prefill": setting.config.prefill,
-        "decode": setting.config.decode,
+        "mesh": str(scenario.mesh),
+        "prefill": scenario.config.prefill,
+        "decode": scenario.config.decode,
         "sync_strategy": found.layout.strategies.sync_name,
         "chunks": len(chunks),
         "longest_chunk": max(map(len, chunks)),
         "seconds": asdict(times) | {"request": found.request_s},
         "tokens_per_s": {
-            "prefill": setting.prompt_tokens / (times.prefill + times.sync),
+            "prefill": scenario.prompt_tokens / (times.prefill + times.sync),
             "decode": 1 / times.token,
         },
         "requests_per_s": requests_per_s,
         "speed_up": requests_per_s * alone_s,
         "efficiency": requests_per_s * alone_s / ranks,
         "gain_of_doubling": None,
-        "links": asdict(setting.speeds.links),
-        "origins": setting.speeds.origins,
+        "links": asdict(scenario.speeds.links),
+        "origins": scenario.speeds.origins,
     }
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from mpi_spp.forecast.scenario import Layout, Setting, position_bytes
+from mpi_spp.forecast.scenario import Layout, Scenario, position_bytes
 from mpi_spp.kv.exchange import HostParcels, Shared
 from mpi_spp.parallel import registry
 from mpi_spp.parallel.layout import KVLayout, Region
@@ -38,27 +38,27 @@ class Moved:
     in_steps: bool  # each message waits for the one before it
 
 
-def moved_by(setting: Setting, layout: Layout) -> Moved | None:
+def moved_by(scenario: Scenario, layout: Layout) -> Moved | None:
     """All rounds; None where nothing travels."""
     prefill, decode = layout.plan.prefill, layout.plan.decode
     if layout.num_ranks == 1 or prefill.regions == decode.regions:
         return None
-    granularity, stages = setting.config.sync_granularity, np.array([place.stage for place in prefill.places])
+    granularity, stages = scenario.config.sync_granularity, np.array([place.stage for place in prefill.places])
     slices = _slices(prefill.regions, granularity)
     flows: Sequence[_Flow | _SplitFlow]
     each = np.arange(layout.num_ranks)
     sources = each if prefill.num_parts > 1 else stages  # ranks of a stage may make the same positions
     if decode.num_parts > 1:
         wanted = _wanted(layout, sources, granularity)
-        flows, lengths = [_SplitFlow(setting, layout, made, sources, wanted) for made in slices], np.eye(len(wanted))
+        flows, lengths = [_SplitFlow(scenario, layout, made, sources, wanted) for made in slices], np.eye(len(wanted))
     else:
-        flows = [_Flow(setting, layout, made, sources) for made in slices]
+        flows = [_Flow(scenario, layout, made, sources) for made in slices]
         lengths = _lengths(layout, sources, granularity)
 
     def of_rounds(name: str) -> Array:
         """[ticks, slices, ...] in the order of the rounds."""
         found = np.stack([lengths @ getattr(flow, name) for flow in flows], axis=1)
-        return found.reshape(-1, found.shape[-1]) * position_bytes(setting)
+        return found.reshape(-1, found.shape[-1]) * position_bytes(scenario)
 
     last, in_tick = len(layout.chunks) + int(stages.max()) - 1, np.arange(1.0, len(slices) + 1)
     ticks = np.arange(len(lengths)) if granularity != "prefill" else np.array([last])
@@ -116,9 +116,9 @@ def _slices(regions: Sequence[Region], granularity: str) -> list[list[Region]]:
 class _SplitFlow:
     """Positions times layers times heads that travel in each tick to ranks that keep a part of the positions each."""
 
-    def __init__(self, setting: Setting, layout: Layout, made: Sequence[Region], sources: Any, wanted: Array) -> None:
+    def __init__(self, scenario: Scenario, layout: Layout, made: Sequence[Region], sources: Any, wanted: Array) -> None:
         """`wanted`: [ticks, sources, ranks]."""
-        hosts, of_host = _hosts(setting)
+        hosts, of_host = _hosts(scenario)
         parcels = _parcels(layout, made, np.zeros(0), hosts)
         np.fill_diagonal(parcels, 0.0)
         near = parcels * (hosts[:, None] == hosts)
@@ -138,18 +138,18 @@ def _of_ticks(parcels: Array, sources: Any, wanted: Array) -> tuple[Array, Array
     return sent, received
 
 
-def _hosts(setting: Setting) -> tuple[Any, Array]:
+def _hosts(scenario: Scenario) -> tuple[Any, Array]:
     """The host of each rank by number, and [ranks, hosts]: 1 where a rank is on a host."""
-    names = {host: number for number, host in enumerate(dict.fromkeys(setting.hosts))}
-    hosts = np.array([names[host] for host in setting.hosts])
+    names = {host: number for number, host in enumerate(dict.fromkeys(scenario.hosts))}
+    hosts = np.array([names[host] for host in scenario.hosts])
     return hosts, (hosts[:, None] == np.arange(len(names))).astype(float)
 
 
 class _Flow:
     """Layers times heads that travel for a position made by each source: [sources, ranks] or [sources, hosts]."""
 
-    def __init__(self, setting: Setting, layout: Layout, made: Sequence[Region], sources: Any) -> None:
-        hosts, of_host = _hosts(setting)
+    def __init__(self, scenario: Scenario, layout: Layout, made: Sequence[Region], sources: Any) -> None:
+        hosts, of_host = _hosts(scenario)
         of_source = (sources == np.arange(sources.max() + 1)[:, None]).astype(float)  # [sources, ranks]
         sizes = np.array([len(of.layers) * len(of.made) for of in made], dtype=float)
         if getattr(layout.strategies.sync, "NEIGHBOURS_ONLY", False):

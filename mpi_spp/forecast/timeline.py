@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mpi_spp.forecast.scenario import Layout, Setting, position_bytes
+from mpi_spp.forecast.scenario import Layout, Scenario, position_bytes
 from mpi_spp.forecast.sync import Array, Moved
 from mpi_spp.forecast.work import heads_moved, largest_work
 from mpi_spp.parallel.dispatch_cost import dispatch_s
@@ -25,11 +25,11 @@ class Timeline:
     exposed: float
 
 
-def timeline_of(setting: Setting, layout: Layout, moved: Moved | None) -> Timeline:
+def timeline_of(scenario: Scenario, layout: Layout, moved: Moved | None) -> Timeline:
     """Of one prompt; `moved`: by the sync."""
     ranks = _ranks_of_stages(layout)
-    taken = _taken(setting, layout, ranks)
-    sending, latency = _hops(setting, layout, ranks)
+    taken = _taken(scenario, layout, ranks)
+    sending, latency = _hops(scenario, layout, ranks)
     # A link carries one chunk after another, as a stage computes them: so it is one, between two others.
     between = range(1, len(ranks))
     in_turn = np.insert(taken, between, sending, axis=0)
@@ -38,7 +38,7 @@ def timeline_of(setting: Setting, layout: Layout, moved: Moved | None) -> Timeli
     if moved is None:
         return Timeline(end, 0.0)
     layers = np.array([len(layout.plan.prefill.spans[of_stage[0]]) for of_stage in ranks])
-    synced = _synced(setting, moved, _starts(moved, finished, taken, layers))
+    synced = _synced(scenario, moved, _starts(moved, finished, taken, layers))
     return Timeline(end, max(0.0, synced - end))
 
 
@@ -50,30 +50,30 @@ def _ranks_of_stages(layout: Layout) -> list[list[int]]:
     return ranks
 
 
-def _taken(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> Array:
+def _taken(scenario: Scenario, layout: Layout, ranks: Sequence[Sequence[int]]) -> Array:
     """Seconds of computing for each chunk in each stage, [stages, chunks]."""
     prefixes = np.array([chunk.start for chunk in layout.chunks], dtype=float)
     tokens = np.array([len(chunk) for chunk in layout.chunks], dtype=float)
-    rows = [_stage_cost(setting, layout, of_stage).seconds(prefixes, tokens) for of_stage in ranks]
-    combined = [_combining_s(setting, layout, of_stage, tokens) for of_stage in ranks]
-    result: Array = np.array(rows) * _crowding(setting, ranks, len(tokens)) + np.array(combined)
+    rows = [_stage_cost(scenario, layout, of_stage).seconds(prefixes, tokens) for of_stage in ranks]
+    combined = [_combining_s(scenario, layout, of_stage, tokens) for of_stage in ranks]
+    result: Array = np.array(rows) * _crowding(scenario, ranks, len(tokens)) + np.array(combined)
     return result
 
 
-def _stage_cost(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Cost:
+def _stage_cost(scenario: Scenario, layout: Layout, ranks: Sequence[int]) -> Cost:
     """Of all its layers on its slowest rank. The shards of a layer wait for one another behind attention and MLP.
 
     Those that share cores take turns: the last of three on two cores has a whole turn of its own each time.
     """
-    phase, costs = layout.plan.prefill, [setting.speeds.layers[rank] for rank in ranks]
+    phase, costs = layout.plan.prefill, [scenario.speeds.layers[rank] for rank in ranks]
     if len(ranks) > 1:
-        turns = [setting.speeds.crowding[rank] for rank in ranks]
+        turns = [scenario.speeds.crowding[rank] for rank in ranks]
         costs = [cost.times(math.ceil(crowding) / crowding) for cost, crowding in zip(costs, turns, strict=True)]
     slowest = max(costs, key=lambda cost: cost.seconds(0, cost.longest) / cost.longest)
-    work = largest_work(setting.model, layout.plan.shares, [phase.shares[rank] for rank in ranks])
+    work = largest_work(scenario.model, layout.plan.shares, [phase.shares[rank] for rank in ranks])
     weights, layers, part = work.attention + work.mlp, len(phase.spans[ranks[0]]), 1.0
     if phase.heads:  # each has all weights, for its part of the tokens
-        work = largest_work(setting.model, phase.heads, [range(at, at + 1) for at in range(len(phase.heads))])
+        work = largest_work(scenario.model, phase.heads, [range(at, at + 1) for at in range(len(phase.heads))])
         part = 1 / len(phase.heads)
     return Cost(
         slowest.longest,
@@ -90,16 +90,16 @@ def _most_pairs(plan: Plan) -> float:
     return (1 if plan.context_split == "zigzag" else 2 - 1 / parts) / parts
 
 
-def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
+def _combining_s(scenario: Scenario, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
     """What the ranks of a stage exchange in its layers, for each chunk: twice a layer they add up, or change places.
 
     And what a ring adds to its computing, and rows on their way to experts.
     """
-    phase, links, model = layout.plan.prefill, setting.speeds.links, setting.model
-    besides = _dispatch_s(setting, layout, ranks, tokens)
+    phase, links, model = layout.plan.prefill, scenario.speeds.links, scenario.model
+    besides = _dispatch_s(scenario, layout, ranks, tokens)
     if phase.num_parts > 1:
-        besides = besides + _ring_s(setting, layout, ranks)
-    group = _group(setting, [rank for rank in ranks if phase.places[rank].part == 0])
+        besides = besides + _ring_s(scenario, layout, ranks)
+    group = _group(scenario, [rank for rank in ranks if phase.places[rank].part == 0])
     if group.ranks == 1:
         return besides
     tokens = tokens / phase.num_parts
@@ -107,7 +107,7 @@ def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens:
     sizes += [0.0] * (model.sums_a_layer - 2)  # others are small
     if phase.heads:
         exchange = links.all_to_all_s
-        sizes = [count * model.head_dim * setting.dtype.itemsize for count in heads_moved(phase.heads).busiest()]
+        sizes = [count * model.head_dim * scenario.dtype.itemsize for count in heads_moved(phase.heads).busiest()]
     nothing, in_layer = exchange(0.0, group), np.zeros(len(tokens))
     for size in sizes:
         in_layer += nothing + tokens * (exchange(size, group) - nothing)
@@ -115,7 +115,7 @@ def _combining_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens:
     return result
 
 
-def _ring_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Array:
+def _ring_s(scenario: Scenario, layout: Layout, ranks: Sequence[int]) -> Array:
     """A step of the ring takes as long as its slowest link, and attention over what has come hides it.
 
     Where the ranks of a part have a ring each, for heads of their own, those of a host share its way out.
@@ -123,64 +123,64 @@ def _ring_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> Array:
     phase, prefixes = layout.plan.prefill, np.array([chunk.start for chunk in layout.chunks], dtype=float)
     known = np.array([chunk.stop for chunk in layout.chunks], dtype=float)
     num_shards = phase.places[ranks[0]].num_shards
-    group = _group(setting, [rank for rank in ranks if phase.places[rank].shard == 0])
-    link = setting.speeds.links.of(same_host=group.hosts == 1)
+    group = _group(scenario, [rank for rank in ranks if phase.places[rank].shard == 0])
+    link = scenario.speeds.links.of(same_host=group.hosts == 1)
     heads = max(len(phase.regions[rank].heads) for rank in ranks)
     at_once = (
-        1 if group.hosts == 1 else _group(setting, [rank for rank in ranks if phase.places[rank].part == 0]).per_host
+        1 if group.hosts == 1 else _group(scenario, [rank for rank in ranks if phase.places[rank].part == 0]).per_host
     )
-    rows = at_once * heads * position_bytes(setting) * known / phase.num_parts
+    rows = at_once * heads * position_bytes(scenario) * known / phase.num_parts
     sending = (phase.num_parts - 1) * (link.latency_s + rows / link.bytes_per_s)
-    slowest = max(setting.speeds.layers[rank].per_pair for rank in ranks) / num_shards
+    slowest = max(scenario.speeds.layers[rank].per_pair for rank in ranks) / num_shards
     attending = slowest * (known - prefixes) * (known + prefixes) / 2 / phase.num_parts
     result: Array = len(phase.spans[ranks[0]]) * np.maximum(0.0, sending - attending)
     return result
 
 
-def _dispatch_s(setting: Setting, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
+def _dispatch_s(scenario: Scenario, layout: Layout, ranks: Sequence[int], tokens: Array) -> Array:
     """Where each rank of a stage has tokens of its own and some of the experts."""
-    model, num_layers = setting.model, len(layout.plan.prefill.spans[ranks[0]])
+    model, num_layers = scenario.model, len(layout.plan.prefill.spans[ranks[0]])
     if not layout.plan.dispatches or model.experts is None:
         return np.zeros(len(tokens))
-    what = (model.experts, model.hidden_size, setting.dtype.itemsize, _group(setting, ranks), setting.speeds.links)
+    what = (model.experts, model.hidden_size, scenario.dtype.itemsize, _group(scenario, ranks), scenario.speeds.links)
     seconds = [dispatch_s(own, *what) for own in tokens / len(ranks)]
     return num_layers * model.expert_share * np.array(seconds)
 
 
-def _group(setting: Setting, ranks: Sequence[int]) -> Group:
-    return Group(len(ranks), len({setting.hosts[rank] for rank in ranks}))
+def _group(scenario: Scenario, ranks: Sequence[int]) -> Group:
+    return Group(len(ranks), len({scenario.hosts[rank] for rank in ranks}))
 
 
-def _crowding(setting: Setting, ranks: Sequence[Sequence[int]], num_chunks: int) -> Array:
+def _crowding(scenario: Scenario, ranks: Sequence[Sequence[int]], num_chunks: int) -> Array:
     """How the time of a chunk in a stage, [stages, chunks], differs from that when all ranks of its host compute.
 
     Where threads outnumber cores, who waits for a chunk leaves its core to others. Stage s has chunk c in tick s + c.
     """
     result = np.ones((len(ranks), num_chunks))
-    if max(setting.speeds.crowding) == 1:
+    if max(scenario.speeds.crowding) == 1:
         return result
-    there = Counter(setting.hosts)
+    there = Counter(scenario.hosts)
     ticks = np.arange(len(ranks))[:, None] + np.arange(num_chunks)  # [stages, chunks]
     active = {host: np.zeros(len(ranks) + num_chunks - 1) for host in there}
     for stage, of_stage in enumerate(ranks):
         for rank in of_stage:
-            active[setting.hosts[rank]][stage : stage + num_chunks] += 1
+            active[scenario.hosts[rank]][stage : stage + num_chunks] += 1
     for stage, of_stage in enumerate(ranks):
         factors = []
         for rank in of_stage:
-            host, all_at_once = setting.hosts[rank], setting.speeds.crowding[rank]
+            host, all_at_once = scenario.hosts[rank], scenario.speeds.crowding[rank]
             busy = active[host][ticks[stage]] / there[host]
             factors.append(np.maximum(1.0, all_at_once * busy) / all_at_once)
         result[stage] = np.max(factors, axis=0)
     return result
 
 
-def _hops(setting: Setting, layout: Layout, ranks: Sequence[Sequence[int]]) -> tuple[Array, Array]:
+def _hops(scenario: Scenario, layout: Layout, ranks: Sequence[Sequence[int]]) -> tuple[Array, Array]:
     """A chunk's hidden states from each stage to the next: seconds on their link, and before that, [links, chunks]."""
-    sizes = np.array([len(chunk) for chunk in layout.chunks]) * 4.0 * setting.model.hidden_size
+    sizes = np.array([len(chunk) for chunk in layout.chunks]) * 4.0 * scenario.model.hidden_size
     phase = layout.plan.prefill
     sizes /= (len(phase.heads) or 1) * phase.num_parts  # each sends those of its own tokens
-    links, hosts = setting.speeds.links, setting.hosts
+    links, hosts = scenario.speeds.links, scenario.hosts
     sending, latency = np.zeros((2, len(ranks) - 1, len(sizes)))
     for number, (before, after) in enumerate(itertools.pairwise(ranks)):
         leaving = Counter(hosts[a] for a, b in zip(before, after, strict=True) if hosts[a] != hosts[b])
@@ -213,9 +213,9 @@ def _busiest(moved: Moved) -> tuple[Array, Array]:
     return np.maximum(moved.leaving, moved.entering).max(axis=1), moved.inside.max(axis=1)
 
 
-def _synced(setting: Setting, moved: Moved, starts: Array) -> float:
+def _synced(scenario: Scenario, moved: Moved, starts: Array) -> float:
     """When all rounds are done: their bytes go one after another over the busiest link, latencies side by side."""
-    links, (between, inside) = setting.speeds.links, _busiest(moved)
+    links, (between, inside) = scenario.speeds.links, _busiest(moved)
     seconds = on_links(links, moved)
     queued = seconds.cumsum()
     through = queued + np.maximum.accumulate(starts - (queued - seconds))

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mpi_spp.forecast.scenario import Layout, Setting, position_bytes
+from mpi_spp.forecast.scenario import Layout, Scenario, position_bytes
 from mpi_spp.forecast.sync import Moved
 from mpi_spp.forecast.timeline import timeline_of
 from mpi_spp.forecast.work import largest_work
@@ -28,36 +28,36 @@ class Times:
         return self.prefill + self.sync + self.first + max(0, new_tokens - 1) * self.token
 
 
-def times_of(setting: Setting, layout: Layout, moved: Moved | None) -> Times:
+def times_of(scenario: Scenario, layout: Layout, moved: Moved | None) -> Times:
     """Of one request that has all ranks to itself; `moved`: by the sync."""
-    found, choice = timeline_of(setting, layout, moved), _choice_s(setting, layout)
+    found, choice = timeline_of(scenario, layout, moved), _choice_s(scenario, layout)
     place = layout.plan.prefill.places[0]
-    first = choice + _from_last_s(setting, place.num_stages > 1 or place.splits_tokens or place.num_parts > 1)
-    return Times(found.prefill, found.exposed, first, _step_s(setting, layout) + choice)
+    first = choice + _from_last_s(scenario, place.num_stages > 1 or place.splits_tokens or place.num_parts > 1)
+    return Times(found.prefill, found.exposed, first, _step_s(scenario, layout) + choice)
 
 
-def _step_s(setting: Setting, layout: Layout) -> float:
+def _step_s(scenario: Scenario, layout: Layout) -> float:
     """One token of one sequence through all layers: stages work one after another, shards side by side."""
     places = layout.plan.decode.places
-    num_stages, row = places[0].num_stages, 4 * setting.model.hidden_size
+    num_stages, row = places[0].num_stages, 4 * scenario.model.hidden_size
     stages: list[list[int]] = [[] for _ in range(num_stages)]
     for rank, place in enumerate(places):
         stages[place.stage].append(rank)
-    links, hosts, hops = setting.speeds.links, setting.hosts, 0.0
+    links, hosts, hops = scenario.speeds.links, scenario.hosts, 0.0
     for before, after in itertools.pairwise(stages):
         crosses = any(hosts[a] != hosts[b] for a, b in zip(before, after, strict=True))
         hops += links.of(same_host=not crosses).send_s(row)
-    return sum(_stage_s(setting, layout, ranks) for ranks in stages) + hops + _from_last_s(setting, num_stages > 1)
+    return sum(_stage_s(scenario, layout, ranks) for ranks in stages) + hops + _from_last_s(scenario, num_stages > 1)
 
 
-def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
+def _stage_s(scenario: Scenario, layout: Layout, ranks: Sequence[int]) -> float:
     """Its ranks add up behind attention and behind the MLP, so each half of a layer takes as long as on the slowest."""
-    phase, speeds, hosts = layout.plan.decode, setting.speeds, [setting.hosts[rank] for rank in ranks]
+    phase, speeds, hosts = layout.plan.decode, scenario.speeds, [scenario.hosts[rank] for rank in ranks]
     steps = speeds.alone if len(set(hosts)) == len(ranks) else speeds.steps
-    positions = (setting.prompt_tokens + setting.new_tokens // 2) / phase.num_parts  # on average
-    weights, of_head = setting.sizes().active(), positions * position_bytes(setting)
+    positions = (scenario.prompt_tokens + scenario.new_tokens // 2) / phase.num_parts  # on average
+    weights, of_head = scenario.sizes().active(), positions * position_bytes(scenario)
     blocks = {phase.shares[rank] for rank in ranks}
-    works = {block: largest_work(setting.model, layout.plan.shares, [block]) for block in blocks}
+    works = {block: largest_work(scenario.model, layout.plan.shares, [block]) for block in blocks}
     attention = mlp = fixed = 0.0
     for rank in ranks:
         step, work = steps[rank], works[phase.shares[rank]]
@@ -67,48 +67,50 @@ def _stage_s(setting: Setting, layout: Layout, ranks: Sequence[int]) -> float:
         fixed = max(fixed, len(phase.shares[rank]) * step.per_layer)  # a share is a call of its own
     per_token = max(steps[rank].per_token for rank in ranks)
     sums = (
-        setting.model.sums_a_layer * _row_sum_s(setting, ranks, hosts) if phase.places[ranks[0]].num_shards > 1 else 0.0
+        scenario.model.sums_a_layer * _row_sum_s(scenario, ranks, hosts)
+        if phase.places[ranks[0]].num_shards > 1
+        else 0.0
     )
     if phase.num_parts > 1:
-        sums = _merge_s(setting, layout, Group(len(ranks), len(set(hosts))))
+        sums = _merge_s(scenario, layout, Group(len(ranks), len(set(hosts))))
     return per_token + len(phase.spans[ranks[0]]) * (attention + mlp + fixed + sums)
 
 
-def _merge_s(setting: Setting, layout: Layout, group: Group) -> float:
+def _merge_s(scenario: Scenario, layout: Layout, group: Group) -> float:
     """The parts of a layer's attention to all ranks, share by share: as long as a sum of so many bytes."""
     shares = [len(share.query_heads) for share in layout.plan.shares if len(share.query_heads)]
-    of_head = 4 * (setting.model.head_dim + 1) * group.ranks / 2
-    return sum(setting.speeds.links.sum_s(count * of_head, group) for count in shares)
+    of_head = 4 * (scenario.model.head_dim + 1) * group.ranks / 2
+    return sum(scenario.speeds.links.sum_s(count * of_head, group) for count in shares)
 
 
-def _row_sum_s(setting: Setting, ranks: Sequence[int], hosts: Sequence[str]) -> float:
+def _row_sum_s(scenario: Scenario, ranks: Sequence[int], hosts: Sequence[str]) -> float:
     """One hidden state over the ranks of a stage: as it was measured amid computing, where it was."""
-    links, group = setting.speeds.links, Group(len(ranks), len(set(hosts)))
-    row = 4 * setting.model.hidden_size
-    known = [step for rank in ranks if (step := setting.speeds.steps[rank].sum_s) is not None]
+    links, group = scenario.speeds.links, Group(len(ranks), len(set(hosts)))
+    row = 4 * scenario.model.hidden_size
+    known = [step for rank in ranks if (step := scenario.speeds.steps[rank].sum_s) is not None]
     if not known or group.per_host == 1:
         return links.sum_s(row, group)
     return max(max(known) + links.sum_between_s(row, group), links.sum_s(row, group))
 
 
-def _from_last_s(setting: Setting, has_few: bool) -> float:
+def _from_last_s(scenario: Scenario, has_few: bool) -> float:
     """Where not all ranks have the last token's hidden state, one gives it to all."""
     if not has_few:
         return 0.0
-    return setting.speeds.links.broadcast_s(4 * setting.model.hidden_size, _everyone(setting))
+    return scenario.speeds.links.broadcast_s(4 * scenario.model.hidden_size, _everyone(scenario))
 
 
-def _choice_s(setting: Setting, layout: Layout) -> float:
+def _choice_s(scenario: Scenario, layout: Layout) -> float:
     """Each rank multiplies its slice of the vocabulary, all at once, and looks through it; one reduction."""
-    vocabulary = setting.model.vocab_size
-    row_bytes = setting.sizes().of_head(range(vocabulary)) / vocabulary
+    vocabulary = scenario.model.vocab_size
+    row_bytes = scenario.sizes().of_head(range(vocabulary)) / vocabulary
     slices = split_evenly(vocabulary, layout.num_ranks)
     slowest = max(
         len(rows) * (row_bytes / step.weight_bytes_per_s + step.per_row)
-        for rows, step in zip(slices, setting.speeds.steps, strict=True)
+        for rows, step in zip(slices, scenario.speeds.steps, strict=True)
     )
-    return slowest + setting.speeds.links.sum_s(_CANDIDATE_BYTES, _everyone(setting))
+    return slowest + scenario.speeds.links.sum_s(_CANDIDATE_BYTES, _everyone(scenario))
 
 
-def _everyone(setting: Setting) -> Group:
-    return Group(len(setting.hosts), len(set(setting.hosts)))
+def _everyone(scenario: Scenario) -> Group:
+    return Group(len(scenario.hosts), len(set(scenario.hosts)))

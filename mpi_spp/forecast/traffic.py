@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from mpi_spp.forecast.scenario import Layout, Setting, position_bytes
+from mpi_spp.forecast.scenario import Layout, Scenario, position_bytes
 from mpi_spp.forecast.sync import Moved
 from mpi_spp.forecast.work import heads_moved
 from mpi_spp.parallel.dispatch_cost import bytes_of_row
@@ -32,22 +32,22 @@ class Traffic:
         return Traffic(self.messages * count, self.sent * count, self.received * count)
 
 
-def prefill_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
+def prefill_traffic(scenario: Scenario, layout: Layout, rank: int) -> Traffic:
     """Of the whole prompt: hidden states between stages, what is exchanged inside them, the last state to all."""
-    phase, row = layout.plan.prefill, 4 * setting.model.hidden_size
+    phase, row = layout.plan.prefill, 4 * scenario.model.hidden_size
     moved = _exchanged if phase.heads else _passed_on
     made = [sum(map(len, within(layout.made[rank], [chunk]))) for chunk in layout.chunks]
-    total = sum((moved(setting, phase, rank, tokens) for tokens in made), Traffic())
-    has_last = bool(layout.made[rank]) and layout.made[rank][-1].stop == setting.prompt_tokens
+    total = sum((moved(scenario, phase, rank, tokens) for tokens in made), Traffic())
+    has_last = bool(layout.made[rank]) and layout.made[rank][-1].stop == scenario.prompt_tokens
     if phase.heads and has_last:
         total += _to_its_stage(phase, rank, made[-1], row)
-    total += sum((_dispatched(setting, layout, rank, tokens) for tokens in made), Traffic())
+    total += sum((_dispatched(scenario, layout, rank, tokens) for tokens in made), Traffic())
     if phase.num_parts > 1:
-        total += sum(_round_the_ring(setting, layout, rank), _given(phase.num_parts, has_last, row))
+        total += sum(_round_the_ring(scenario, layout, rank), _given(phase.num_parts, has_last, row))
     return total + _from_last(phase, rank, row)
 
 
-def _round_the_ring(setting: Setting, layout: Layout, rank: int) -> Iterator[Traffic]:
+def _round_the_ring(scenario: Scenario, layout: Layout, rank: int) -> Iterator[Traffic]:
     """In each chunk a rank hands on all that is known but what the next one holds, and gets all but its own."""
     phase, parts = layout.plan.prefill, layout.plan.prefill_parts(layout.chunks)
     place = phase.places[rank]
@@ -57,7 +57,7 @@ def _round_the_ring(setting: Setting, layout: Layout, rank: int) -> Iterator[Tra
             sum(map(len, within(parts[one % len(parts)], [range(chunk.stop)]))) for one in (place.part, place.part + 1)
         )
         for count in (len(share.kv_heads) for share in shares if share.query_heads):
-            sent, received = ((chunk.stop - held) * count * position_bytes(setting) for held in (of_next, own))
+            sent, received = ((chunk.stop - held) * count * position_bytes(scenario) for held in (of_next, own))
             yield Traffic(2 * (len(parts) - 1), sent, received).times(len(phase.spans[rank]))
 
 
@@ -70,32 +70,32 @@ def sync_traffic(layout: Layout, moved: Moved | None) -> list[Traffic]:
     return [Traffic(*map(int, values)) for values in zip(*columns, strict=True)]
 
 
-def decode_traffic(setting: Setting, layout: Layout, rank: int) -> Traffic:
+def decode_traffic(scenario: Scenario, layout: Layout, rank: int) -> Traffic:
     """Of one new token, its choice included."""
-    phase, row = layout.plan.decode, 4 * setting.model.hidden_size
+    phase, row = layout.plan.decode, 4 * scenario.model.hidden_size
     others = layout.num_ranks - 1
     choice = Traffic(1, _CANDIDATE_BYTES * others, _CANDIDATE_BYTES * others) if others else Traffic()
-    passed_on = _passed_on(setting, phase, rank, 1) + _from_last(phase, rank, row)
-    return passed_on + _merged(setting, layout, rank) + choice
+    passed_on = _passed_on(scenario, phase, rank, 1) + _from_last(phase, rank, row)
+    return passed_on + _merged(scenario, layout, rank) + choice
 
 
-def _merged(setting: Setting, layout: Layout, rank: int) -> Traffic:
+def _merged(scenario: Scenario, layout: Layout, rank: int) -> Traffic:
     """Each rank's part of the attention to all, where positions are split."""
     phase, others = layout.plan.decode, layout.num_ranks - 1
     if phase.num_parts == 1:
         return Traffic()
     queries = [len(share.query_heads) for share in layout.plan.shares if len(share.query_heads)]
-    part = 4 * sum(queries) * (setting.model.head_dim + 1) * others
+    part = 4 * sum(queries) * (scenario.model.head_dim + 1) * others
     return Traffic(len(queries), part, part).times(len(phase.spans[rank]))
 
 
-def _passed_on(setting: Setting, phase: Phase, rank: int, tokens: int) -> Traffic:
+def _passed_on(scenario: Scenario, phase: Phase, rank: int, tokens: int) -> Traffic:
     """Hidden states of so many tokens on their way through this rank's layers."""
-    place, nbytes = phase.places[rank], 4 * setting.model.hidden_size * tokens
+    place, nbytes = phase.places[rank], 4 * scenario.model.hidden_size * tokens
     hops = _hops(place, nbytes)
     if place.num_shards == 1:
         return hops
-    layers, squares = len(phase.spans[rank]), setting.model.sums_a_layer - 2
+    layers, squares = len(phase.spans[rank]), scenario.model.sums_a_layer - 2
     sums = _sum(place, nbytes).times(2) + _sum(place, _SQUARES_BYTES * tokens).times(squares)
     return hops + sums.times(layers)
 
@@ -112,23 +112,23 @@ def _hops(place: Place, nbytes: int) -> Traffic:
     return arriving + (Traffic(1, nbytes, 0) if place.stage + 1 < place.num_stages else Traffic())
 
 
-def _exchanged(setting: Setting, phase: Phase, rank: int, num_tokens: int) -> Traffic:
+def _exchanged(scenario: Scenario, phase: Phase, rank: int, num_tokens: int) -> Traffic:
     """A chunk whose tokens the ranks of a stage split: each passes on its own; heads are exchanged in every layer."""
-    place, head = phase.places[rank], setting.model.head_dim * setting.dtype.itemsize
+    place, head = phase.places[rank], scenario.model.head_dim * scenario.dtype.itemsize
     own = len(split_evenly(num_tokens, place.num_shards)[place.shard])
     moved = heads_moved(phase.heads).counts(place.shard, own, num_tokens)
     both = sum((Traffic(1, int(given) * head, int(taken) * head) for given, taken in moved), Traffic())
-    return _hops(place, own * 4 * setting.model.hidden_size) + both.times(len(phase.spans[rank]))
+    return _hops(place, own * 4 * scenario.model.hidden_size) + both.times(len(phase.spans[rank]))
 
 
-def _dispatched(setting: Setting, layout: Layout, rank: int, tokens: int) -> Traffic:
+def _dispatched(scenario: Scenario, layout: Layout, rank: int, tokens: int) -> Traffic:
     """Rows of a rank's own tokens to experts of other ranks, and back: as if experts were used evenly."""
-    phase, model = layout.plan.prefill, setting.model
+    phase, model = layout.plan.prefill, scenario.model
     if not layout.plan.dispatches or model.experts is None:
         return Traffic()
     place, layers = phase.places[rank], sum(map(model.has_experts, phase.spans[rank]))
     own = len(split_evenly(tokens, place.num_shards)[place.shard])
-    nbytes = own * bytes_of_row(model.experts, model.hidden_size, setting.dtype.itemsize, place.stage_size)
+    nbytes = own * bytes_of_row(model.experts, model.hidden_size, scenario.dtype.itemsize, place.stage_size)
     counts = 8 * (place.stage_size - 1)
     return Traffic(_DISPATCH_MESSAGES, counts + int(nbytes), counts + int(nbytes)).times(layers)
 

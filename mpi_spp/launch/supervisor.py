@@ -45,7 +45,7 @@ _NO_SIGN = "mpirun ended, but rank 0 did not say that its work is done; a host m
 def run_guarded(
     argv: Sequence[str], environment: Mapping[str, str], sign: str | None, patience: float = _PATIENCE_SECONDS
 ) -> int:
-    """Run the launcher and return its status; 1 in place of 0 where no rank has given the sign (see launch/completion_marker.py).
+    """Run the launcher and return its status; 1 in place of 0 where no rank has given the sign (completion_marker.py).
 
     `sign`: None where no host can be lost.
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from mpi_spp.cli._setting import _LINKS
+from mpi_spp.cli._scenario import _LINKS
 from mpi_spp.cli.simulate import _DEVICES, command
 from mpi_spp.errors import UserError
 from mpi_spp.forecast.devices import DEVICES

@@ -7,7 +7,7 @@ from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.forecast.choice import nearest
 from mpi_spp.forecast.memory import RankMemory, cache_bytes, host_bytes, memory_of_ranks, require_positions
-from mpi_spp.forecast.scenario import Setting, lay_out
+from mpi_spp.forecast.scenario import Scenario, lay_out
 from mpi_spp.forecast.speeds import assumed
 from mpi_spp.forecast.sync import moved_by
 from mpi_spp.instruments.doctor import shared_memory
@@ -24,30 +24,30 @@ def check(job: JobFacts) -> Iterator[Finding]:
             told = f"{show_bytes(_available(ranks))} of memory are available"
             yield Finding("memory", Level.OK, told, "give --model to see whether it fits", *where(ranks))
         return
-    setting = _setting(job, job.wanted)
+    scenario = _scenario(job, job.wanted)
     try:
-        require_positions(setting)
-        layout = lay_out(setting)
+        require_positions(scenario)
+        layout = lay_out(scenario)
     except UserError as error:
         yield failure_of("memory", str(error), *where(job.ranks))
         return
-    memory = memory_of_ranks(setting, layout, moved_by(setting, layout))
-    needs = host_bytes(memory, setting.hosts)
+    memory = memory_of_ranks(scenario, layout, moved_by(scenario, layout))
+    needs = host_bytes(memory, scenario.hosts)
     for host, ranks in job.hosts.items():
         if ranks[0].gpus:
             yield from _gpus(ranks, memory, job.wanted)
         else:
-            yield _host(ranks, needs[host], setting)
+            yield _host(ranks, needs[host], scenario)
     if len(job.ranks) > 1:
-        yield from _shared_cache(job, setting)
+        yield from _shared_cache(job, scenario)
 
 
-def _host(ranks: list[RankFacts], need: int, setting: Setting) -> Finding:
+def _host(ranks: list[RankFacts], need: int, scenario: Scenario) -> Finding:
     free = _available(ranks)
-    told = f"{_run(setting)} needs {show_bytes(need)} here, {show_bytes(free)} are available"
+    told = f"{_run(scenario)} needs {show_bytes(need)} here, {show_bytes(free)} are available"
     if need <= free:
         return Finding("memory", Level.OK, told, "", *where(ranks))
-    return Finding("memory", Level.FAILURE, told, nearest(setting), *where(ranks))
+    return Finding("memory", Level.FAILURE, told, nearest(scenario), *where(ranks))
 
 
 def _gpus(ranks: list[RankFacts], memory: list[RankMemory], wanted: Wanted) -> Iterator[Finding]:
@@ -62,11 +62,11 @@ def _gpus(ranks: list[RankFacts], memory: list[RankMemory], wanted: Wanted) -> I
         yield Finding("gpu-memory", level, told, advice, *where(mine))
 
 
-def _shared_cache(job: JobFacts, setting: Setting) -> Iterator[Finding]:
+def _shared_cache(job: JobFacts, scenario: Scenario) -> Iterator[Finding]:
     """One cache for all ranks of a host lies in /dev/shm, beside MPI's own segments."""
-    config = replace(setting.config, sync_strategy="shared")
-    setting = replace(setting, config=config)
-    cache = cache_bytes(setting, lay_out(setting), 0)
+    config = replace(scenario.config, sync_strategy="shared")
+    scenario = replace(scenario, config=config)
+    cache = cache_bytes(scenario, lay_out(scenario), 0)
     for ranks in job.hosts.values():
         free, taken = shared_memory.room(ranks) or 0, shared_memory.segments(ranks) or 0
         if len(ranks) > 1 and not ranks[0].gpus and free - taken < cache:
@@ -78,10 +78,10 @@ def _shared_cache(job: JobFacts, setting: Setting) -> Iterator[Finding]:
             yield Finding("shm-cache", Level.WARNING, told, advice, *where(ranks))
 
 
-def _setting(job: JobFacts, wanted: Wanted) -> Setting:
+def _scenario(job: JobFacts, wanted: Wanted) -> Scenario:
     """With the default strategies; speeds are of no weight here."""
     hosts = [rank.host for rank in job.ranks]
-    return Setting(
+    return Scenario(
         RunConfig(model=wanted.name),
         wanted.shape,
         mesh_of(None, len(hosts)),
@@ -95,9 +95,9 @@ def _setting(job: JobFacts, wanted: Wanted) -> Setting:
     )
 
 
-def _run(setting: Setting) -> str:
-    tokens = f"{setting.prompt_tokens} + {setting.new_tokens} tokens"
-    return f"{setting.config.model} with the default strategies and {tokens}"
+def _run(scenario: Scenario) -> str:
+    tokens = f"{scenario.prompt_tokens} + {scenario.new_tokens} tokens"
+    return f"{scenario.config.model} with the default strategies and {tokens}"
 
 
 def _available(ranks: list[RankFacts]) -> int:

@@ -38,9 +38,9 @@ def select(head: Head, hidden: torch.Tensor, comm: Communicator, adjusts: Sequen
     if not len(head.vocabulary):
         rows = len(hidden)
         return comm.largest(torch.full((rows,), float("-inf")), torch.full((rows,), NO_TOKEN))
-    logits = (scores for rows in hidden.split(_ROWS) for scores in head.logits(rows).split(1))
-    rows = zip(hidden.split(1), logits, adjusts or [None] * len(hidden), strict=True)
-    values, ids = zip(*(_best(head, *row) for row in rows), strict=True)
+    logits = (row for some in hidden.split(_ROWS) for row in head.logits(some).split(1))
+    given = zip(hidden.split(1), logits, adjusts or [None] * len(hidden), strict=True)
+    values, ids = zip(*(_best(head, *row) for row in given), strict=True)
     return comm.largest(*marked(torch.stack(values), torch.stack(ids)))
 
 

@@ -1,4 +1,4 @@
-"""From options to a forecast's setting: a model's shape, what this machine remembers, and what is given instead."""
+"""From options to a forecast's scenario: a model's shape, what this machine remembers, and what is given instead."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mpi_spp.engine.costs import Measured
-    from mpi_spp.forecast.scenario import Setting
+    from mpi_spp.forecast.scenario import Scenario
     from mpi_spp.forecast.speeds import Speeds
     from mpi_spp.parallel.links import Link
     from mpi_spp.parallel.mesh import Mesh
@@ -55,15 +55,15 @@ class Known:
     cores: int
     kept: "Path"
 
-    def setting(
+    def scenario(
         self, mesh: "Mesh", hosts: Sequence[str], given: Mapping[str, Any], limits: Mapping[str, int] | None = None
-    ) -> "Setting":
+    ) -> "Scenario":
         """Of these ranks, by host; `given`: see `take`."""
         from mpi_spp.forecast.measured import remembered_speeds
-        from mpi_spp.forecast.scenario import Setting
+        from mpi_spp.forecast.scenario import Scenario
 
         speeds = remembered_speeds(self.what, hosts, self.cores, self.kept).of_first(mesh.replica_size)
-        return Setting(
+        return Scenario(
             self.config,
             self.model,
             mesh,
