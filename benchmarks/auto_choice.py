@@ -39,8 +39,8 @@ def main(
 ) -> None:
     """Print seconds of a request with each pair of strategies, and the loss of auto."""
     machine.tell()
-    from mpi_spp.benchmark import Workload
     from mpi_spp.comm.world import the_world
+    from mpi_spp.instruments.benchmark import Workload
 
     world, rows = the_world(), []
     for model, prompt, answer in itertools.product(models, prompt_tokens, new_tokens):
@@ -57,12 +57,12 @@ def main(
 
 def _row(model: str, workload: Any, threads: int) -> dict[str, Any]:
     """Of one request. Collective."""
-    from mpi_spp import registry
-    from mpi_spp.benchmark import measure
     from mpi_spp.cli._start import open_engine
     from mpi_spp.comm.world import the_world
     from mpi_spp.config import RunConfig
-    from mpi_spp.report.timings import Clock
+    from mpi_spp.instruments.benchmark import measure
+    from mpi_spp.parallel import registry
+    from mpi_spp.system.timings import Clock
 
     def config(prefill: str, decode: str) -> RunConfig:
         return RunConfig(

@@ -19,8 +19,8 @@ from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.library import MPI
 from mpi_spp.model.batch import Batch, Span, one_span
 from mpi_spp.model.decoder import Stage
-from mpi_spp.model.locate import locate
-from mpi_spp.sampling.greedy import select
+from mpi_spp.model.loading.locate import locate
+from mpi_spp.strategies.sampling.greedy import select
 
 COUNTS = (1, 2, 4, 8, 16)
 

@@ -23,7 +23,7 @@ from benchmarks import machine, random_model
 from benchmarks.peers import environment, ours
 from benchmarks.peers.lines import Entry, summary_of, survivors
 from benchmarks.peers.protocol import Job
-from mpi_spp.model import store
+from mpi_spp.model.loading import hub as store
 
 _MODELS = ("smollm2-135m-instruct", *random_model.SHAPES)
 _PEERS = environment.names()

@@ -27,8 +27,8 @@ import click
 
 from benchmarks import machine, random_model
 from benchmarks.launches import result_of
-from mpi_spp import registry
-from mpi_spp.mesh import Mesh, Place, parse_mesh
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.mesh import Mesh, Place, parse_mesh
 
 _SINGLE, _SINGLE_DECODE = "pipeline", "replicated"  # on one rank all are the same
 _INSIDE = 8  # ranks of a stage, or more where there are not so many layers, if a prefill can split its layers too
@@ -117,7 +117,7 @@ def _pairs(mesh: Mesh) -> list[tuple[str, str]]:
 
     Or with a tensor decode, if none does.
     """
-    from mpi_spp.plan.sync import joints
+    from mpi_spp.forecast.sync import joints
 
     found: dict[tuple[Place, ...], tuple[str, str]] = {}
     for joint in sorted(joints(mesh), key=lambda one: (one.chosen != "none", one.decode != "tensor")):

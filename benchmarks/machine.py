@@ -3,7 +3,7 @@
 import sys
 
 from mpi_spp.kernels.choice import describe
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
 
 
 def tell() -> str:

@@ -25,7 +25,7 @@ import click
 from benchmarks import machine
 from benchmarks.hosts.network import Network, network
 from mpi_spp.errors import UserError
-from mpi_spp.report.plots import require_plots
+from mpi_spp.instruments.report.plots import require_plots
 
 _GRANULARITIES = ("layer", "chunk", "prefill")
 _DECODES = {"replicated": ("pairwise", "ring"), "tensor": ("reshard",)}  # with the syncs that lead to them

@@ -19,14 +19,14 @@ from benchmarks import machine
 from mpi_spp.kernels.backends import is_native, make
 from mpi_spp.kernels.choice import for_auto, working
 from mpi_spp.model.batch import one_span
-from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
 from mpi_spp.model.decoder import Stage
-from mpi_spp.model.locate import locate
-from mpi_spp.model.quantized import QuantizedStore
-from mpi_spp.model.store import cache_directory
-from mpi_spp.model.weights import load_stage, quantize_model, whole_layers
-from mpi_spp.partition import split_chunks
+from mpi_spp.model.loading.checkpoint import Checkpoint
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.model.loading.locate import locate
+from mpi_spp.model.loading.quantized import QuantizedStore
+from mpi_spp.model.loading.weights import load_stage, quantize_model, whole_layers
+from mpi_spp.parallel.partition import split_chunks
 
 CPU, CHUNK_SIZE = torch.device("cpu"), 256
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from mpi_spp.model import store
+from mpi_spp.model.loading import hub as store
 
 _QWEN3 = {
     "model_type": "qwen3",

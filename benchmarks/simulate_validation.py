@@ -70,7 +70,7 @@ GROUPS = (
 def main(only: str, fresh: bool, path: str | None) -> None:
     """Print predicted and measured seconds of each phase, and the error to the median of the rounds."""
     machine.tell()
-    from mpi_spp.model.store import cache_directory
+    from mpi_spp.model.loading.hub import cache_directory
 
     if fresh:
         for name in _FILES:
@@ -139,21 +139,21 @@ def _measure(group: Group) -> list[dict[str, Any]]:
 
 def _predict(group: Group, prefill: str, decode: str, chunk: str) -> Any:
     """From what is remembered alone."""
-    from mpi_spp.cli._setting import read_known
+    from mpi_spp.cli._scenario import read_known
     from mpi_spp.config import RunConfig
-    from mpi_spp.mesh import mesh_of
-    from mpi_spp.plan.forecast import forecast
+    from mpi_spp.forecast.forecast import forecast
+    from mpi_spp.parallel.mesh import mesh_of
 
     size = chunk if chunk == "auto" else int(chunk)
     config = RunConfig(model=_where(group.model), prefill=prefill, decode=decode, chunk_size=size, threads=1)  # type: ignore[arg-type]
     lengths = {"prompt_tokens": group.prompt_tokens, "new_tokens": group.new_tokens}
-    setting = read_known(config, group.ranks).setting(
+    scenario = read_known(config, group.ranks).scenario(
         mesh_of(None, group.ranks), [os.uname().nodename] * group.ranks, lengths
     )
-    assumed = [name for name, origin in setting.speeds.origins.items() if "assumed" in origin]
+    assumed = [name for name, origin in scenario.speeds.origins.items() if "assumed" in origin]
     if assumed:
         raise Disturbed(f"nothing was kept of {', '.join(assumed)}: other programs run on this machine")
-    return forecast(setting).times
+    return forecast(scenario).times
 
 
 def _where(model: str) -> str:

@@ -4,18 +4,19 @@ import importlib
 import os
 from typing import TYPE_CHECKING, Any
 
-from mpi_spp.lesser_cpu import believe
+from mpi_spp.system.lesser_cpu import believe
 
 if TYPE_CHECKING:
+    from mpi_spp.entrypoints.llm import LLM, Completion, SamplingParams
     from mpi_spp.errors import UserError
-    from mpi_spp.llm import LLM, Completion, SamplingParams
 
 __all__ = ["LLM", "Completion", "SamplingParams", "UserError"]
 __version__ = "0.1.0"
 
 os.environ.update(believe())  # torch looks when it is loaded, which is later
 
-_HOMES = {"LLM": "llm", "Completion": "llm", "SamplingParams": "llm", "UserError": "errors"}
+_FACE = ("LLM", "Completion", "SamplingParams")
+_HOMES = dict.fromkeys(_FACE, "entrypoints.llm") | {"UserError": "errors"}
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,7 @@ import sys
 if __name__ == "__main__" and not __package__:  # a folder was started, and Python has put it first on its path
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-from mpi_spp import start
+from mpi_spp.system import start
 
 
 def main() -> None:

@@ -4,12 +4,12 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
-from mpi_spp import registry
 from mpi_spp.errors import UserError
-from mpi_spp.mesh import parse_mesh
-from mpi_spp.partition import CONTEXT_SPLITS
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.mesh import parse_mesh
+from mpi_spp.parallel.partition import CONTEXT_SPLITS
 from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
-from mpi_spp.units import MemoryLimit, counted
+from mpi_spp.system.units import MemoryLimit, counted
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mpi_spp.errors import UserError
-from mpi_spp.files import json_type
+from mpi_spp.system.files import json_type
 
 PENALTY_RANGES = {
     "repetition_penalty": (0.01, 100.0),

@@ -8,13 +8,13 @@ from functools import cache
 
 from reference_models import RECIPES
 
-from mpi_spp import registry
 from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.kernels.backends import WIDENING, is_native
-from mpi_spp.mesh import Mesh, parse_mesh
-from mpi_spp.partition import CONTEXT_SPLITS
-from mpi_spp.strategies import load_strategies
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.mesh import Mesh, parse_mesh
+from mpi_spp.parallel.partition import CONTEXT_SPLITS
+from mpi_spp.strategies.assignment import load_strategies
 
 RANKS = ("1", "2", "3", "4", "5", "7")
 NONE = "-"  # an axis that says nothing here

@@ -65,7 +65,7 @@ def numbers_here() -> list[str]:
     import torch
 
     from mpi_spp.kernels.choice import ALL, working
-    from mpi_spp.model.store import cache_directory
+    from mpi_spp.model.loading.hub import cache_directory
 
     kept, found = cache_directory() / "kernels", []
     for dtype, is_quantized in itertools.product(DTYPES, (False, True)):

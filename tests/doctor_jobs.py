@@ -3,10 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from mpi_spp.doctor.examine import examine
-from mpi_spp.doctor.facts import JobFacts, RankFacts
-from mpi_spp.doctor.finding import Finding, Level
-from mpi_spp.doctor.interfaces import Interface
+from mpi_spp.instruments.doctor.examine import examine
+from mpi_spp.instruments.doctor.facts import JobFacts, RankFacts
+from mpi_spp.instruments.doctor.finding import Finding, Level
+from mpi_spp.instruments.doctor.interfaces import Interface
 
 OPEN_MPI, MPICH = "Open MPI v5.0.11", "MPICH Version: 5.0.2"
 VERSIONS = {"Python": "3.11.2", "MPI": OPEN_MPI, "torch": "2.13.0+cpu", "mpi-spp": "0.1 (source abc)"}

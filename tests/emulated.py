@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from mpi_spp.kernels.native import library
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
 
 CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
 MISSING = " and ".join(name for name in (CROSS, EMULATOR) if shutil.which(name) is None)

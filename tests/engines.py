@@ -6,13 +6,13 @@ from pathlib import Path
 
 from mpi4py import MPI
 
-from mpi_spp.comm.leases import Leases
+from mpi_spp.comm.deferred_free import Leases
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
 from mpi_spp.model.config import read_config
-from mpi_spp.report.timings import Clock
 from mpi_spp.request import Request
+from mpi_spp.system.timings import Clock
 
 
 def config_of(directory: Path, **options: object) -> RunConfig:

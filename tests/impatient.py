@@ -3,7 +3,7 @@
 import sys
 
 from mpi_spp.cli import main
-from mpi_spp.launch.guard import run_guarded
+from mpi_spp.launch.supervisor import run_guarded
 
 if __name__ == "__main__":
     run_guarded.__defaults__ = (float(sys.argv.pop(1)),)

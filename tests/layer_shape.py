@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from mpi_spp.shares import Experts
+from mpi_spp.parallel.shares import Experts
 
 
 @dataclass(frozen=True)
 class LayerShape:
-    """As `mpi_spp.shares.Shape` wants it."""
+    """As `mpi_spp.parallel.shares.Shape` wants it."""
 
     hidden_size: int
     intermediate_size: int

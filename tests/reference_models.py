@@ -93,7 +93,7 @@ _COMMON = {
 
 def reference_directory() -> Path:
     """Where the models of this version of the recipes are or will be."""
-    from mpi_spp.model.store import cache_directory
+    from mpi_spp.model.loading.hub import cache_directory
 
     sources = Path(__file__).read_bytes() + oracles.path_of("models").read_bytes()
     key = hashlib.sha256(sources + importlib.metadata.version("transformers").encode()).hexdigest()[:12]

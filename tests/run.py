@@ -27,7 +27,7 @@ from mpi_spp.launch.line import mpirun_line, request_here  # noqa: E402
 
 PARTS = ("lint", "unit", "fuzz", "ranks", "e2e", "hosts")
 MACHINE = (
-    "from mpi_spp.kernels.choice import describe; from mpi_spp.model.store import cache_directory;"
+    "from mpi_spp.kernels.choice import describe; from mpi_spp.model.loading.hub import cache_directory;"
     ' print(describe(cache_directory() / "kernels"))'
 )
 NUM_RANKS = (1, 2, 3, 4, 5, 7)

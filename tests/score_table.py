@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from mpi_spp.model.decoder import rounding_of
-from mpi_spp.partition import split_evenly
+from mpi_spp.parallel.partition import split_evenly
 
 
 class ScoreTable:

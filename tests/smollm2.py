@@ -11,7 +11,7 @@ TEXT = Path(__file__).parent / "data" / "lighthouse.txt"
 
 def directory() -> Path:
     """The model's directory; it is fetched when it is not there."""
-    from mpi_spp.model.store import get
+    from mpi_spp.model.loading.hub import get
 
     return get(NAME)
 

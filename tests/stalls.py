@@ -13,7 +13,7 @@ import torch
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.environment import launched_rank, launched_size
-from mpi_spp.comm.life import works
+from mpi_spp.comm.liveness.heartbeat import works
 from mpi_spp.comm.world import leave, the_world
 
 

@@ -11,11 +11,11 @@ from safetensors.torch import load_file, save_file
 
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
-from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
-from mpi_spp.model.quantized import QuantizedStore
-from mpi_spp.model.weights import load_stage, quantize_model, require_weights, whole_layers
-from mpi_spp.partition import split_evenly
+from mpi_spp.model.loading.checkpoint import Checkpoint
+from mpi_spp.model.loading.quantized import QuantizedStore
+from mpi_spp.model.loading.weights import load_stage, quantize_model, require_weights, whole_layers
+from mpi_spp.parallel.partition import split_evenly
 
 Tensors = dict[str, torch.Tensor]
 

@@ -19,7 +19,7 @@ from benchmarks.hosts.machine import OWN, environment, find, last_line, run, why
 from benchmarks.hosts.settings import BECOME_HOST, write_settings
 from mpi_spp.errors import UserError
 from mpi_spp.launch.placement import WHEN_SHARING_CORES, cores_here
-from mpi_spp.partition import split_evenly
+from mpi_spp.parallel.partition import split_evenly
 
 _SECONDS_TO_START = 10.0
 _BECOME_SWITCH = "ip link add br0 type bridge && ip link set br0 up && echo ready && exec sleep infinity"

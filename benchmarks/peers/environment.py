@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers.protocol import Job
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
 
 _TIMEOUT_S = 1800
 _PROCESS = re.compile(r"^\(\w+ pid=\d+\)")  # before each line of vLLM's processes

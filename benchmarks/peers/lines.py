@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mpi_spp.report.samples import describe
+from mpi_spp.instruments.report.samples import describe
 
 KINDS = ("prefill", "decode")
 _HOPELESS = 0.85  # of the best variant's speed in the first round: more than the noise between two turns

@@ -71,7 +71,7 @@ def _SILENT(level: int, text: bytes, data: int) -> None:
 
 def _gguf(job: Job) -> Path:
     """The model's file of the wanted type: SmolLM2's own Q4_1 from its wheel, else converted once."""
-    from mpi_spp.model.store import CATALOGUE
+    from mpi_spp.model.loading.hub import CATALOGUE
 
     name, file_type = Path(job.model).name, job.variant["file_type"]
     path = Path(job.work) / f"{name}-{file_type}.gguf"

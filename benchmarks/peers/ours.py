@@ -14,8 +14,8 @@ import mpi_spp
 from benchmarks.peers import environment
 from benchmarks.peers.lines import Entry
 from benchmarks.peers.protocol import Job
-from mpi_spp import registry
 from mpi_spp.config import QUANTIZE
+from mpi_spp.parallel import registry
 
 NAME = "mpi-spp"
 _DTYPES = ("bfloat16", "float32")

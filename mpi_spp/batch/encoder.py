@@ -10,10 +10,10 @@ from mpi_spp.batch.messages import Message
 from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.generation import read_generation
-from mpi_spp.model.prompt import TextStream, is_chat
-from mpi_spp.model.template import ChatTemplate
-from mpi_spp.model.tokenizer import load_tokenizer, require_room, token_ids
+from mpi_spp.model.text.generation import read_generation
+from mpi_spp.model.text.prompt import TextStream, is_chat
+from mpi_spp.model.text.template import ChatTemplate
+from mpi_spp.model.text.tokenizer import load_tokenizer, require_room, token_ids
 from mpi_spp.request import Request
 
 

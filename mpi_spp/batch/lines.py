@@ -10,8 +10,8 @@ from typing import Any
 
 from mpi_spp.batch.messages import Message, read_message, require_characters
 from mpi_spp.errors import UserError
-from mpi_spp.files import MIB, read_bytes
 from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
+from mpi_spp.system.files import MIB, read_bytes
 
 _MOST_BYTES, _MOST_BYTES_OF_A_PIPE = 1024 * MIB, 96 * MIB  # of a file; of a pipe or a device, which may never end
 _PROMPTS = ("prompt", "prompt_ids", "messages")

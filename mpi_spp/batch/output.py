@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from mpi_spp.errors import UserError
-from mpi_spp.files import read_json
-from mpi_spp.outputs import write_text
-from mpi_spp.units import counted
+from mpi_spp.system.files import read_json
+from mpi_spp.system.outputs import write_text
+from mpi_spp.system.units import counted
 
 Made = Mapping[str, str]  # by option: what the answers were made of
 

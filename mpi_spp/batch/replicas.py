@@ -11,7 +11,7 @@ from typing import Protocol
 
 from mpi_spp.batch.work import Answer, Group, Work
 from mpi_spp.comm.mailbox import Mailbox, share
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
 from mpi_spp.errors import UserError
 from mpi_spp.request import Request
 

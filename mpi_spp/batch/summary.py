@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from mpi_spp.batch.work import Work
-from mpi_spp.units import counted
+from mpi_spp.system.units import counted
 
 
 def summarize(

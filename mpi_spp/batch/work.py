@@ -8,7 +8,7 @@ from mpi_spp.batch.encoder import Encoder
 from mpi_spp.batch.lines import id_of, parse_line, read_object
 from mpi_spp.batch.output import Output
 from mpi_spp.errors import UserError
-from mpi_spp.partition import split_evenly
+from mpi_spp.parallel.partition import split_evenly
 from mpi_spp.request import Request
 
 Group = list[tuple[int, Request]]  # each request after its place among the lines

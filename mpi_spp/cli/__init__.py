@@ -11,13 +11,14 @@ from typing import NoReturn
 
 import click
 
-from mpi_spp import __version__, cpu
+from mpi_spp import __version__
 from mpi_spp.cli._debug import wait_for_debugger_if_asked
 from mpi_spp.cli._streams import OutputLost, take_streams
 from mpi_spp.comm.environment import launched_rank, launched_size, limit
 from mpi_spp.config import default_of
 from mpi_spp.errors import UserError
-from mpi_spp.launch.sign import give_sign
+from mpi_spp.launch.completion_marker import give_sign
+from mpi_spp.system import cpu
 
 # Of objects made and not freed, before Python looks for garbage. At its usual 700 that takes a tenth of the time to the
 # first token, since imports make a million objects that stay.

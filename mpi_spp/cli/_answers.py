@@ -9,15 +9,16 @@ from typing import TYPE_CHECKING, Any
 from mpi_spp.cli._output import may_share_terminal, write_json
 from mpi_spp.cli._start import show_choice
 from mpi_spp.config import RunConfig
-from mpi_spp.report.progress import Progress
+from mpi_spp.entrypoints.opening import make_engine
+from mpi_spp.system.progress import Progress
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
     from mpi_spp.model.config import ModelConfig
-    from mpi_spp.model.generation import Generation
-    from mpi_spp.model.prompt import TextStream
-    from mpi_spp.report.timings import Clock
+    from mpi_spp.model.text.generation import Generation
+    from mpi_spp.model.text.prompt import TextStream
     from mpi_spp.request import Request
+    from mpi_spp.system.timings import Clock
 
 
 class Printer:
@@ -68,11 +69,10 @@ def answer_all(
 
     Rank 0 shows its own answers, the first ones, while they are made, and the others when all ranks are done.
     """
-    from mpi_spp.engine import Engine
-    from mpi_spp.fan_out import fan_out, numbers_of
+    from mpi_spp.engine.fan_out import fan_out, numbers_of
 
     longest = max(len(one.prompt_ids) for one in requests)
-    engine = Engine(config, model, directory, world, clock, longest, alone=True)
+    engine = make_engine(config, model, directory, world, clock, longest, alone=True)
     show_choice(engine, generation)
     printer = None
     if world.rank == 0 and config.json != "-":
@@ -106,7 +106,7 @@ def _told(
     stream: "TextStream | None",
     num_ranks: int,
 ) -> dict[str, Any]:
-    from mpi_spp.fan_out import numbers_of, shared_length
+    from mpi_spp.engine.fan_out import numbers_of, shared_length
 
     rank_of = {number: rank for rank in range(num_ranks) for number in numbers_of(rank, num_ranks, len(requests))}
     told = [
@@ -124,8 +124,8 @@ def _told(
 
 
 def _report(config: RunConfig, told: dict[str, Any], ranks: list[dict[str, Any]], total_s: float) -> None:
-    from mpi_spp.report.fan_out import print_fan_out, summarize_fan_out
-    from mpi_spp.report.tables import reports
+    from mpi_spp.instruments.report.fan_out import print_fan_out, summarize_fan_out
+    from mpi_spp.instruments.report.tables import reports
 
     summary = summarize_fan_out(ranks, told, asdict(config), total_s)
     print_fan_out(summary, reports())

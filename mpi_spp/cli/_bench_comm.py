@@ -12,8 +12,8 @@ from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.comm.bench import DTYPES, MODES, OPERATIONS, TRANSPORTS
 from mpi_spp.comm.environment import limit
 from mpi_spp.errors import UserError
-from mpi_spp.report.progress import Progress
-from mpi_spp.units import MemoryLimit, limits_by_host, parse_bytes, show_bytes
+from mpi_spp.system.progress import Progress
+from mpi_spp.system.units import MemoryLimit, limits_by_host, parse_bytes, show_bytes
 
 if TYPE_CHECKING:
     from mpi_spp.comm.bench.measure import LeftOut, Point, Settings
@@ -163,14 +163,14 @@ def _check(sizes: tuple[int, ...], plot: str | None, options: dict[str, Any]) ->
     if odd is not None and "allreduce" in options["operations"]:
         raise UserError(f"--sizes: {odd} bytes are no whole number of {options['dtype']} for an allreduce")
     if plot is not None:
-        from mpi_spp.report.plots import require_plots
+        from mpi_spp.instruments.report.plots import require_plots
 
         require_plots(plot, "--plot")
 
 
 def _memory_bytes(world: "World", max_memory: MemoryLimit) -> int:
     """What every rank may use: its share of what its host has free, or of --max-memory if that is less. Collective."""
-    from mpi_spp.limits import memory_available
+    from mpi_spp.system.limits import memory_available
 
     free = memory_available()
     limits = limits_by_host(max_memory, world.gather(world.host), "--max-memory")
@@ -206,7 +206,7 @@ def _machine(world: "World", device: str) -> dict[str, Any]:
     """What the figures were measured on. Collective."""
     import torch
 
-    from mpi_spp import cpu
+    from mpi_spp.system import cpu
 
     shares_core = world.shares_core(world.default_threads())
     rank = {
@@ -228,8 +228,8 @@ def _tell(
     plot: str | None,
 ) -> None:
     """Tables, JSON and the picture."""
-    from mpi_spp.report.comm import case_of, comparisons, fits, print_comm
-    from mpi_spp.report.tables import console
+    from mpi_spp.instruments.report.comm import case_of, comparisons, fits, print_comm
+    from mpi_spp.instruments.report.tables import console
 
     cases = [case_of(asdict(point)) for point in points]
     result = {
@@ -246,6 +246,6 @@ def _tell(
         print_comm(result, console(sys.stdout))
     write_json(json, result)
     if plot is not None:
-        from mpi_spp.report.comm_plot import plot_comm
+        from mpi_spp.instruments.report.comm_plot import plot_comm
 
         plot_comm(result, plot)

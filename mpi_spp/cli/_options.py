@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from mpi_spp import registry
 from mpi_spp.config import (
     ACTIVATIONS,
     CUDA_AWARE,
@@ -21,9 +20,10 @@ from mpi_spp.config import (
     QUANTIZE,
     default_of,
 )
-from mpi_spp.files import parse_json
-from mpi_spp.partition import CONTEXT_SPLITS
-from mpi_spp.units import MemoryLimit, parse_limit
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.partition import CONTEXT_SPLITS
+from mpi_spp.system.files import parse_json
+from mpi_spp.system.units import MemoryLimit, parse_limit
 
 _DIGITS = 10  # of no GPU's number
 Decorator = Callable[[Any], Any]

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from mpi_spp.cli._streams import require_stdout
 from mpi_spp.comm.environment import launched_size
-from mpi_spp.outputs import require_different, require_writable, write_text
+from mpi_spp.system.outputs import require_different, require_writable, write_text
 
 if TYPE_CHECKING:
     pass

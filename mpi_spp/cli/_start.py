@@ -4,8 +4,8 @@ import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from mpi_spp.engine import Engine
-    from mpi_spp.model.generation import Generation
+    from mpi_spp.engine.engine import Engine
+    from mpi_spp.model.text.generation import Generation
 
 
 def show_choice(engine: "Engine", generation: "Generation | None" = None) -> None:

@@ -28,7 +28,7 @@ def traced(
     if config.trace is None and not config.trace_messages:
         yield
         return
-    from mpi_spp.tracing import tracing
+    from mpi_spp.instruments.trace.recording import tracing
 
     with tracing(world, None if config.trace is None else Path(config.trace), config.trace_messages):
         yield

@@ -18,15 +18,15 @@ from mpi_spp.cli._options import (
 )
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
-from mpi_spp.opening import find_model, join, read_model
+from mpi_spp.entrypoints.opening import find_model, join, read_model
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
     from mpi_spp.model.config import ModelConfig
-    from mpi_spp.model.generation import Generation
-    from mpi_spp.model.prompt import TextStream
-    from mpi_spp.report.timings import Clock
+    from mpi_spp.model.text.generation import Generation
+    from mpi_spp.model.text.prompt import TextStream
     from mpi_spp.request import Request
+    from mpi_spp.system.timings import Clock
 
 _Prepared = tuple["ModelConfig", list["Request"], list[dict[str, Any]], "Generation"]
 
@@ -49,7 +49,7 @@ def command(**options: Any) -> None:
     temperature every question has draws of its own. Answers go to standard output in order, each below a line
     `--- 2 of 8: QUESTION`; everything else goes to standard error.
     """
-    from mpi_spp.report.timings import Clock
+    from mpi_spp.system.timings import Clock
 
     clock = Clock()
     config = RunConfig(**options)
@@ -61,8 +61,8 @@ def command(**options: Any) -> None:
 def run(config: RunConfig, world: "World", clock: "Clock") -> None:
     """Prepare on rank 0, load on all, answer, report. Collective."""
     directory = find_model(config, world)
-    from mpi_spp.mesh import mesh_of
-    from mpi_spp.strategies import load_strategies
+    from mpi_spp.parallel.mesh import mesh_of
+    from mpi_spp.strategies.assignment import load_strategies
 
     mesh = mesh_of(config.mesh, world.size)
     if not config.is_open:
@@ -77,10 +77,10 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepa
 
     def read() -> _Prepared:
         nonlocal stream
-        from mpi_spp.model.generation import read_generation
-        from mpi_spp.model.prompt import TextStream
-        from mpi_spp.model.questions import read_questions
-        from mpi_spp.model.tokenizer import load_tokenizer
+        from mpi_spp.model.text.generation import read_generation
+        from mpi_spp.model.text.prompt import TextStream
+        from mpi_spp.model.text.questions import read_questions
+        from mpi_spp.model.text.tokenizer import load_tokenizer
         from mpi_spp.request import Request
 
         model = read_model(directory)

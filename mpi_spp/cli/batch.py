@@ -22,16 +22,16 @@ from mpi_spp.cli._output import write_json
 from mpi_spp.cli._start import show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
-from mpi_spp.opening import find_model, join, read_model
-from mpi_spp.report.progress import Progress
+from mpi_spp.entrypoints.opening import find_model, join, make_engine, read_model
+from mpi_spp.system.progress import Progress
 
 if TYPE_CHECKING:
     from mpi_spp.batch.work import Work
     from mpi_spp.comm.world import World
-    from mpi_spp.mesh import Mesh
     from mpi_spp.model.config import ModelConfig
-    from mpi_spp.model.generation import Generation
-    from mpi_spp.report.timings import Clock
+    from mpi_spp.model.text.generation import Generation
+    from mpi_spp.parallel.mesh import Mesh
+    from mpi_spp.system.timings import Clock
 
 _SKIPPED = 1  # the exit status when lines were skipped
 
@@ -69,7 +69,7 @@ def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> Non
     are named on standard error and skipped; then the exit status is 1.
     """
     from mpi_spp.batch.output import resume_file
-    from mpi_spp.report.timings import Clock
+    from mpi_spp.system.timings import Clock
 
     clock = Clock()
     config = RunConfig(**options)
@@ -84,9 +84,8 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
     """Prepare on rank 0, load on all, answer, report; returns the exit status. Collective."""
     directory = find_model(config, world)
     from mpi_spp.batch.replicas import Keeper, answer_all, part_of
-    from mpi_spp.engine import Engine
-    from mpi_spp.mesh import mesh_of
-    from mpi_spp.strategies import load_strategies
+    from mpi_spp.parallel.mesh import mesh_of
+    from mpi_spp.strategies.assignment import load_strategies
 
     mesh, progress = mesh_of(config.mesh, world.size), _Progress(files.input)
     if not config.is_open:
@@ -102,7 +101,7 @@ def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
     ranks, answers = [], {}
     clock.mark("load")
     if num_waiting:
-        engine = Engine(config, model, directory, world, clock)
+        engine = make_engine(config, model, directory, world, clock)
         show_choice(engine, generation)
         part = part_of(engine, work)
         clock.mark("load")

@@ -23,9 +23,9 @@ from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import MOST_TOKENS, RunConfig, default_of
 from mpi_spp.errors import UserError
-from mpi_spp.files import read_json_object
-from mpi_spp.report.experts import load_line
-from mpi_spp.units import counted
+from mpi_spp.instruments.report.experts import load_line
+from mpi_spp.system.files import read_json_object
+from mpi_spp.system.units import counted
 
 # What all cases of a result have in common.
 _MOST_SAMPLES = _MOST_ROUNDS = 10_000  # that are compared in seconds
@@ -89,7 +89,7 @@ def e2e(**options: Any) -> None:
 @json_option("Write the ratios to this file;")
 def compare(before: str, after: str, tolerance: float, json: str | None) -> None:
     """Ratios of two results of the same benchmark; status 1 when AFTER is slower beyond the noise."""
-    from mpi_spp.report.samples import compare as compare_results
+    from mpi_spp.instruments.report.samples import compare as compare_results
 
     check_outputs(json, {"BEFORE": before, "AFTER": after})
     earlier, later = _read(before), _read(after)
@@ -110,11 +110,11 @@ def _run(kind: str, json: str | None, **options: Any) -> None:
     expected = {"max_new_tokens": workload_options["new_tokens"]}  # by which "auto" chooses
     configs = _cases(options | expected | {"json": json})
 
-    from mpi_spp.benchmark import Workload, machine, measure
     from mpi_spp.cli._start import show_choice
-    from mpi_spp.mesh import mesh_of, require_one_replica
-    from mpi_spp.opening import join, open_engine
-    from mpi_spp.report.timings import Clock
+    from mpi_spp.entrypoints.opening import join, open_engine
+    from mpi_spp.instruments.benchmark import Workload, machine, measure
+    from mpi_spp.parallel.mesh import mesh_of, require_one_replica
+    from mpi_spp.system.timings import Clock
 
     first = next(iter(configs.values()))
     world, clock = join(first), Clock()
@@ -166,7 +166,7 @@ def _case_name(
 
 
 def _print_cases(result: dict[str, Any]) -> None:
-    from mpi_spp.report.summary import processor_lines
+    from mpi_spp.instruments.report.summary import processor_lines
 
     ranks = result["machine"]["ranks"]
     threads = ",".join(str(rank["threads"]) for rank in ranks)

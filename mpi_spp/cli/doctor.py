@@ -14,7 +14,7 @@ from mpi_spp.config import MOST_THREADS
 from mpi_spp.launch.placement import local_numbers
 
 if TYPE_CHECKING:
-    from mpi_spp.doctor.finding import Finding
+    from mpi_spp.instruments.doctor.finding import Finding
 
 
 @click.command("doctor")
@@ -34,9 +34,9 @@ def command(
     Each finding has a level and what to do: ok, note, warning (slower than need be), failure (something will not run).
     Status 1 when there is a failure.
     """
-    from mpi_spp.doctor.examine import examine
-    from mpi_spp.doctor.finding import exit_status
-    from mpi_spp.doctor.job import Question, ask
+    from mpi_spp.instruments.doctor.examine import examine
+    from mpi_spp.instruments.doctor.finding import exit_status
+    from mpi_spp.instruments.doctor.job import Question, ask
 
     job, world = ask(Question(model, threads, prompt_tokens, new_tokens, limit(timeout)))
     check = partial(check_outputs, json)
@@ -68,8 +68,8 @@ def _leave_quietly(findings: list["Finding"]) -> NoReturn:
 
 def _show(findings: list[dict[str, object]], num_ranks: int, json: str | None) -> None:
     if json != "-":
-        from mpi_spp.report.findings import print_findings
-        from mpi_spp.report.tables import console
+        from mpi_spp.instruments.report.findings import print_findings
+        from mpi_spp.instruments.report.tables import console
 
         print_findings(findings, num_ranks, console(sys.stdout, markup=True))
     write_json(json, findings)

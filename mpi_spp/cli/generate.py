@@ -23,14 +23,14 @@ from mpi_spp.cli._output import may_share_terminal, write_json
 from mpi_spp.cli._start import show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
+from mpi_spp.entrypoints.opening import find_model, join, make_engine, read_model
 from mpi_spp.errors import UserError
-from mpi_spp.opening import find_model, join, read_model
-from mpi_spp.report.progress import Progress
+from mpi_spp.system.progress import Progress
 
 if TYPE_CHECKING:
     from mpi_spp.comm.world import World
-    from mpi_spp.model.generation import Generation
-    from mpi_spp.model.prompt import TextStream
+    from mpi_spp.model.text.generation import Generation
+    from mpi_spp.model.text.prompt import TextStream
 
 
 @click.command("generate")
@@ -53,7 +53,7 @@ def command(**options: Any) -> None:
     The answer goes to standard output as it is made, everything else to standard error. Of several answers each stands
     below a line `--- 2 of 3`.
     """
-    from mpi_spp.report.timings import Clock
+    from mpi_spp.system.timings import Clock
 
     clock = Clock()
     config = RunConfig(**options)
@@ -66,12 +66,11 @@ def command(**options: Any) -> None:
 def run(config: RunConfig, world: "World", clock: Any) -> None:
     """Prepare on rank 0, load on all, stream the answer, report. Collective."""
     directory = find_model(config, world)
-    from mpi_spp.engine import Engine  # imports torch: what is wrong above is said a second sooner
-    from mpi_spp.guidance import Guidance
-    from mpi_spp.mesh import require_one_replica
+    from mpi_spp.engine.guidance import Guidance  # imports torch: what is wrong above is said a second sooner
+    from mpi_spp.engine.teams import teams_of
+    from mpi_spp.parallel.mesh import require_one_replica
     from mpi_spp.request import Request
-    from mpi_spp.strategies import load_strategies
-    from mpi_spp.teams import teams_of
+    from mpi_spp.strategies.assignment import load_strategies
 
     meshes, count = [team.mesh for team in teams_of(config, world.size)], config.num_return_sequences
     require_one_replica(meshes[0])
@@ -86,7 +85,7 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
         answer_all(config, world, clock, directory, request["model"], same, [{}] * count, stream, generation)
         return
     lengths = replace(config, max_new_tokens=request["max_new_tokens"])
-    engine = Engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
+    engine = make_engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
     show_choice(engine, generation)
     guidance = Guidance(engine, request["negative_ids"]) if config.is_guided else None
     most = request["max_new_tokens"]
@@ -105,9 +104,9 @@ def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[s
 
     def read() -> dict[str, Any]:
         nonlocal stream
-        from mpi_spp.model.generation import read_generation
-        from mpi_spp.model.prompt import TextStream, negative_token_ids, prompt_token_ids
-        from mpi_spp.model.tokenizer import load_tokenizer
+        from mpi_spp.model.text.generation import read_generation
+        from mpi_spp.model.text.prompt import TextStream, negative_token_ids, prompt_token_ids
+        from mpi_spp.model.text.tokenizer import load_tokenizer
 
         model = read_model(directory)
         tokenizer = load_tokenizer(directory, chats=config.prompt_ids is None and config.chat is not False)
@@ -166,9 +165,9 @@ def _report(
     ranks: list[dict[str, Any]],
     total_s: float,
 ) -> None:
-    from mpi_spp.report.guidance import sequences_of
-    from mpi_spp.report.summary import print_tables, summarize
-    from mpi_spp.report.tables import reports
+    from mpi_spp.instruments.report.guidance import sequences_of
+    from mpi_spp.instruments.report.summary import print_tables, summarize
+    from mpi_spp.instruments.report.tables import reports
 
     sequences, generation = sequences_of(ranks), request["generation"]
     answer = {

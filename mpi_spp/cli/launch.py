@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 import click
 
-from mpi_spp import start
 from mpi_spp.cli._debug import DEFAULT_PORT, debug_variables
 from mpi_spp.cli._options import FILE, json_option, parse_gpu_ids
 from mpi_spp.cli._output import check_outputs, write_json
@@ -17,8 +16,7 @@ from mpi_spp.cli._slurm import allocation_of, print_or_submit, slurm_options
 from mpi_spp.comm.environment import launched_size
 from mpi_spp.config import MOST_THREADS, RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.launch import sign
-from mpi_spp.launch.guard import run_guarded
+from mpi_spp.launch import completion_marker as sign
 from mpi_spp.launch.handed_in import handed_in, keep_for_rank_0, refuse_elsewhere
 from mpi_spp.launch.hostfile import MOST_RANKS, is_this_machine, memory_limits, read_hostfile
 from mpi_spp.launch.launcher import find_launcher, require_same_mpi
@@ -32,7 +30,9 @@ from mpi_spp.launch.line import (
     request_here,
 )
 from mpi_spp.launch.placement import num_cores_here
-from mpi_spp.launch.reach import require_hosts
+from mpi_spp.launch.preflight import require_hosts
+from mpi_spp.launch.supervisor import run_guarded
+from mpi_spp.system import start
 
 _RANKS_HELP = (
     "Ranks to start.  [default: all slots of the hostfile; else one for each GPU id; else one for each core,"

@@ -7,9 +7,9 @@ import click
 
 from mpi_spp.cli._options import File, json_option
 from mpi_spp.cli._output import check_outputs, write_json
-from mpi_spp.model import store
-from mpi_spp.model.gguf import DTYPES, convert
-from mpi_spp.report.progress import Steps
+from mpi_spp.model.loading import hub as store
+from mpi_spp.model.loading.gguf import DTYPES, convert
+from mpi_spp.system.progress import Steps
 
 
 @click.group("model")

@@ -9,15 +9,15 @@ import click
 
 from mpi_spp.cli._options import FILE, json_option, model_options, schedule_options
 from mpi_spp.cli._output import check_outputs, write_json
-from mpi_spp.cli._setting import MOST_RANKS, length_options, link_options, read_known, take
+from mpi_spp.cli._scenario import MOST_RANKS, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig, option_name
 from mpi_spp.errors import UserError
-from mpi_spp.mesh import parse_mesh
-from mpi_spp.units import limits_by_host
+from mpi_spp.parallel.mesh import parse_mesh
+from mpi_spp.system.units import limits_by_host
 
 if TYPE_CHECKING:
+    from mpi_spp.forecast.scenario import Scenario
     from mpi_spp.launch.hostfile import Host
-    from mpi_spp.plan.setting import Setting
 
 
 @click.command("plan")
@@ -54,17 +54,17 @@ def command(json: str | None, **options: Any) -> None:
 
 def _plan(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
     """The forecast, or a refusal, of the chosen strategies."""
-    from mpi_spp.plan.choice import choose, require_room
-    from mpi_spp.plan.forecast import as_data, forecast
-    from mpi_spp.plan.memory import require_positions
+    from mpi_spp.forecast.choice import choose, require_room
+    from mpi_spp.forecast.forecast import as_data, forecast
+    from mpi_spp.forecast.memory import require_positions
 
-    setting = _setting(config, hosts, given)
-    require_positions(setting)
-    choice = choose(setting) if config.is_open else None
-    found = forecast(setting) if choice is None else choice.best
+    scenario = _scenario(config, hosts, given)
+    require_positions(scenario)
+    choice = choose(scenario) if config.is_open else None
+    found = forecast(scenario) if choice is None else choice.best
     require_room(found)
     data = as_data(found) | ({} if choice is None else {"choice": choice.as_data()})
-    return data, _joints(found.setting)
+    return data, _joints(found.scenario)
 
 
 def _hosts(given: dict[str, Any], mesh: str | None) -> tuple["Host", ...]:
@@ -84,8 +84,8 @@ def _hosts(given: dict[str, Any], mesh: str | None) -> tuple["Host", ...]:
     return (Host("localhost", given["num_ranks"] or num_cores_here()),)
 
 
-def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> "Setting":
-    from mpi_spp.mesh import mesh_of
+def _scenario(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> "Scenario":
+    from mpi_spp.parallel.mesh import mesh_of
 
     names = [_name(host) for host in hosts for _ in range(host.slots)]
     limits = limits_by_host(config.max_memory, names, "--max-memory")
@@ -94,7 +94,7 @@ def _setting(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) 
     mesh = mesh_of(config.mesh, len(names))
     if len(hosts) == 1 and any(given[name] is not None for name in ("link", "link_latency_us", "link_gbit")):
         raise UserError("--link: all ranks are on one host; give --hosts, or the --inside options for its own link")
-    return known.setting(mesh, names, given, limits)
+    return known.scenario(mesh, names, given, limits)
 
 
 def _name(host: "Host") -> str:
@@ -104,18 +104,18 @@ def _name(host: "Host") -> str:
     return os.uname().nodename if is_this_machine(host.name) else host.name
 
 
-def _joints(setting: "Setting") -> list[dict[str, Any]]:
+def _joints(scenario: "Scenario") -> list[dict[str, Any]]:
     """Every prefill with every decode: the syncs that join them, and what the one that auto takes costs."""
-    from mpi_spp.plan.forecast import forecast
-    from mpi_spp.plan.sync import joints
+    from mpi_spp.forecast.forecast import forecast
+    from mpi_spp.forecast.sync import joints
 
     rows = []
-    for joint in joints(setting.mesh):
+    for joint in joints(scenario.mesh):
         row = {name: getattr(joint, name) for name in ("prefill", "decode", "syncs", "chosen")}
         row |= {"source": str(joint.source), "target": str(joint.target)}
-        config = replace(setting.config, prefill=joint.prefill, decode=joint.decode, sync_strategy=joint.chosen)
+        config = replace(scenario.config, prefill=joint.prefill, decode=joint.decode, sync_strategy=joint.chosen)
         try:
-            found = forecast(replace(setting, config=config))
+            found = forecast(replace(scenario, config=config))
             row |= {"received_bytes": max(of.received for of in found.sync), "exposed_s": found.times.sync}
         except UserError:
             pass  # a pair that this model cannot run on these ranks: it stands there without figures
@@ -126,8 +126,8 @@ def _joints(setting: "Setting") -> list[dict[str, Any]]:
 def _show(data: dict[str, Any], joints: list[dict[str, Any]]) -> None:
     import sys
 
-    from mpi_spp.report.plan import print_plan
-    from mpi_spp.report.tables import console
+    from mpi_spp.instruments.report.plan import print_plan
+    from mpi_spp.instruments.report.tables import console
 
     if "choice" in data:
         click.echo(f"chosen {data['choice']['reason']}")

@@ -18,7 +18,7 @@ def command(script: Path, arguments: tuple[str, ...]) -> None:
     What the user can mend is one line from one rank and status 2, as for every command; any other error ends all ranks.
     The script sees its own ARGUMENTS, and may import what lies beside it. See docs/python.md.
     """
-    from mpi_spp.files import read_text
+    from mpi_spp.system.files import read_text
 
     read_text(f"SCRIPT: {script}", script)  # what cannot be read is said in a line
     sys.argv = [str(script), *arguments]

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpi_spp import cpu
 from mpi_spp.cli._options import AMOUNT, FILE, json_option, model_options, schedule_options
 from mpi_spp.cli._output import check_outputs, write_json
-from mpi_spp.cli._setting import MOST_RANKS, Known, length_options, link_options, read_known, take
+from mpi_spp.cli._scenario import MOST_RANKS, Known, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.mesh import parse_mesh
-from mpi_spp.units import limits_by_host
+from mpi_spp.parallel.mesh import parse_mesh
+from mpi_spp.system import cpu
+from mpi_spp.system.units import limits_by_host
 
 if TYPE_CHECKING:
-    from mpi_spp.plan.setting import Setting
+    from mpi_spp.forecast.scenario import Scenario
 
 _DEVICES = ("jetson-orin-nano", "jetson-agx-orin", "l4", "rtx-4090", "a100-80gb", "h100-sxm")  # plan.devices.DEVICES
 _RANKS = "1,2,4,...,64"
@@ -81,25 +81,25 @@ def command(json: str | None, plot: str | None, ranks: tuple[int, ...], **option
     """
     check_outputs(json, plot=plot)
     if plot is not None:
-        from mpi_spp.report.plots import require_plots
+        from mpi_spp.instruments.report.plots import require_plots
 
         require_plots(plot, "--plot")
     given = take(options, "ranks_per_host", "compute", "tflops", "memory_gb_per_s", "knee_percent")
     config = RunConfig(**options)
-    from mpi_spp.plan.simulation import knee, simulate
+    from mpi_spp.forecast.simulation import knee, simulate
 
     ranks = ranks or _default_ranks(config.mesh)
     per_host = given["ranks_per_host"] or _cores()
     known = read_known(config, per_host)
-    alone = _setting(replace(known, config=replace(config, mesh=None, layer_split="auto")), 1, per_host, given)
-    rows = simulate(lambda count: _setting(known, count, per_host, given), ranks, alone, per_host)
+    alone = _scenario(replace(known, config=replace(config, mesh=None, layer_split="auto")), 1, per_host, given)
+    rows = simulate(lambda count: _scenario(known, count, per_host, given), ranks, alone, per_host)
     worth = given["knee_percent"] / 100
     data = _told(known, per_host, given) | {"worth": worth, "knee": knee(rows, worth), "rows": rows}
     if json != "-":
         _show(data)
     write_json(json, data)
     if plot is not None:
-        from mpi_spp.report.simulation import draw
+        from mpi_spp.instruments.report.simulation import draw
 
         draw(data, plot)
 
@@ -120,26 +120,26 @@ def _cores() -> int:
     return num_cores_here()
 
 
-def _setting(known: Known, num_ranks: int, per_host: int, given: dict[str, Any]) -> "Setting":
-    from mpi_spp.plan.devices import on_device
-    from mpi_spp.plan.memory import require_positions
-    from mpi_spp.plan.simulation import hosts_of, mesh_for
+def _scenario(known: Known, num_ranks: int, per_host: int, given: dict[str, Any]) -> "Scenario":
+    from mpi_spp.forecast.devices import on_device
+    from mpi_spp.forecast.memory import require_positions
+    from mpi_spp.forecast.simulation import hosts_of, mesh_for
 
     mesh = mesh_for(known.config.mesh, num_ranks, known.model.num_hidden_layers)
     hosts = hosts_of(num_ranks, per_host)
     limits = limits_by_host(known.config.max_memory, hosts, "--max-memory")
-    setting = known.setting(mesh, hosts, given, limits)
-    require_positions(setting)
+    scenario = known.scenario(mesh, hosts, given, limits)
+    require_positions(scenario)
     device = _device(given)
     if device is None:
-        return setting
-    layer_bytes = round(setting.sizes().of_layer())
-    return replace(setting, speeds=on_device(setting.speeds, device, setting.model, layer_bytes))
+        return scenario
+    layer_bytes = round(scenario.sizes().of_layer())
+    return replace(scenario, speeds=on_device(scenario.speeds, device, scenario.model, layer_bytes))
 
 
 def _device(given: dict[str, Any]) -> Any:
     """By name, with what is given beside it; None: what was measured."""
-    from mpi_spp.plan.devices import DEVICES, Device
+    from mpi_spp.forecast.devices import DEVICES, Device
 
     named = DEVICES.get(given["compute"])
     flops, rate = given["tflops"], given["memory_gb_per_s"]
@@ -170,7 +170,7 @@ def _told(known: Known, per_host: int, given: dict[str, Any]) -> dict[str, Any]:
 def _show(data: dict[str, Any]) -> None:
     import sys
 
-    from mpi_spp.report.simulation import print_simulation
-    from mpi_spp.report.tables import console
+    from mpi_spp.instruments.report.simulation import print_simulation
+    from mpi_spp.instruments.report.tables import console
 
     print_simulation(data, console(sys.stdout))

@@ -25,14 +25,14 @@ def summary(file: Path, json: str | None) -> None:
     other: none of these. Counted from the start of the first prefill to the end of all computation.
     """
     check_outputs(json, {"FILE": file})
-    from mpi_spp.report.perfetto import read_trace
-    from mpi_spp.report.trace_summary import print_trace_summary, summarize_trace
+    from mpi_spp.instruments.trace.perfetto import read_trace
+    from mpi_spp.instruments.trace.summary import print_trace_summary, summarize_trace
 
     found = summarize_trace(read_trace(file))
     if json != "-":
         import sys
 
-        from mpi_spp.report.tables import console
+        from mpi_spp.instruments.report.tables import console
 
         print_trace_summary(found, console(sys.stdout))
     write_json(json, {"file": str(file), **found})
@@ -44,9 +44,9 @@ def summary(file: Path, json: str | None) -> None:
 @json_option("Write which ranks and how many events were drawn to this file;")
 def plot(file: Path, picture: Path, json: str | None) -> None:
     """Draw the ranks as rows, chunks coloured, into a .png, a .svg, or a .html that needs no other file."""
-    from mpi_spp.report.perfetto import read_trace
-    from mpi_spp.report.plots import require_plots
-    from mpi_spp.report.trace_plot import SUFFIXES, write_plot
+    from mpi_spp.instruments.report.plots import require_plots
+    from mpi_spp.instruments.trace.perfetto import read_trace
+    from mpi_spp.instruments.trace.plot import SUFFIXES, write_plot
 
     check_outputs(json, {"FILE": file}, PICTURE=picture)
     require_plots(picture, "PICTURE", SUFFIXES)

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from mpi_spp.comm import life
 from mpi_spp.comm.library import MPI
+from mpi_spp.comm.liveness import heartbeat as life
 from mpi_spp.comm.operation import Operation, here, observers, waiting
 
 _SPIN_SECONDS = 100e-6  # a message between two ready ranks of one machine arrives well within this

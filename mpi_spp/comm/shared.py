@@ -11,7 +11,7 @@ from typing import cast
 
 import torch
 
-from mpi_spp.comm.leases import Leases
+from mpi_spp.comm.deferred_free import Leases
 from mpi_spp.comm.library import MPI
 from mpi_spp.comm.operation import of_all, waiting
 from mpi_spp.errors import UserError

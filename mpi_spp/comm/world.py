@@ -16,7 +16,7 @@ import mpi4py
 
 from mpi_spp.comm.environment import launched_by_open_mpi, launched_rank, launched_size
 from mpi_spp.errors import UserError
-from mpi_spp.limits import cpu_quota, within_quota
+from mpi_spp.system.limits import cpu_quota, within_quota
 
 mpi4py.rc.initialize = False  # World does it, when it knows that the library belongs to the launcher
 mpi4py.rc.finalize = True
@@ -30,11 +30,11 @@ except (ImportError, RuntimeError) as failure:  # mpi4py is there, but finds no 
     ) from failure
 
 from mpi_spp.comm.components import choose_components  # noqa: E402
-from mpi_spp.comm.leases import Leases  # noqa: E402
-from mpi_spp.comm.life import Life, lives, works  # noqa: E402
+from mpi_spp.comm.deferred_free import Leases  # noqa: E402
+from mpi_spp.comm.liveness.heartbeat import Life, lives, works  # noqa: E402
+from mpi_spp.comm.liveness.watchdog import Watchdog, guarded  # noqa: E402
 from mpi_spp.comm.operation import Operation, waiting  # noqa: E402
 from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
-from mpi_spp.comm.watchdog import Watchdog, guarded  # noqa: E402
 
 T = TypeVar("T")
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from mpi_spp import cpu
 from mpi_spp.errors import UserError
 from mpi_spp.kernels import trial
 from mpi_spp.kernels.backends import NATIVE, WIDENING, is_native, make, names_for
@@ -19,6 +18,7 @@ from mpi_spp.kernels.native.compiler import compilers
 from mpi_spp.kernels.native.library import compiler_of, is_kept, load
 from mpi_spp.kernels.plain import Plain, Weight
 from mpi_spp.kernels.quantized import QuantizedWeight, quantize
+from mpi_spp.system import cpu
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import torch
 
-from mpi_spp import cpu
 from mpi_spp.errors import UserError
-from mpi_spp.files import read_json_object
 from mpi_spp.kernels.native.library import sources_digest
-from mpi_spp.outputs import write_text
+from mpi_spp.system import cpu
+from mpi_spp.system.files import read_json_object
+from mpi_spp.system.outputs import write_text
 
 log = logging.getLogger(__name__)
 

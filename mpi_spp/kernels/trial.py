@@ -16,13 +16,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from mpi_spp import start
 from mpi_spp.kernels.attention import Heads
 from mpi_spp.kernels.backends import is_native, make
 from mpi_spp.kernels.cache import LayerCache
 from mpi_spp.kernels.native.library import NoKernels
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.kernels.quantized import BITS, dequantize, quantize
+from mpi_spp.system import start
 
 WORKS = "works"
 _SECONDS = 150  # for one back end, a compiler and the imports on a busy machine included

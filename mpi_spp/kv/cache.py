@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 import torch
 
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout, LayerCache
-from mpi_spp.kv.layout import EVERYTHING, Held
+from mpi_spp.parallel.layout import EVERYTHING, Held
 
 Made = TypeVar("Made")
 

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from mpi_spp.comm.communicator import Communicator
-from mpi_spp.comm.life import works
+from mpi_spp.comm.liveness.heartbeat import works
 from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.requests import Request
 from mpi_spp.comm.shared import Hosts
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.kv.layout import Region
-from mpi_spp.kv.rounds import Block, Round
-from mpi_spp.partition import Ranges
-from mpi_spp.report.timed import timed
+from mpi_spp.parallel.layout import Region
+from mpi_spp.parallel.partition import Ranges
+from mpi_spp.parallel.rounds import Block, Round
+from mpi_spp.system.timed import timed
 
 
 @dataclass(frozen=True)

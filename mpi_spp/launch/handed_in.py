@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from typing import IO, Any
 
 from mpi_spp.errors import UserError
-from mpi_spp.files import MIB, STANDARD_INPUT
 from mpi_spp.launch.hostfile import Host, is_this_machine
+from mpi_spp.system.files import MIB, STANDARD_INPUT
 
 _OPTIONS = ("prompt_file", "prompt_ids", "document", "questions", "input")  # which rank 0 reads
 _OURS_ALONE = re.compile(r"/dev/fd/\d+|/proc/self/fd/\d+")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mpi_spp.errors import UserError
-from mpi_spp.files import MOST_CONFIG_BYTES, read_text
-from mpi_spp.units import parse_bytes
+from mpi_spp.system.files import MOST_CONFIG_BYTES, read_text
+from mpi_spp.system.units import parse_bytes
 
 _FORMATS = "one host a line, as 'node1 slots=2 max_slots=4' (Open MPI) or 'node1:2' (MPICH, Intel MPI)"
 _LINE = re.compile(

@@ -4,11 +4,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from mpi_spp import start
 from mpi_spp.errors import UserError
 from mpi_spp.launch.cma import cma_is_refused
 from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.launcher import Launcher
+from mpi_spp.system import start
 
 DEFAULT_RANKS_LIMIT = 4  # every rank of one machine decodes with its own copy of the weights
 _ENDS_A_PROGRAM = ":"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from mpi_spp.limits import cpu_quota, within_quota
-from mpi_spp.partition import split_evenly
+from mpi_spp.parallel.partition import split_evenly
+from mpi_spp.system.limits import cpu_quota, within_quota
 
 # Rank on this host, ranks on this host: Open MPI; MPICH and Intel MPI; MVAPICH.
 _LOCAL_NAMES = (

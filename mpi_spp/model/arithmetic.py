@@ -11,8 +11,8 @@ from mpi_spp.kernels.choice import Products, fastest, for_auto, named, remembere
 from mpi_spp.kernels.quantized import BITS
 from mpi_spp.kernels.trial import WORKS
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.quantized import HEAD_BITS
-from mpi_spp.units import show_bytes
+from mpi_spp.model.loading.quantized import HEAD_BITS
+from mpi_spp.system.units import show_bytes
 
 _SHARE_OF_MEMORY = 0.8  # that widened weights may take: caches, buffers and programs need some, too
 

@@ -11,8 +11,8 @@ from mpi_spp.errors import UserError
 from mpi_spp.model.families import ExpertFields, Family
 from mpi_spp.model.fields import read_fields, shown
 from mpi_spp.model.rope import ROPE_TYPES, Rope, make_rope
-from mpi_spp.model.transformers_import import import_checks_alone
-from mpi_spp.shares import Experts, Share
+from mpi_spp.model.text.transformers_import import import_checks_alone
+from mpi_spp.parallel.shares import Experts, Share
 
 _MOST_POSITIONS = 2**31 - 1
 _LONGEST_ERROR = 300  # characters of what transformers says

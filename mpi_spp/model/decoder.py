@@ -12,13 +12,13 @@ from mpi_spp.kernels.layer import HeadsPart, Layer
 from mpi_spp.kernels.linear import Activation, Linear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.kv.layout import EVERYTHING, Held
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.experts import ExpertLoad, add_experts
 from mpi_spp.model.joined import Joined, join, spans_of
 from mpi_spp.model.shard import ALL, Attending, Shard, Total
-from mpi_spp.report.timed import is_kept, timed
+from mpi_spp.parallel.layout import EVERYTHING, Held
+from mpi_spp.system.timed import is_kept, timed
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
@@ -149,12 +149,10 @@ class Stage:
         return rounding_of(logits)
 
     def _rotation(self, batch: Batch) -> Rotation:
-        parts = [
-            self.config.rope.rotation(
-                batch.position_ids[span.rows.start : span.rows.stop], span.sequence_length, self._rotation_dtype
-            )
-            for span in batch.spans
-        ]
+        rope, dtype = self.config.rope, self._rotation_dtype
+        if rope.dynamic is None:  # then all sequences have the same angles
+            return rope.rotation(batch.position_ids, 0, dtype)
+        parts = [rope.rotation(span.of(batch.position_ids), span.sequence_length, dtype) for span in batch.spans]
         return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
 
     def _joined(self, layers: range, shard: Shard) -> Joined | None:

@@ -5,7 +5,7 @@ from typing import Protocol
 
 import torch
 
-from mpi_spp.shares import Share
+from mpi_spp.parallel.shares import Share
 
 
 class HeadsExchange(Protocol):

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from mpi_spp.errors import UserError
-from mpi_spp.files import read_json_object
 from mpi_spp.model.families import FAMILIES, Family
+from mpi_spp.system.files import read_json_object
 
 _MOST_POSITIONS = 2**31 - 1
 _LARGEST = 1e30  # of a number that is not whole: its products are still numbers

@@ -20,7 +20,7 @@ from mpirun import Ended, end, finish, mpi_spp, mpirun, pid_of_rank, start
 from reciting_model import TEXT
 from tiny_model import Tensors, edit
 
-from mpi_spp.model.tokenizer import load_tokenizer, token_ids
+from mpi_spp.model.text.tokenizer import load_tokenizer, token_ids
 
 NAME = "llama_tied"
 CHAT_TOKENS = len("<user\nhi<\n<assistant\n")  # a token for each byte and each special word

@@ -11,7 +11,7 @@ import reciting_model
 from console import Console, ConsoleEnded
 from mpirun import ROOT
 
-from mpi_spp.launch import guard
+from mpi_spp.launch import supervisor as guard
 
 # A rank whose `mpi-spp model` does what its next word says, in the place of the product's.
 PROGRAM = """

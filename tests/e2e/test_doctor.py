@@ -15,8 +15,8 @@ from mpirun import Ended, mpi_spp, mpirun, run
 
 from mpi_spp.launch.launcher import find_launcher
 from mpi_spp.launch.placement import cores_here
-from mpi_spp.model.store import cache_directory
-from mpi_spp.units import counted
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.system.units import counted
 
 TIMEOUT_SECONDS = 120  # on two free cores each takes a few; loading torch on busy ones takes long
 SMALL_SHM = ("unshare", "-m", "sh", "-c", 'mount -t tmpfs -o size=4m tmpfs /dev/shm && exec "$@"', "sh")

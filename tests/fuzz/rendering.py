@@ -11,7 +11,7 @@ class Renderer:
     """Belongs to the process that makes copies of itself; the copies ask it in place of starting one each."""
 
     def __init__(self) -> None:
-        from mpi_spp.model import template
+        from mpi_spp.model.text import template
 
         self._shared: Any = template._PROCESS
         self._shared._process = None  # that of the process that this one is a copy of
@@ -29,7 +29,7 @@ class Renderer:
     @staticmethod
     def lend() -> None:
         """Said by a copy: what it was given is its own, to ask and not to start anew."""
-        from mpi_spp.model import template
+        from mpi_spp.model.text import template
 
         template._PROCESS._owner = os.getpid()
 

@@ -15,11 +15,11 @@ from mpirun import ROOT, Ended, end, environments, finish, mpi_spp, read_some, r
 
 from benchmarks.hosts.machine import run as on_host
 from benchmarks.hosts.network import Host, Network
+from mpi_spp.forecast.sync import joints
 from mpi_spp.launch.hostfile import read_hostfile
 from mpi_spp.launch.launcher import find_launcher
 from mpi_spp.launch.line import mpirun_line, request_here
-from mpi_spp.mesh import mesh_of
-from mpi_spp.plan.sync import joints
+from mpi_spp.parallel.mesh import mesh_of
 
 NEW_TOKENS = 8
 LONG = 50_000  # tokens: minutes of work
@@ -27,7 +27,7 @@ RUN_SECONDS = 90.0  # three ranks on the cores of a machine that may be busy; 8 
 TIMEOUT = 6  # seconds; while ranks start on a busy machine nothing moves for some
 SECONDS_TO_END = 15.0
 PATIENCE = None if ALL_START else 4.0  # seconds, in the place of the product's 20
-SECONDS_OF_GUARD = 25.0  # at most: mpi_spp/launch/guard.py
+SECONDS_OF_GUARD = 25.0  # at most: mpi_spp/launch/supervisor.py
 SYNCS = [
     (joint.decode, sync) for joint in joints(mesh_of(None, 3)) for sync in joint.syncs if joint.prefill == "pipeline"
 ]
@@ -46,7 +46,7 @@ def launch(
     python: str = sys.executable,
     patience: float | None = None,
 ) -> list[str]:
-    """The line of the documents, on the first host. `patience`: see mpi_spp/launch/guard.py; None: as it is."""
+    """The line of the documents, on the first host. `patience`: see mpi_spp/launch/supervisor.py; None: as it is."""
     words = ["launch", "--hostfile", str(network.hostfile), "--threads", "1", *options, "--", *command]
     program = [] if patience is None else [str(ROOT / "tests" / "impatient.py"), str(patience)]
     return network.hosts[0].line(*([python, *program, *words] if program else mpi_spp(*words, python=python)))

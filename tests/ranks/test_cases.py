@@ -18,14 +18,14 @@ from reference_models import prompt_of
 
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.mesh import parse_mesh
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.decoder import Stage
-from mpi_spp.report.timings import Clock
-from mpi_spp.schedule import Cost
-from mpi_spp.strategies import load_strategies
+from mpi_spp.parallel.mesh import parse_mesh
+from mpi_spp.parallel.schedule import Cost
+from mpi_spp.strategies.assignment import load_strategies
+from mpi_spp.system.timings import Clock
 
 NEW_TOKENS = 7  # caches grow on every rank
 # By how much a token's logit may be behind the best of one rank, whose logits spread by 1.5. In bfloat16 some logit of

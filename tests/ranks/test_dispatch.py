@@ -11,13 +11,13 @@ from mpi_spp.comm.dispatch import Dispatch, DispatchOfParts
 from mpi_spp.comm.world import World
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
-from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
 from mpi_spp.model.decoder import Stage
+from mpi_spp.model.loading.checkpoint import Checkpoint
+from mpi_spp.model.loading.weights import load_stage
 from mpi_spp.model.shard import Shard
-from mpi_spp.model.weights import load_stage
-from mpi_spp.partition import split_as, split_evenly
-from mpi_spp.shares import split_layer
+from mpi_spp.parallel.partition import split_as, split_evenly
+from mpi_spp.parallel.shares import split_layer
 
 pytestmark = pytest.mark.ranks(2, 3)
 

@@ -9,7 +9,6 @@ import pytest
 import torch
 from layer_shape import LayerShape
 
-from mpi_spp import registry
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.config import GRANULARITIES
@@ -18,14 +17,15 @@ from mpi_spp.kernels.cache import KeyLayout
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.kv.exchange import Exchange, Move
-from mpi_spp.kv.layout import Held, Region
-from mpi_spp.kv.rounds import ALL_LAYERS, plan_rounds
-from mpi_spp.mesh import Mesh
-from mpi_spp.model.store import cache_directory
-from mpi_spp.partition import Ranges, split_chunks, split_evenly
-from mpi_spp.phase import Phase, held_by, plan_phase
-from mpi_spp.shares import split_layer
-from mpi_spp.strategies import Plan
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.layout import Held, Region
+from mpi_spp.parallel.mesh import Mesh
+from mpi_spp.parallel.partition import Ranges, split_chunks, split_evenly
+from mpi_spp.parallel.phase import Phase, held_by, plan_phase
+from mpi_spp.parallel.rounds import ALL_LAYERS, plan_rounds
+from mpi_spp.parallel.shares import split_layer
+from mpi_spp.strategies.assignment import Plan
 
 pytestmark = [pytest.mark.ranks(2, 3), pytest.mark.smoke]
 

@@ -8,15 +8,15 @@ import pytest
 import reference_models
 from reference_models import NEW_TOKENS
 
-from mpi_spp import registry
 from mpi_spp.comm.world import World
 from mpi_spp.config import GRANULARITIES, RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
+from mpi_spp.engine.fan_out import decode_alone, fan_out, numbers_of, prefill_prefix
 from mpi_spp.errors import UserError
-from mpi_spp.fan_out import decode_alone, fan_out, numbers_of, prefill_prefix
 from mpi_spp.model.config import read_config
-from mpi_spp.report.timings import Clock
+from mpi_spp.parallel import registry
 from mpi_spp.request import Request
+from mpi_spp.system.timings import Clock
 
 pytestmark = pytest.mark.ranks(3)
 

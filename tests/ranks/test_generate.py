@@ -12,21 +12,22 @@ import torch
 from engines import one_rank_of
 from turns import every_other
 
-from mpi_spp import costs, registry
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import GRANULARITIES, KV_CACHE_DTYPES, QUANTIZE, RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine import costs
+from mpi_spp.engine.engine import Engine
 from mpi_spp.errors import UserError
 from mpi_spp.kernels.backends import is_native
 from mpi_spp.kernels.choice import working
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.mesh import Mesh
 from mpi_spp.model.config import read_config
-from mpi_spp.model.store import cache_directory
-from mpi_spp.report.timings import Clock
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.mesh import Mesh
+from mpi_spp.parallel.schedule import Cost
 from mpi_spp.request import Request
-from mpi_spp.schedule import Cost
-from mpi_spp.strategies import load_strategies
+from mpi_spp.strategies.assignment import load_strategies
+from mpi_spp.system.timings import Clock
 
 CHUNK_SIZES = (1, 7, 128, 4096)
 LARGEST_DISTANCE = 0.03  # of bfloat16 hidden states whose parts were added in another order
@@ -282,7 +283,7 @@ def test_quantised_weights_give_the_tokens_of_transformers_with_the_same_weights
 def cache_of_one_rank(engine: Engine, prompt_ids: list[int], chunk_size: int) -> KVCache:
     """What this rank computes with no communication at all."""
     from mpi_spp.model.batch import one_span
-    from mpi_spp.partition import split_chunks
+    from mpi_spp.parallel.partition import split_chunks
 
     layers = range(engine.model.num_hidden_layers)
     cache = engine.new_cache(len(prompt_ids))

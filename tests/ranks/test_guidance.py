@@ -15,26 +15,26 @@ from engines import one_rank_of
 from guided_reference import CASES, NAMES, clear_case
 from mpi4py import MPI
 
-from mpi_spp import registry
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
+from mpi_spp.engine.guidance import Guidance
+from mpi_spp.engine.teams import teams_of
 from mpi_spp.errors import UserError
-from mpi_spp.guidance import Guidance
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.plain import Plain
-from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
-from mpi_spp.model.store import cache_directory
-from mpi_spp.model.weights import load_stage
-from mpi_spp.partition import split_evenly
-from mpi_spp.report.timings import Clock
-from mpi_spp.sampling.greedy import Greedy
-from mpi_spp.sampling.guided import Guided
-from mpi_spp.sampling.sampler import Sampler
-from mpi_spp.strategies import load_strategies
-from mpi_spp.teams import teams_of
+from mpi_spp.model.loading.checkpoint import Checkpoint
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.model.loading.weights import load_stage
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.partition import split_evenly
+from mpi_spp.strategies.assignment import load_strategies
+from mpi_spp.strategies.sampling.greedy import Greedy
+from mpi_spp.strategies.sampling.guided import Guided
+from mpi_spp.strategies.sampling.sampler import Sampler
+from mpi_spp.system.timings import Clock
 
 FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 SIZE = the_world().size

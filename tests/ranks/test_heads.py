@@ -5,8 +5,8 @@ import torch
 from layer_shape import LayerShape
 
 from mpi_spp.comm.communicator import Communicator
-from mpi_spp.prefill._heads import HeadsOverRanks
-from mpi_spp.shares import Share, split_layer
+from mpi_spp.comm.heads import HeadsOverRanks
+from mpi_spp.parallel.shares import Share, split_layer
 
 pytestmark = pytest.mark.ranks(2, 5)
 

@@ -7,12 +7,12 @@ import pytest
 import torch
 from mpi4py import MPI
 
-from mpi_spp.comm.leases import Leases
+from mpi_spp.comm.deferred_free import Leases
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
 from mpi_spp.model.config import read_config
-from mpi_spp.report.timings import Clock
+from mpi_spp.system.timings import Clock
 
 pytestmark = pytest.mark.ranks(3)
 

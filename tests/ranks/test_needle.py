@@ -6,16 +6,16 @@ import pytest
 import smollm2
 import torch
 
-from mpi_spp import registry
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
 from mpi_spp.kernels.backends import is_native
 from mpi_spp.kernels.choice import working
 from mpi_spp.model.config import read_config
-from mpi_spp.model.store import cache_directory
-from mpi_spp.report.timings import Clock
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.parallel import registry
 from mpi_spp.request import Request
+from mpi_spp.system.timings import Clock
 
 FACT, QUESTION, ANSWER = (
     # Said twice: once is too little for a model of this size in 7,600 tokens, on one rank too.

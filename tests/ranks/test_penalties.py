@@ -8,10 +8,10 @@ import reference_models
 from engines import config_of, engine_of
 
 from mpi_spp.comm.world import World
-from mpi_spp.fan_out import fan_out
-from mpi_spp.guidance import Guidance
-from mpi_spp.report.timings import Clock
+from mpi_spp.engine.fan_out import fan_out
+from mpi_spp.engine.guidance import Guidance
 from mpi_spp.request import NO_PENALTIES, Penalties, Request
+from mpi_spp.system.timings import Clock
 
 PENALTIES = Penalties(repetition_penalty=penalized_reference.PENALTY)
 NEW_TOKENS = reference_models.NEW_TOKENS

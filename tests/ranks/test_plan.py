@@ -8,14 +8,15 @@ from turns import every_other
 
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
+from mpi_spp.entrypoints.opening import make_engine
 from mpi_spp.errors import UserError
-from mpi_spp.mesh import mesh_of
+from mpi_spp.forecast.forecast import forecast
+from mpi_spp.forecast.scenario import Scenario
+from mpi_spp.forecast.speeds import assumed
 from mpi_spp.model.config import read_config
-from mpi_spp.plan.forecast import forecast
-from mpi_spp.plan.setting import Setting
-from mpi_spp.plan.speeds import assumed
-from mpi_spp.report.timings import Clock
+from mpi_spp.parallel.mesh import mesh_of
+from mpi_spp.system.timings import Clock
 
 pytestmark = pytest.mark.ranks(3)
 
@@ -42,7 +43,7 @@ INSIDE = [(prefill, decode) for prefill in ("ring", "usp", "ulysses") for decode
 def kept_elsewhere(world: World, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Figures of tiny models, measured beside other tests, are nothing to remember."""
     directory = world.on_rank_0(lambda: tmp_path_factory.mktemp("kept"))
-    monkeypatch.setattr("mpi_spp.measuring.cache_directory", lambda: directory)
+    monkeypatch.setattr("mpi_spp.engine.measuring.cache_directory", lambda: directory)
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +55,7 @@ def open_engine(model: Path, world: World, **options: object) -> Engine:
     fixed = {"layer_split": "even", "chunk_size": 8}  # a rank may come out behind its like in these tests
     settings = {"model": str(model), "dtype": "float32", "device": "cpu", "threads": 1} | fixed | options
     shape = world.on_rank_0(lambda: read_config(model))
-    return Engine(RunConfig(**settings), shape, model, world, Clock(), PROMPT_TOKENS)
+    return make_engine(RunConfig(**settings), shape, model, world, Clock(), PROMPT_TOKENS)
 
 
 @pytest.mark.parametrize("prefill, decode, sync, options", CASES)
@@ -104,11 +105,11 @@ def check_bytes(model: Path, world: World, tolerance: float = 0.0, **options: ob
     assert len(list(engine.generate(ids, frozenset(), NEW_TOKENS))) == NEW_TOKENS
     hosts, facts = world.gather(world.host), engine.facts()
     mesh, dtype = mesh_of(engine.config.mesh, world.size), engine.stage.dtype
-    setting = Setting(
+    scenario = Scenario(
         engine.config, engine.model, mesh, hosts, dtype, facts["kernels"], PROMPT_TOKENS, NEW_TOKENS,
         assumed(engine.model, hosts),
     )  # fmt: skip
-    found = forecast(setting)
+    found = forecast(scenario)
     memory = found.memory[world.rank]
     assert (memory.weights, memory.cache) == (facts["weights_bytes"], facts["cache_bytes"])
     assert found.sync[world.rank].sent == facts["kv_bytes_sent"]

@@ -11,12 +11,12 @@ from mpi_spp.comm.operation import Operation
 from mpi_spp.comm.trace import Stopwatch, TimedOperation, observed_by
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.config import read_config
-from mpi_spp.partition import CONTEXT_SPLITS
-from mpi_spp.report.timings import Clock
+from mpi_spp.parallel.partition import CONTEXT_SPLITS
 from mpi_spp.request import Request
+from mpi_spp.system.timings import Clock
 
 pytestmark = pytest.mark.ranks(3)
 

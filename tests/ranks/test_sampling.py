@@ -15,14 +15,14 @@ from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.plain import Plain
-from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
-from mpi_spp.model.store import cache_directory
-from mpi_spp.model.weights import load_stage
-from mpi_spp.partition import split_evenly
-from mpi_spp.sampling.sampler import Sampler
-from mpi_spp.sampling.shard import NO_TOKEN, NOT_FINITE
-from mpi_spp.sampling.truncation import FIRST_COUNT
+from mpi_spp.model.loading.checkpoint import Checkpoint
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.model.loading.weights import load_stage
+from mpi_spp.parallel.partition import split_evenly
+from mpi_spp.strategies.sampling.sampler import Sampler
+from mpi_spp.strategies.sampling.shard import NO_TOKEN, NOT_FINITE
+from mpi_spp.strategies.sampling.truncation import FIRST_COUNT
 
 pytestmark = pytest.mark.ranks(2, 3)
 

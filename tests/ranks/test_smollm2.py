@@ -7,9 +7,9 @@ import engines
 import pytest
 import smollm2
 
-from mpi_spp import registry
 from mpi_spp.comm.world import World
 from mpi_spp.config import GRANULARITIES
+from mpi_spp.parallel import registry
 
 DAILY = [
     pytest.param({"prefill": "tensor", "decode": "tensor"}, marks=pytest.mark.ranks(2), id="tensor"),

@@ -13,17 +13,17 @@ import pytest
 import reference_models
 from engines import answers
 
-from mpi_spp import registry
 from mpi_spp.comm import shared
 from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import GRANULARITIES, RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
 from mpi_spp.errors import UserError
-from mpi_spp.mesh import Mesh, mesh_of
+from mpi_spp.instruments.report.experts import expert_load
 from mpi_spp.model.config import read_config
-from mpi_spp.report.experts import expert_load
-from mpi_spp.report.timings import Clock
-from mpi_spp.strategies import load_strategies
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.mesh import Mesh, mesh_of
+from mpi_spp.strategies.assignment import load_strategies
+from mpi_spp.system.timings import Clock
 
 CHUNK_SIZES = (7, 128, 1)
 WORLD_SIZE = the_world().size
@@ -102,7 +102,7 @@ def test_either_way_to_the_experts(
     name: str, pays: bool, models: Path, world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whatever the costs say; and the report counts every pair of a token and an expert once."""
-    monkeypatch.setattr("mpi_spp.connections.dispatch_pays", lambda rows, **what: pays)
+    monkeypatch.setattr("mpi_spp.engine.communicators.dispatch_pays", lambda rows, **what: pays)
     options = {"prefill": "tensor", "decode": "tensor"}
     engine = engine_of(models / name, world, settings_of(0, models / name, f"ep={world.size}", **options))
     prompt = reference_models.prompt_of(name, 37)

@@ -9,22 +9,22 @@ import pytest
 import reference_models
 from reference_models import NEW_TOKENS
 
-from mpi_spp import tracing as tracing_module
 from mpi_spp.comm import clock, mailbox
 from mpi_spp.comm.clock import compare_clocks
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.mailbox import Mailbox, collect
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
-from mpi_spp.engine import Engine
+from mpi_spp.engine.engine import Engine
 from mpi_spp.errors import UserError
+from mpi_spp.instruments.trace import recording as tracing_module
+from mpi_spp.instruments.trace.perfetto import placed, read_trace
+from mpi_spp.instruments.trace.recording import tracing
+from mpi_spp.instruments.trace.summary import summarize_trace
+from mpi_spp.instruments.trace.timeline import Event, Timeline, starts_of_messages
 from mpi_spp.model.config import read_config
-from mpi_spp.report.perfetto import placed, read_trace
-from mpi_spp.report.timed import timed
-from mpi_spp.report.timeline import Event, Timeline, starts_of_messages
-from mpi_spp.report.timings import Clock
-from mpi_spp.report.trace_summary import summarize_trace
-from mpi_spp.tracing import tracing
+from mpi_spp.system.timed import timed
+from mpi_spp.system.timings import Clock
 
 pytestmark = pytest.mark.ranks(3)
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from mpi_spp.comm.communicator import Communicator
-from mpi_spp.comm.life import lives
+from mpi_spp.comm.liveness.heartbeat import lives
+from mpi_spp.comm.liveness.watchdog import Watchdog
 from mpi_spp.comm.mailbox import Mailbox
-from mpi_spp.comm.watchdog import Watchdog
 from mpi_spp.comm.world import World, leave, the_world
-from mpi_spp.sync import ring
+from mpi_spp.strategies.sync import ring
 
 pytestmark = [
     pytest.mark.ranks(2, 4),

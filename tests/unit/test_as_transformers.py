@@ -12,9 +12,9 @@ from safetensors.torch import load_file, save_file
 from tiny_model import Tensors, build, configure, edit, our_tokens, tokens_of_transformers
 
 from mpi_spp.errors import UserError
-from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
-from mpi_spp.model.finite import weights_in_order
+from mpi_spp.model.loading.checkpoint import Checkpoint
+from mpi_spp.model.loading.finite import weights_in_order
 
 EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 FULL, SLIDING = "full_attention", "sliding_attention"

@@ -12,7 +12,7 @@ from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.merge import merge, nothing
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
 
 HEAD_DIM = 16
 SCALE = HEAD_DIM**-0.5  # a power of two: scaling the queries first rounds nothing

@@ -16,9 +16,9 @@ from mpi_spp.cli._bench_comm import parse_sizes
 from mpi_spp.comm.bench import OPERATIONS
 from mpi_spp.comm.bench.exchange import Exchange, data_of, memory_bytes, moved_bytes
 from mpi_spp.errors import UserError
-from mpi_spp.report.comm import case_of, comparisons, fits, gaps, print_comm
-from mpi_spp.report.comm_plot import plot_comm
-from mpi_spp.report.samples import compare
+from mpi_spp.instruments.report.comm import case_of, comparisons, fits, gaps, print_comm
+from mpi_spp.instruments.report.comm_plot import plot_comm
+from mpi_spp.instruments.report.samples import compare
 
 KIB, MIB = 1 << 10, 1 << 20
 

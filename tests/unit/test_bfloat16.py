@@ -10,11 +10,11 @@ import torch
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
-from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
-from mpi_spp.model.store import cache_directory
-from mpi_spp.model.weights import load_stage, whole_layers
-from mpi_spp.partition import split_chunks
+from mpi_spp.model.loading.checkpoint import Checkpoint
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.model.loading.weights import load_stage, whole_layers
+from mpi_spp.parallel.partition import split_chunks
 
 CHUNK_SIZE = 128
 

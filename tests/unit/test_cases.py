@@ -13,12 +13,12 @@ import pytest
 from cases import NONE, Case
 from design import Element
 
-from mpi_spp import registry
 from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.mesh import Mesh
-from mpi_spp.partition import CONTEXT_SPLITS
-from mpi_spp.strategies import load_strategies
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.mesh import Mesh
+from mpi_spp.parallel.partition import CONTEXT_SPLITS
+from mpi_spp.strategies.assignment import load_strategies
 
 SEEDS = (0, 20261128, 0xFFFFFFFF)
 SAMPLES = 2000

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from mpi_spp.errors import UserError
-from mpi_spp.model.checkpoint import Checkpoint
+from mpi_spp.model.loading.checkpoint import Checkpoint
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TENSORS = {"a": torch.arange(12.0).view(4, 3), "b": torch.ones(5)}

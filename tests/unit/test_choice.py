@@ -165,7 +165,7 @@ def test_another_processor_compiler_or_kernel_is_tried_anew(
     choice.trials(torch.bfloat16, tmp_path)
     choice.trials.cache_clear()
     if changed == "features":
-        monkeypatch.setattr("mpi_spp.cpu.features", lambda: frozenset({"sse2", "avx2"}))
+        monkeypatch.setattr("mpi_spp.system.cpu.features", lambda: frozenset({"sse2", "avx2"}))
     if changed == "compilers":
         monkeypatch.setenv("CC", "another")
     if changed == "sources":

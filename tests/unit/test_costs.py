@@ -6,8 +6,8 @@ from dataclasses import astuple
 
 import pytest
 
-from mpi_spp.costs import _LENGTHS, _POINTS, _read, fit, slowdowns, speed
-from mpi_spp.schedule import Cost
+from mpi_spp.engine.costs import _LENGTHS, _POINTS, _read, fit, slowdowns, speed
+from mpi_spp.parallel.schedule import Cost
 
 TRUE = Cost(512, 3e-4, 1e-7, 4e-5, 1.5e-8)
 

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from mpi_spp import cpu, lesser_cpu
 from mpi_spp.errors import UserError
+from mpi_spp.system import cpu, lesser_cpu
 
 IS_X86 = platform.machine() == "x86_64"
 
@@ -69,7 +69,7 @@ def test_an_empty_word_is_the_real_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_torch_believes_it_too() -> None:
     """In a process of its own: it looks once, when it is loaded."""
     program = (
-        "import mpi_spp, torch, json; from mpi_spp import cpu;"
+        "import mpi_spp, torch, json; from mpi_spp.system import cpu;"
         "print(json.dumps([torch.backends.cpu.get_cpu_capability(), cpu.instruction_sets()]))"
     )
     environment = os.environ | {cpu.VARIABLE: "sse2"}

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mpi_spp.comm.dispatch import rows_for
-from mpi_spp.partition import split_evenly
+from mpi_spp.parallel.partition import split_evenly
 
 
 @st.composite

@@ -7,12 +7,12 @@ import pytest
 from doctor_jobs import GIB, MPICH, OPEN_MPI, VERSIONS, eth, found, is_well, job_of, rank_on, the
 from rich.console import Console
 
-from mpi_spp.doctor.examine import examine
-from mpi_spp.doctor.facts import ClockOffset, Gpu, Link
-from mpi_spp.doctor.finding import Finding, Level, exit_status, failure_of
-from mpi_spp.doctor.shared_memory import is_fatal
-from mpi_spp.doctor.software import NOT_THERE
-from mpi_spp.report.findings import print_findings, ranges
+from mpi_spp.instruments.doctor.examine import examine
+from mpi_spp.instruments.doctor.facts import ClockOffset, Gpu, Link
+from mpi_spp.instruments.doctor.finding import Finding, Level, exit_status, failure_of
+from mpi_spp.instruments.doctor.shared_memory import is_fatal
+from mpi_spp.instruments.doctor.software import NOT_THERE
+from mpi_spp.instruments.report.findings import print_findings, ranges
 
 
 def test_a_healthy_job_is_well() -> None:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mpi_spp.doctor.facts import facts_here
-from mpi_spp.doctor.interfaces import Route, parse_routes, route_to
-from mpi_spp.doctor.machine import cores_of, cpus_online, listens_on, parse_cpus
-from mpi_spp.doctor.software import NOT_THERE
 from mpi_spp.errors import UserError
-from mpi_spp.limits import parse_meminfo, room_in_group
-from mpi_spp.model.fingerprint import digests
+from mpi_spp.instruments.doctor.facts import facts_here
+from mpi_spp.instruments.doctor.interfaces import Route, parse_routes, route_to
+from mpi_spp.instruments.doctor.machine import cores_of, cpus_online, listens_on, parse_cpus
+from mpi_spp.instruments.doctor.software import NOT_THERE
+from mpi_spp.model.loading.fingerprint import digests
+from mpi_spp.system.limits import parse_meminfo, room_in_group
 
 ROUTES = """Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT
 eth0\t00000000\t010200C0\t0003\t0\t0\t100\t00000000\t0\t0\t0

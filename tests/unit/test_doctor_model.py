@@ -7,8 +7,8 @@ import pytest
 import torch
 from doctor_jobs import GIB, eth, found, job_of, rank_on, the
 
-from mpi_spp.doctor.facts import Gpu, ModelFiles, RankFacts, Wanted
-from mpi_spp.doctor.finding import Level
+from mpi_spp.instruments.doctor.facts import Gpu, ModelFiles, RankFacts, Wanted
+from mpi_spp.instruments.doctor.finding import Level
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.rope import Rope
 

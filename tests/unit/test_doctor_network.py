@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from doctor_jobs import eth, found, job_of, rank_on, the
 
-from mpi_spp.doctor.facts import ClockOffset, JobFacts, Link
-from mpi_spp.doctor.finding import Level
-from mpi_spp.doctor.interfaces import Interface, Route
-from mpi_spp.doctor.job import rounds_of_pairs
+from mpi_spp.instruments.doctor.facts import ClockOffset, JobFacts, Link
+from mpi_spp.instruments.doctor.finding import Level
+from mpi_spp.instruments.doctor.interfaces import Interface, Route
+from mpi_spp.instruments.doctor.job import rounds_of_pairs
 
 
 def two_hosts(first: Sequence[Interface], second: Sequence[Interface], **facts: Any) -> JobFacts:

@@ -2,8 +2,8 @@
 
 from doctor_jobs import job_of, rank_on, the
 
-from mpi_spp.doctor.facts import Processor
-from mpi_spp.doctor.finding import Level
+from mpi_spp.instruments.doctor.facts import Processor
+from mpi_spp.instruments.doctor.finding import Level
 
 AVX2 = Processor("A laptop's CPU", ("avx", "avx2"), None, ("widened", "blockwise"), None, {})
 SERVER = Processor("A server's CPU", ("avx2", "amx_bf16"), None, ("plain", "native-amx"), "gcc 12.2.0", {})

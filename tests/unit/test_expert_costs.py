@@ -2,9 +2,9 @@
 
 import pytest
 
-from mpi_spp.plan.experts import dispatch_pays, dispatch_s
-from mpi_spp.plan.links import Group, Link, Links
-from mpi_spp.shares import Experts
+from mpi_spp.parallel.dispatch_cost import dispatch_pays, dispatch_s
+from mpi_spp.parallel.links import Group, Link, Links
+from mpi_spp.parallel.shares import Experts
 
 FREE = Link(0.0, 1e9)  # no latency: bytes alone decide
 

@@ -1,4 +1,4 @@
-"""Files that a user names: see mpi_spp/files.py."""
+"""Files that a user names: see mpi_spp/system/files.py."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mpi_spp.errors import UserError
-from mpi_spp.files import read_bytes, read_json, read_json_object, read_text
+from mpi_spp.system.files import read_bytes, read_json, read_json_object, read_text
 
 
 def refused(path: Path | str, most_bytes: int = 1000) -> str:
@@ -105,7 +105,7 @@ def test_standard_input_that_never_ends_is_refused(path: str, monkeypatch: pytes
 
 
 def test_a_dash_is_standard_input() -> None:
-    program = "from mpi_spp.files import read_text; print(read_text('--file', '-'))"
+    program = "from mpi_spp.system.files import read_text; print(read_text('--file', '-'))"
     done = subprocess.run([sys.executable, "-c", program], input=b"hello", capture_output=True, timeout=10)
     assert done.stdout == b"hello\n"
 

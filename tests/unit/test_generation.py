@@ -10,7 +10,7 @@ from reciting_model import make_tokenizer
 
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.model.generation import LEFT_OUT, NOT_BUILT, TAKEN, Generation, read_generation
+from mpi_spp.model.text.generation import LEFT_OUT, NOT_BUILT, TAKEN, Generation, read_generation
 from mpi_spp.request import Penalties
 
 BYTE_LEVEL = make_tokenizer()

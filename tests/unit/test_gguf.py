@@ -15,8 +15,8 @@ from gguf import GGUFWriter, RopeScalingType
 from tiny_gguf import CHAT_TEMPLATE, tiny_llama, write_gguf
 
 from mpi_spp.errors import UserError
-from mpi_spp.model.gguf import convert
-from mpi_spp.model.gguf_header import problem_of_merges
+from mpi_spp.model.loading.gguf import convert
+from mpi_spp.model.loading.gguf_header import problem_of_merges
 
 
 @pytest.fixture(scope="module")

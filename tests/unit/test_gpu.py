@@ -9,10 +9,10 @@ import torch
 from mpi_spp.comm.buffers import ThroughHost
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
-from mpi_spp.model.checkpoint import Checkpoint
 from mpi_spp.model.config import read_config
 from mpi_spp.model.decoder import Stage
-from mpi_spp.model.weights import load_stage, whole_layers
+from mpi_spp.model.loading.checkpoint import Checkpoint
+from mpi_spp.model.loading.weights import load_stage, whole_layers
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 

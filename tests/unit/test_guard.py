@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from mpi_spp.launch.sign import Sieve, new_sign
+from mpi_spp.launch.completion_marker import Sieve, new_sign
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 0.4
@@ -22,7 +22,7 @@ SIGN = new_sign()
 GIVE = f"echo {SIGN} >&2"
 GUARDED = """
 import os, sys
-from mpi_spp.launch.guard import run_guarded
+from mpi_spp.launch.supervisor import run_guarded
 sys.exit(run_guarded(["sh", "-c", sys.argv[1]], os.environ, sys.argv[2], float(sys.argv[3])))
 """
 
@@ -134,7 +134,7 @@ def test_a_signal_reaches_the_launcher_once(send: Any, variables: dict[str, str]
 
 def test_want_of_memory_is_named(variables: dict[str, str]) -> None:
     """By the kernel's count, which is another's here."""
-    counted = "import mpi_spp.launch.guard as guard\nguard.memory_kills = iter((4, 5)).__next__\nsys.exit"
+    counted = "import mpi_spp.launch.supervisor as guard\nguard.memory_kills = iter((4, 5)).__next__\nsys.exit"
     lacking = GUARDED.replace("sys.exit", counted)
     for status, is_told in ((137, True), (2, False)):
         program = [sys.executable, "-c", lacking, f"exit {status}", SIGN, str(PATIENCE)]

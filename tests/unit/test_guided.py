@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from transformers import UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 from mpi_spp.config import RunConfig
+from mpi_spp.engine.teams import teams_of
 from mpi_spp.errors import UserError
-from mpi_spp.sampling.guided import GuidedHead
-from mpi_spp.teams import teams_of
+from mpi_spp.strategies.sampling.guided import GuidedHead
 
 SCALES = (1.5, 7.0, 0.0, -1.0, 0.5)
 TABLE = 5 * torch.randn(2, 40, generator=torch.Generator().manual_seed(3))

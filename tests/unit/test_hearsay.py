@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from mpi_spp.comm.hearsay import Hearsay, Word, listeners
+from mpi_spp.comm.liveness.gossip import Hearsay, Word, listeners
 
 SIZES = [2, 3, 4, 5, 6, 7, 8, 31, 64, 100]
 

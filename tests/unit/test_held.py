@@ -3,8 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpi_spp.kv.layout import EVERYTHING, Held
-from mpi_spp.partition import CONTEXT_SPLITS, split_chunks, split_positions
+from mpi_spp.parallel.layout import EVERYTHING, Held
+from mpi_spp.parallel.partition import CONTEXT_SPLITS, split_chunks, split_positions
 
 
 @given(

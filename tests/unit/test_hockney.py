@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mpi_spp.report.hockney import Hockney, fit
+from mpi_spp.instruments.report.hockney import Hockney, fit
 
 SIZES = [1024 * 4**step for step in range(9)]
 ALPHA, BETA = 5e-6, 8e9

@@ -11,7 +11,7 @@ from mpi_spp.kernels.backends import is_native
 from mpi_spp.kernels.cache import COLUMNS, quantize_heads
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kv.cache import KVCache
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
 LAYOUTS = {"plain": COLUMNS}

@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpi_spp import start
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.launcher import Launcher, Vendor, find_launcher, identify
@@ -25,6 +24,7 @@ from mpi_spp.launch.line import (
     without_lone_colons,
 )
 from mpi_spp.launch.placement import Place, local_numbers, one_cpu_per_core, place
+from mpi_spp.system import start
 
 ROOT = Path(__file__).parents[2]
 PLACEMENT = " ".join(start.words("mpi_spp.launch.placement"))

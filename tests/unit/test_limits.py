@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mpi_spp.limits import cpu_quota, memory_available, memory_kills, within_quota
+from mpi_spp.system.limits import cpu_quota, memory_available, memory_kills, within_quota
 
 
 def tree(root: Path, groups: str, files: dict[str, str]) -> Path:

@@ -9,7 +9,7 @@ from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.linear import Activation
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.kernels.quantized import dequantize, quantize
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
 
 CPU, KERNELS = torch.device("cpu"), cache_directory() / "kernels"
 CASES = [

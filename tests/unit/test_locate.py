@@ -9,9 +9,9 @@ import pytest
 from huggingface_hub.utils import filter_repo_objects
 
 from mpi_spp.errors import UserError
-from mpi_spp.model.index import INDEX, SINGLE
-from mpi_spp.model.locate import locate
-from mpi_spp.model.store import store_path
+from mpi_spp.model.loading.hub import store_path
+from mpi_spp.model.loading.index import INDEX, SINGLE
+from mpi_spp.model.loading.locate import locate
 
 
 @pytest.fixture(autouse=True)

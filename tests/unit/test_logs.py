@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mpi_spp.errors import UserError
-from mpi_spp.report.logs import log_to_directory
+from mpi_spp.system.logs import log_to_directory
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def test_a_new_directory_and_a_new_file(tmp_path: Path) -> None:
     directory.mkdir(parents=True)
     (directory / "rank3.log").write_text("of the last run")
     log_to_directory(str(directory), 3)
-    logging.getLogger("mpi_spp.engine").info("prefill_end at %.3f s", 1.5)
+    logging.getLogger("mpi_spp.engine.engine").info("prefill_end at %.3f s", 1.5)
     (line,) = (directory / "rank3.log").read_text().splitlines()
     assert line.endswith("INFO prefill_end at 1.500 s")
 

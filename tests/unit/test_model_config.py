@@ -12,7 +12,7 @@ import torch
 
 from mpi_spp.errors import UserError
 from mpi_spp.model.config import ModelConfig, read_config
-from mpi_spp.shares import Experts
+from mpi_spp.parallel.shares import Experts
 
 DEFAULTS = {
     "model_type": "llama",

@@ -1,7 +1,6 @@
 """What only the native kernels promise: rows that do not depend on one another, and a library that builds."""
 
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -10,54 +9,28 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_layers import (
+    ALIKE,
+    OTHERS,
+    copy_of,
+    equal,
+    made,
+    random_cache,
+    random_layer,
+    random_rotation,
+)
 
-from mpi_spp import cpu
-from mpi_spp.kernels.attention import Heads, Rotation
+from mpi_spp.kernels.attention import Heads
 from mpi_spp.kernels.attention import attention as attend
 from mpi_spp.kernels.cache import LayerCache, quantize_heads
-from mpi_spp.kernels.layer import FusedSpan, HeadsPart, Layer, MLPPart
+from mpi_spp.kernels.layer import FusedSpan
 from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.plain import Plain
-from mpi_spp.kernels.trial import dtype_name_of
-from mpi_spp.kv.cache import KVCache
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
 
 pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2, or 64-bit ARM")
-
-
-OF_INTEGERS = ("avx512vnni", "avxvnni")  # which have products with quantised weights of their own, and nothing else
-ALIKE = [name for name in library.runnable() if name not in ("amx", "avx512bf16", "neon-bf16")]  # in float32
-OF_OTHERS = "a" if platform.machine() == "aarch64" else "neon"  # how variants of the other machine begin
-
-
-OTHERS = [  # float32 and float16: the best variant, and the one for the most CPUs
-    (name, dtype)
-    for dtype in (torch.float32, torch.float16)
-    for name in dict.fromkeys(library.runnable(dtype)[:1] + library.runnable(dtype)[-1:])
-]
-FORMS = (
-    OTHERS[:1]
-    + OTHERS[-1:]
-    + [
-        (name, torch.bfloat16)
-        for name in library.VARIANTS
-        if name not in OF_INTEGERS and not name.startswith(OF_OTHERS)
-    ]
-)
-
-
-@pytest.fixture(scope="module", params=FORMS, ids=lambda form: f"{form[0]}-{dtype_name_of(form[1])}")
-def native(request: pytest.FixtureRequest) -> Native:
-    name, dtype = request.param
-    if missing := set(library.VARIANTS[name]) - cpu.features():
-        pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
-    return made(name, dtype)
-
-
-def made(name: str, dtype: torch.dtype) -> Native:
-    return Native(library.load(name, cache_directory() / "kernels", dtype), dtype=dtype)
 
 
 @pytest.mark.parametrize("rows", [2, 12, 13, 240, 301])
@@ -145,37 +118,6 @@ def error_of(native: Native) -> float:
     return 8 * torch.finfo(native.dtype).eps + 4e-6
 
 
-def random_rotation(tokens: int, size: int) -> Rotation:
-    angles = torch.rand(tokens, size // 2) * 6
-    return torch.cat([angles.cos()] * 2, -1), torch.cat([-angles.sin(), angles.sin()], -1)
-
-
-def random_cache(
-    backend: Plain, num_groups: int, size: int, length: int, capacity: int, dtype: torch.dtype
-) -> LayerCache:
-    """So many random positions; what lies behind is poison."""
-    whole = KVCache(range(1), range(num_groups), capacity, size, dtype, layout=backend.key_layout)
-    for part in (whole.keys, whole.values, whole.scales):
-        if part is not None:
-            part.fill_(99 if part.dtype == torch.int8 else float("nan"))
-    cache = whole.of_layer(0)
-    cache.store(0, *torch.randn(2, length, num_groups, size).to(dtype if dtype != torch.int8 else torch.bfloat16))
-    return cache
-
-
-def copy_of(cache: LayerCache) -> LayerCache:
-    return LayerCache(*(None if part is None else part.clone() for part in cache[:4]), cache.layout)
-
-
-def equal(ours: LayerCache, theirs: LayerCache, stop: int) -> bool:
-    """To the bit, up to a position."""
-    keys = [cache.layout.read(cache.keys, 0, stop) for cache in (ours, theirs)]
-    others = [
-        torch.equal(a[:, :stop], b[:, :stop]) for a, b in zip(ours[1:4], theirs[1:4], strict=True) if a is not None
-    ]
-    return torch.equal(*keys) and all(others)
-
-
 def test_scales_of_no_head_and_of_a_broken_one(native: Native) -> None:
     """Zeros, numbers too small for a scale, for an exact scale, and a NaN, which must not look like a number."""
     size = 32
@@ -247,28 +189,6 @@ def test_halves_of_a_layer_make_up_the_whole(native: Native, tokens: int) -> Non
     torch.testing.assert_close(together + brought, kept)
     fused(hidden, *inputs)
     assert torch.equal(hidden, kept)
-
-
-def random_layer(backend: Native) -> Layer:
-    """32 numbers wide, 4 query and 2 key/value heads of 16."""
-
-    def product(out_features: int, in_features: int) -> torch.Tensor:
-        return torch.randn(out_features, in_features).to(backend.dtype) / in_features**0.5
-
-    return Layer(
-        backend.norm(torch.rand(32).to(backend.dtype), 1e-6),
-        HeadsPart(
-            backend.linear(product(8 * 16, 32), None),
-            backend.attention(Heads(4, 2, 16, 0.25), None, None),
-            backend.linear(product(32, 64), None),
-            range(2),
-        ),
-        backend.norm(torch.rand(32).to(backend.dtype), 1e-6),
-        MLPPart(
-            backend.gated(product(2 * 48, 32), None, torch.nn.functional.silu, 48),
-            backend.linear(product(32, 48), None),
-        ),
-    )
 
 
 def test_a_norm_of_one_row_is_that_of_many(native: Native) -> None:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.quantized import QuantizedWeight, dequantize, quantize
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
 
 pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2, or 64-bit ARM")
 

@@ -10,10 +10,10 @@ import torch
 from emulated import CROSS, MISSING, Case, driver_for, driver_here, emulated, results_of, run_driver
 from object_code import references_to_stack
 
-from mpi_spp import cpu
 from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.linear import ADD_FLOAT32, SILU_MUL, STORE_ELEMENTS, STORE_FLOAT32
 from mpi_spp.kernels.quantized import dequantize, quantize
+from mpi_spp.system import cpu
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: a compiler for ARM, and an emulator")
 VARIANTS = {"neon": "cortex-a72", "neon-dotprod": "cortex-a76", "neon-i8mm": "max"}  # and an old CPU that can run it

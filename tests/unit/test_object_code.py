@@ -6,7 +6,7 @@ import pytest
 from object_code import references_to_stack
 
 from mpi_spp.kernels.native import library
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
 
 FLOATS, INTEGERS = r"vfmadd|vdpbf16ps", r"(\{vex\} )?(vpmaddwd|vpdpwssd|vpmaddubsw|vpdpbusd|vdpbf16ps)"
 # Of each variant: the fewest loops there must be, the most references to the stack in one, of tiles and of codes.

@@ -1,4 +1,4 @@
-"""Files that a user asks for: see mpi_spp/outputs.py."""
+"""Files that a user asks for: see mpi_spp/system/outputs.py."""
 
 import os
 import stat
@@ -8,7 +8,7 @@ import pytest
 from full_disk import files_no_larger_than
 
 from mpi_spp.errors import UserError
-from mpi_spp.outputs import require_different, require_writable, write_text, written
+from mpi_spp.system.outputs import require_different, require_writable, write_text, written
 
 
 def refused(path: str | Path) -> str:
@@ -98,10 +98,10 @@ def test_a_directory_that_takes_no_new_file(tmp_path: Path, monkeypatch: pytest.
     def refuse(*ignored: object) -> None:
         raise OSError(16, "Device or resource busy")
 
-    monkeypatch.setattr("mpi_spp.outputs.os.replace", refuse)
+    monkeypatch.setattr("mpi_spp.system.outputs.os.replace", refuse)
     write_text("--json", path, "new")
     assert path.read_text() == "new"
-    monkeypatch.setattr("mpi_spp.outputs._part", lambda *ignored: None)
+    monkeypatch.setattr("mpi_spp.system.outputs._part", lambda *ignored: None)
     require_writable("--json", path)
     write_text("--json", path, "newer")
     assert path.read_text() == "newer" and len(list(tmp_path.iterdir())) == 1

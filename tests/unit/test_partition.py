@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpi_spp.partition import (
+from mpi_spp.parallel.partition import (
     CONTEXT_SPLITS,
     Ranges,
     rows_of,

@@ -9,12 +9,12 @@ from transformers import RepetitionPenaltyLogitsProcessor
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
-from mpi_spp.partition import split_evenly
+from mpi_spp.parallel.partition import split_evenly
 from mpi_spp.request import Penalties
-from mpi_spp.sampling.greedy import Greedy
-from mpi_spp.sampling.guided import Guided
-from mpi_spp.sampling.penalties import Seen
-from mpi_spp.sampling.sampler import Sampler
+from mpi_spp.strategies.sampling.greedy import Greedy
+from mpi_spp.strategies.sampling.guided import Guided
+from mpi_spp.strategies.sampling.penalties import Seen
+from mpi_spp.strategies.sampling.sampler import Sampler
 
 VOCAB_SIZE, PROMPT, ANSWER = 50, [3, 3, 41, 7, 0], [7, 49, 49, 12]
 SCORES = 3 * torch.randn(40, VOCAB_SIZE, generator=torch.Generator().manual_seed(0))

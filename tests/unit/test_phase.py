@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layer_shape import LayerShape
 
-from mpi_spp import registry
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.kv.layout import Region
-from mpi_spp.mesh import Mesh, mesh_of, parse_mesh
-from mpi_spp.partition import split_evenly
-from mpi_spp.phase import Phase, layout_of, needed, plan_phase
-from mpi_spp.shares import Experts, split_layer
-from mpi_spp.strategies import load_strategies, plan_phases
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.layout import Region
+from mpi_spp.parallel.mesh import Mesh, mesh_of, parse_mesh
+from mpi_spp.parallel.partition import split_evenly
+from mpi_spp.parallel.phase import Phase, layout_of, needed, plan_phase
+from mpi_spp.parallel.shares import Experts, split_layer
+from mpi_spp.strategies.assignment import load_strategies, plan_phases
 
 LAYERS = 12
 

@@ -9,37 +9,37 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
-from mpi_spp import registry
 from mpi_spp.cli.plan import command
 from mpi_spp.config import QUANTIZE, RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.forecast import choice
+from mpi_spp.forecast.forecast import forecast
+from mpi_spp.forecast.scenario import Scenario
+from mpi_spp.forecast.speeds import assumed
+from mpi_spp.forecast.sync import joints
 from mpi_spp.kernels.quantized import BITS, quantize
 from mpi_spp.launch.hostfile import parse_hosts, read_hostfile
-from mpi_spp.mesh import Mesh
 from mpi_spp.model.arithmetic import bytes_of_weights
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.sizes import _quantized, sizes_of
-from mpi_spp.partition import split_evenly
-from mpi_spp.plan import choice
-from mpi_spp.plan.forecast import forecast
-from mpi_spp.plan.links import Link, Links
-from mpi_spp.plan.setting import Setting
-from mpi_spp.plan.speeds import assumed
-from mpi_spp.plan.sync import joints
+from mpi_spp.model.loading.sizes import _quantized, sizes_of
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.links import Link, Links
+from mpi_spp.parallel.mesh import Mesh
+from mpi_spp.parallel.partition import split_evenly
 
 PAIRS = list(itertools.product(*map(registry.choices, ("prefill", "decode"))))
 
 
-def setting_of(model: ModelConfig, num_ranks: int, prefill: str, decode: str, **options: object) -> Setting:
+def setting_of(model: ModelConfig, num_ranks: int, prefill: str, decode: str, **options: object) -> Scenario:
     config = RunConfig(model="some", prefill=prefill, decode=decode, chunk_size=128, **options)
     hosts = ["here"] * num_ranks
     speeds = assumed(model, hosts)
     mesh = Mesh(pp=num_ranks)
-    return Setting(config, model, mesh, hosts, torch.float32, "plain", 1024, 128, speeds, program_bytes=0)
+    return Scenario(config, model, mesh, hosts, torch.float32, "plain", 1024, 128, speeds, program_bytes=0)
 
 
-def limited(setting: Setting, limit: int) -> Setting:
-    return replace(setting, limits=dict.fromkeys(setting.hosts, limit))
+def limited(scenario: Scenario, limit: int) -> Scenario:
+    return replace(scenario, limits=dict.fromkeys(scenario.hosts, limit))
 
 
 @pytest.mark.parametrize("num_ranks", (1, 2, 3, 5))
@@ -122,7 +122,7 @@ def test_ulysses_exchanges_heads_twice_a_layer(model: ModelConfig) -> None:
     assert [rank.sent for rank in found.prefill] == [heads, heads + last]
     assert found.prefill[0].messages == 8 * 2 * model.num_hidden_layers + 1
     assert found.moved is None
-    sizes, slices = found.setting.sizes(), split_evenly(model.vocab_size, 2)
+    sizes, slices = found.scenario.sizes(), split_evenly(model.vocab_size, 2)
     layers = [rank.weights - sizes.of_head(rows) for rank, rows in zip(found.memory, slices, strict=True)]
     assert layers == [model.num_hidden_layers * sizes.of_shares(1)[0]] * 2
 
@@ -135,9 +135,9 @@ def test_every_pair_is_joined() -> None:
 
 @pytest.mark.parametrize("percent", (90, 75, 60))
 def test_what_is_named_instead_fits(model: ModelConfig, percent: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    setting = setting_of(model, 2, "pipeline", "replicated")
-    need = sum(rank.total for rank in forecast(setting).memory)
-    tight = limited(setting, need * percent // 100)
+    scenario = setting_of(model, 2, "pipeline", "replicated")
+    need = sum(rank.total for rank in forecast(scenario).memory)
+    tight = limited(scenario, need * percent // 100)
     named = []
     monkeypatch.setattr(choice, "_fits", lambda tried, fits=choice._fits: fits(tried) and not named.append(tried))
     with pytest.raises(UserError, match="would fit"):
@@ -146,28 +146,28 @@ def test_what_is_named_instead_fits(model: ModelConfig, percent: int, monkeypatc
 
 
 def test_auto_takes_the_fastest_that_fits(model: ModelConfig) -> None:
-    setting = setting_of(model, 2, "auto", "auto")
-    free = choice.choose(setting)
+    scenario = setting_of(model, 2, "auto", "auto")
+    free = choice.choose(scenario)
     assert free.best.request_s == min(free.seconds.values())
     assert len(free.seconds) == len(PAIRS)
     need = sum(rank.total for rank in forecast(setting_of(model, 2, "pipeline", "replicated")).memory)
-    tight = choice.choose(limited(setting, need - 1))
+    tight = choice.choose(limited(scenario, need - 1))
     assert tight.best.lacking is None and "did not fit" in tight.reason
     with pytest.raises(UserError, match="--max-memory"):
-        choice.choose(limited(setting, 1000))
+        choice.choose(limited(scenario, 1000))
 
 
 @pytest.mark.parametrize("fast, expected", [(True, "chunk"), (False, "layer")])
 def test_auto_syncs_after_every_layer_where_the_link_is_busy(model: ModelConfig, fast: bool, expected: str) -> None:
     """For more than a third of the prefill: measured in benchmarks/RESULTS.md."""
-    setting = replace(setting_of(model, 2, "pipeline", "replicated"), hosts=["a", "b"])
-    found = forecast(setting)
+    scenario = replace(setting_of(model, 2, "pipeline", "replicated"), hosts=["a", "b"])
+    found = forecast(scenario)
     rate = found.sync[0].sent / found.times.prefill * (4 if fast else 2)  # bytes a second that take so much of it
-    links = Links(setting.speeds.links.inside, Link(0.0, rate))
-    open_ = replace(setting.config, sync_granularity="auto")
-    setting = replace(setting, config=open_, speeds=replace(setting.speeds, links=links))
-    chosen = choice.choose(setting)
-    assert chosen.best.setting.config.sync_granularity == chosen.as_data()["sync_granularity"] == expected
+    links = Links(scenario.speeds.links.inside, Link(0.0, rate))
+    open_ = replace(scenario.config, sync_granularity="auto")
+    scenario = replace(scenario, config=open_, speeds=replace(scenario.speeds, links=links))
+    chosen = choice.choose(scenario)
+    assert chosen.best.scenario.config.sync_granularity == chosen.as_data()["sync_granularity"] == expected
     assert chosen.reason.endswith(f"--sync-granularity {expected}")
 
 

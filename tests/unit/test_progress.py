@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mpi_spp.report import progress
-from mpi_spp.report.progress import Progress, Steps, track
+from mpi_spp.system import progress
+from mpi_spp.system.progress import Progress, Steps, track
 
 
 class Terminal(io.StringIO):

@@ -10,8 +10,8 @@ from reciting_model import END, START, make_tokenizer
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.prompt import negative_token_ids, prompt_token_ids
-from mpi_spp.model.tokenizer import load_tokenizer
+from mpi_spp.model.text.prompt import negative_token_ids, prompt_token_ids
+from mpi_spp.model.text.tokenizer import load_tokenizer
 
 VOCAB_SIZE = 258  # 256 bytes and two special tokens
 POSITIONS = 200

@@ -12,8 +12,8 @@ from mpi_spp.kernels.backends import is_native
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.linear import Activation
 from mpi_spp.kernels.quantized import BITS, SlicedLinear, alternating, dequantize, quantize
-from mpi_spp.model.quantized import QuantizedStore
-from mpi_spp.model.store import cache_directory
+from mpi_spp.model.loading.hub import cache_directory
+from mpi_spp.model.loading.quantized import QuantizedStore
 
 CPU, KERNELS = torch.device("cpu"), cache_directory() / "kernels"
 CASES = [(dtype, name) for dtype in (torch.float32, torch.bfloat16) for name in backends(dtype, CPU, KERNELS)]

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from reciting_model import make_tokenizer
 
 from mpi_spp.config import RunConfig
+from mpi_spp.engine.fan_out import numbers_of, shared_length
 from mpi_spp.errors import UserError
-from mpi_spp.fan_out import numbers_of, shared_length
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.model.prompt import prompt_token_ids
-from mpi_spp.model.questions import Question, read_questions
 from mpi_spp.model.rope import DynamicScaling
+from mpi_spp.model.text.prompt import prompt_token_ids
+from mpi_spp.model.text.questions import Question, read_questions
 
 POSITIONS, VOCAB_SIZE = 100, 258
 DYNAMIC = DynamicScaling(10000.0, 2.0, max_position_embeddings=20)

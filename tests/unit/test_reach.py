@@ -10,7 +10,7 @@ import pytest
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.launcher import Launcher
-from mpi_spp.launch.reach import require_hosts
+from mpi_spp.launch.preflight import require_hosts
 
 OPEN_MPI = Launcher(("mpirun",), "openmpi", 5)
 ASKED = "-o BatchMode=yes -o ConnectTimeout=10"

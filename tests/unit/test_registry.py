@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from mpi_spp import registry, sync
 from mpi_spp.errors import UserError
+from mpi_spp.parallel import registry
+from mpi_spp.strategies import sync
 
 
 def test_the_strategies_that_the_documents_name() -> None:

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 from layer_shape import LayerShape
 
 from mpi_spp.config import GRANULARITIES
-from mpi_spp.kv.layout import Region
-from mpi_spp.kv.rounds import ALL_LAYERS, Block, Round, plan_rounds
-from mpi_spp.mesh import Mesh, positions, stages
-from mpi_spp.partition import Ranges, split_chunks, split_evenly, split_positions
-from mpi_spp.phase import Phase, plan_phase
-from mpi_spp.shares import split_layer
+from mpi_spp.parallel.layout import Region
+from mpi_spp.parallel.mesh import Mesh, positions, stages
+from mpi_spp.parallel.partition import Ranges, split_chunks, split_evenly, split_positions
+from mpi_spp.parallel.phase import Phase, plan_phase
+from mpi_spp.parallel.rounds import ALL_LAYERS, Block, Round, plan_rounds
+from mpi_spp.parallel.shares import split_layer
 
 Moment = tuple[int, int]  # tick, layers of it that are done
 

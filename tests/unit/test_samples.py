@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from mpi_spp.cli import commands
 from mpi_spp.errors import UserError
-from mpi_spp.report.samples import compare, describe, ratio_bounds
+from mpi_spp.instruments.report.samples import compare, describe, ratio_bounds
 
 
 def result(**cases: list[float]) -> dict[str, Any]:

@@ -14,11 +14,11 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.config import RunConfig
-from mpi_spp.sampling.greedy import Greedy
-from mpi_spp.sampling.noise import gumbel, random_words, stream_key
-from mpi_spp.sampling.sampler import Sampler
-from mpi_spp.sampling.selection import selection_of, with_seed
-from mpi_spp.sampling.truncation import FIRST_COUNT
+from mpi_spp.strategies.sampling.greedy import Greedy
+from mpi_spp.strategies.sampling.noise import gumbel, random_words, stream_key
+from mpi_spp.strategies.sampling.sampler import Sampler
+from mpi_spp.strategies.sampling.selection import selection_of, with_seed
+from mpi_spp.strategies.sampling.truncation import FIRST_COUNT
 
 DRAWS = 10_000
 LOGITS = torch.tensor([0.3, 2.0, -1.0, 1.5, 0.0, 1.2, -4.0, 1.9, 0.7, -0.2])

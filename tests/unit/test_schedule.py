@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpi_spp.partition import split_as, split_chunks, split_evenly
-from mpi_spp.schedule import Cost, makespan, plan_chunks, split_by_cost
+from mpi_spp.parallel.partition import split_as, split_chunks, split_evenly
+from mpi_spp.parallel.schedule import Cost, makespan, plan_chunks, split_by_cost
 
 LAYER = Cost(longest=512, per_chunk=3e-4, per_prefix=1e-8, per_token=4e-5, per_pair=1.5e-8)  # of a 135M model
 rates = st.floats(0, 1, allow_subnormal=False)

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from layer_shape import LayerShape
 
-from mpi_spp.shares import Experts, Share, heads_among, kv_heads_of, split_balanced, split_layer
+from mpi_spp.parallel.shares import Experts, Share, heads_among, kv_heads_of, split_balanced, split_layer
 
 SMOLLM2 = LayerShape(576, 1536, 9, 3, 64)
 QWEN3 = LayerShape(1024, 3072, 16, 8, 128)

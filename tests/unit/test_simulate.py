@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from mpi_spp.cli._setting import _LINKS
+from mpi_spp.cli._scenario import _LINKS
 from mpi_spp.cli.simulate import _DEVICES, command
 from mpi_spp.errors import UserError
-from mpi_spp.mesh import Mesh
-from mpi_spp.plan.devices import DEVICES
-from mpi_spp.plan.links import PRESETS
-from mpi_spp.plan.simulation import hosts_of, knee, mesh_for
+from mpi_spp.forecast.devices import DEVICES
+from mpi_spp.forecast.simulation import hosts_of, knee, mesh_for
+from mpi_spp.parallel.links import PRESETS
+from mpi_spp.parallel.mesh import Mesh
 
 
 @pytest.fixture(autouse=True)

@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from mpi_spp import start
 from mpi_spp.cli.launch import command
 from mpi_spp.errors import UserError
 from mpi_spp.launch import slurm
 from mpi_spp.launch.hostfile import Host
 from mpi_spp.launch.line import LaunchRequest
 from mpi_spp.launch.slurm import Allocation, batch_script
+from mpi_spp.system import start
 
 ROOT = Path(__file__).parents[2]
 CLUSTERS = ROOT / "docs" / "clusters.md"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mpi_spp import start
+from mpi_spp.system import start
 
 ROOT = Path(__file__).parents[2]
 NAMES = (

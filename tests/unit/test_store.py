@@ -14,7 +14,7 @@ from tiny_gguf import tiny_llama, write_gguf, write_wheel
 
 from mpi_spp.cli.model import command
 from mpi_spp.errors import UserError
-from mpi_spp.model import store
+from mpi_spp.model.loading import hub as store
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from reciting_model import END, START, make_tokenizer
 
-from mpi_spp.model.prompt import TextStream
+from mpi_spp.model.text.prompt import TextStream
 
 BYTE_LEVEL = make_tokenizer()  # as Llama 3, SmolLM2 and Qwen
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from mpi_spp.report.fan_out import print_fan_out, summarize_fan_out
-from mpi_spp.report.guidance import sequences_of
-from mpi_spp.report.summary import print_tables, summarize
+from mpi_spp.instruments.report.fan_out import print_fan_out, summarize_fan_out
+from mpi_spp.instruments.report.guidance import sequences_of
+from mpi_spp.instruments.report.summary import print_tables, summarize
 
 MOMENTS = [  # of rank 0 and of the last rank, whose clocks began at different times
     {"prefill_start": 2.0, "prefill_end": 2.5, "sync_end": 3.25, "first_token": 3.5, "decode_end": 5.5},

@@ -10,16 +10,16 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mpi_spp import registry
 from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.forecast.scenario import Layout, Scenario, lay_out, position_bytes
+from mpi_spp.forecast.speeds import assumed
+from mpi_spp.forecast.sync import Moved, moved_by
 from mpi_spp.kv.exchange import takes_for_host
-from mpi_spp.kv.rounds import Round, plan_rounds
-from mpi_spp.mesh import Mesh
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.plan.setting import Layout, Setting, lay_out, position_bytes
-from mpi_spp.plan.speeds import assumed
-from mpi_spp.plan.sync import Moved, moved_by
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.mesh import Mesh
+from mpi_spp.parallel.rounds import Round, plan_rounds
 
 MESHES = [Mesh(pp=pp, tp=tp) for pp, tp in itertools.product((1, 2, 3), (1, 2)) if pp * tp > 1]
 PAIRS = [
@@ -85,19 +85,19 @@ def test_counts_are_those_of_the_rounds(
     config = RunConfig(
         model="some", prefill=prefill, decode=decode, sync_strategy=sync, sync_granularity=granularity, chunk_size=7
     )
-    setting = Setting(config, model, mesh, hosts, torch.float32, "plain", tokens, 1, assumed(model, hosts))
+    scenario = Scenario(config, model, mesh, hosts, torch.float32, "plain", tokens, 1, assumed(model, hosts))
     try:
-        layout = lay_out(setting)
+        layout = lay_out(scenario)
     except UserError:
         return  # a layout that no sync has to join, such as one stage of tensor shards to tensor shards
-    moved, plan = moved_by(setting, layout), layout.plan
+    moved, plan = moved_by(scenario, layout), layout.plan
     if plan.prefill.regions == plan.decode.regions:
         assert moved is None
         return
     assert moved is not None
     stages = [place.stage for place in plan.prefill.places]
     rounds = plan_rounds(granularity, plan.prefill.regions, stages, layout.chunks, layout.made)
-    check(moved, rounds, sync, layout, hosts, position_bytes(setting))
+    check(moved, rounds, sync, layout, hosts, position_bytes(scenario))
 
 
 def check(moved: Moved, rounds: list[Round], sync: str, layout: Layout, hosts: list[str], row: int) -> None:

@@ -1,10 +1,10 @@
-"""Tables for people: see mpi_spp/report/tables.py."""
+"""Tables for people: see mpi_spp/instruments/report/tables.py."""
 
 import io
 
 import pytest
 
-from mpi_spp.report.tables import console, table, tables_of
+from mpi_spp.instruments.report.tables import console, table, tables_of
 
 
 def lines_of(*made: object) -> list[str]:

@@ -9,8 +9,8 @@ from reciting_model import make_tokenizer
 
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.model.prompt import is_chat
-from mpi_spp.model.template import ChatTemplate
+from mpi_spp.model.text.prompt import is_chat
+from mpi_spp.model.text.template import ChatTemplate
 
 USER = {"role": "user", "content": "hi <|im_end|> é"}
 CALL = {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {"a": [1, "é"]}}}]}

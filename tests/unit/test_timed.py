@@ -1,6 +1,6 @@
 """What is timed while somebody keeps it, and only then."""
 
-from mpi_spp.report.timed import TimedWork, keeping_timed, timed
+from mpi_spp.system.timed import TimedWork, keeping_timed, timed
 
 
 def test_the_inner_ends_before_the_outer() -> None:

@@ -7,16 +7,16 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mpi_spp import registry
 from mpi_spp.config import GRANULARITIES, RunConfig
-from mpi_spp.mesh import Mesh
+from mpi_spp.forecast.forecast import Forecast, forecast
+from mpi_spp.forecast.scenario import Scenario
+from mpi_spp.forecast.speeds import Speeds, StepCost
+from mpi_spp.forecast.steps import Measured, fit_alone, fit_step, is_steady
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.plan.forecast import Forecast, forecast
-from mpi_spp.plan.links import Group, Link, Links, Sums
-from mpi_spp.plan.setting import Setting
-from mpi_spp.plan.speeds import Speeds, StepCost
-from mpi_spp.plan.steps import Measured, fit_alone, fit_step, is_steady
-from mpi_spp.schedule import Cost
+from mpi_spp.parallel import registry
+from mpi_spp.parallel.links import Group, Link, Links, Sums
+from mpi_spp.parallel.mesh import Mesh
+from mpi_spp.parallel.schedule import Cost
 
 FREE = Link(0.0, float("inf"))
 NO_LINKS = Links(FREE, FREE)
@@ -35,7 +35,7 @@ def forecast_of(model: ModelConfig, hosts: str, prefill: str, decode: str, **cha
         model="some", prefill=prefill, decode=decode, **{"chunk_size": 64, "layer_split": "even"} | changes
     )
     all_speeds = Speeds(**filled, links=links, origins={})
-    return forecast(Setting(config, model, mesh, list(hosts), torch.float32, "plain", TOKENS, NEW, all_speeds))
+    return forecast(Scenario(config, model, mesh, list(hosts), torch.float32, "plain", TOKENS, NEW, all_speeds))
 
 
 def test_one_rank_computes_everything(model: ModelConfig) -> None:
@@ -43,7 +43,7 @@ def test_one_rank_computes_everything(model: ModelConfig) -> None:
     layers = model.num_hidden_layers
     assert found.times.prefill == pytest.approx(layers * TOKENS * 1e-3)
     assert found.times.sync == 0
-    sizes = found.setting.sizes()
+    sizes = found.scenario.sizes()
     cache = 2 * model.num_key_value_heads * model.head_dim * 4 * (TOKENS + NEW // 2)
     choice = sizes.of_head(range(model.vocab_size)) / 1e9 + model.vocab_size * 1e-6
     token = 1e-3 + layers * (1e-4 + (sizes.of_shares(1)[0] + cache) / 1e9) + choice

@@ -11,7 +11,7 @@ import pytest
 from reciting_model import make_tokenizer
 
 from mpi_spp.errors import UserError
-from mpi_spp.model.tokenizer import load_tokenizer, require_room, token_ids
+from mpi_spp.model.text.tokenizer import load_tokenizer, require_room, token_ids
 
 BYTE_LEVEL = make_tokenizer()
 

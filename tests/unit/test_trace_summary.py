@@ -14,12 +14,12 @@ import pytest
 from rich.console import Console
 
 from mpi_spp.errors import UserError
-from mpi_spp.report.critical_path import Segment, critical_path
-from mpi_spp.report.perfetto import placed, read_trace, write_trace
-from mpi_spp.report.states import pieces_of
-from mpi_spp.report.timeline import Event, Timeline
-from mpi_spp.report.trace_plot import write_plot
-from mpi_spp.report.trace_summary import print_trace_summary, summarize_trace
+from mpi_spp.instruments.trace.critical_path import Segment, critical_path
+from mpi_spp.instruments.trace.perfetto import placed, read_trace, write_trace
+from mpi_spp.instruments.trace.plot import write_plot
+from mpi_spp.instruments.trace.states import pieces_of
+from mpi_spp.instruments.trace.summary import print_trace_summary, summarize_trace
+from mpi_spp.instruments.trace.timeline import Event, Timeline
 
 MS = 1_000_000
 HIDDEN, SUM = "replica: 0 to 1, tag 0 #0", "replica: sum of 0,1 #0"

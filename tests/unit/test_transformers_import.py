@@ -10,7 +10,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from mpi_spp.model.config import read_config
-from mpi_spp.model.tokenizer import load_tokenizer
+from mpi_spp.model.text.tokenizer import load_tokenizer
 
 directory = Path(sys.argv[1])
 read_config(directory)

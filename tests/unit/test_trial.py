@@ -134,7 +134,7 @@ def test_kernels_of_a_better_processor_are_never_loaded(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though a folder that is shared by machines of two kinds holds them."""
-    monkeypatch.setattr("mpi_spp.cpu.features", lambda: frozenset({"sse2", "avx"}))
+    monkeypatch.setattr("mpi_spp.system.cpu.features", lambda: frozenset({"sse2", "avx"}))
     monkeypatch.setattr("ctypes.CDLL", None)
     with pytest.raises(NoKernels, match=r"this CPU has no \w"):
         library.load(name, tmp_path)

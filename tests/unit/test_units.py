@@ -6,7 +6,7 @@ import pytest
 
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import memory_limits, read_hostfile
-from mpi_spp.units import limits_by_host, memory_warnings, parse_bytes, parse_limit, show_bytes
+from mpi_spp.system.units import limits_by_host, memory_warnings, parse_bytes, parse_limit, show_bytes
 
 
 @pytest.mark.parametrize("text, count", [("8GiB", 8 << 30), ("500MB", 500_000_000), ("2g", 2 << 30), ("512", 512)])

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from mpi_spp.comm.environment import DEBUG_RANK, limit
-from mpi_spp.comm.hearsay import Word
+from mpi_spp.comm.liveness.gossip import Word
+from mpi_spp.comm.liveness.watchdog import Finding, Watchdog
 from mpi_spp.comm.operation import Operation
-from mpi_spp.comm.watchdog import Finding, Watchdog
 
 TIMEOUT = 10
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 
-from mpi_spp import cpu
 from mpi_spp.kernels.native.compiler import compiled
+from mpi_spp.system import cpu
 
 # Options of the compiler by what the CPU must have, as Linux calls it.
 _AVX2 = {name: f"-m{name}" for name in ("avx2", "fma", "f16c")}

@@ -1,0 +1,1 @@
+"""Load, prefill, sync, decode: sequences in, tokens out, the same on every rank."""

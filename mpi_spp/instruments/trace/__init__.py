@@ -1,0 +1,1 @@
+"""What all ranks did, on one clock: recorded, written, summed up and drawn."""

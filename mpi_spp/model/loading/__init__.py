@@ -1,0 +1,1 @@
+"""From files on disk to weights: names, formats, sizes."""

@@ -1,0 +1,1 @@
+"""Who computes and holds what: pure values, without torch and MPI, the same on all ranks."""
