@@ -74,12 +74,13 @@ INLINE void exact_rows(const Matrix *w, int bits, const uint8_t *from, Inputs x,
     PairSums sums[EXACT_ROWS];
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) sums[r] = no_pairs();
+    Places places = places_of((const int16_t *)x.numbers + g * w->group, 2 * width);
 #pragma GCC unroll 1
-    for (index_t k = 0; k < w->group; k += 8) {
-      const uint8_t *codes = from + k * 2 * bits;
+    for (const uint8_t *codes = from, *end = from + bytes; codes < end; codes += 16 * bits) {
       if (rows < 3) fetch_ahead(codes);
       if (rows < 3 && bits == 8) fetch_ahead(codes + 64);
-      add_pairs(bits, codes, (const int16_t *)x.numbers + g * w->group + k, width, sums, rows);
+      add_pairs(bits, codes, places, 2 * width, sums, rows);
+      places = behind_places(places, 8 * sizeof(int16_t), rows);
     }
     settle_pairs(sums, rows);
     floats scales = load_half(from + bytes);

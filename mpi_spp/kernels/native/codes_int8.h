@@ -80,10 +80,13 @@ INLINE void block_of_dots(const Matrix *w, index_t group, const uint8_t *from, I
       words sums[BLOCK_ROWS];
 #pragma GCC unroll 12
       for (int r = 0; r < rows; r++) sums[r] = no_words();
+      const uint8_t *codes = from + dot * MOST_DOTS * 8, *end = from + smaller(group, (dot + 1) * MOST_DOTS) * 8;
+      Places places = places_of((const int8_t *)x.numbers + g * group + dot * MOST_DOTS, width);
 #pragma GCC unroll 1
-      for (index_t k = dot * MOST_DOTS; k < smaller(group, (dot + 1) * MOST_DOTS); k += 8) {
-        if (rows < 3) fetch_ahead(from + k * 8);
-        add_eight(from + k * 8, (const int8_t *)x.numbers + g * group + k, width, sums, rows);
+      for (; codes < end; codes += 64) {
+        if (rows < 3) fetch_ahead(codes);
+        add_eight(codes, places, width, sums, rows);
+        places = behind_places(places, 8, rows);
       }
       settle_rows(sums, rows);
 #pragma GCC unroll 12

@@ -42,13 +42,14 @@ INLINE Parts parts_of_inputs(int bits, const int16_t *x) {
 #define ADD_LOWER_0(quad) ADD_LOWER(quad, 0)
 #define ADD_LOWER_1(quad) ADD_LOWER(quad, 1)
 
-/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` apart. */
-INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *inputs, index_t width, PairSums *sums, int rows) {
+/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` bytes apart. */
+INLINE void add_pairs(int bits, const uint8_t *from, Places places, index_t width, PairSums *sums, int rows) {
+  const char *inputs = places.first;
   uint32x4_t more = vdupq_n_u32(bits == 4 ? 0 : 0x80808080);
   Parts x[2];
 #pragma GCC unroll 2
   for (int r = 0; r < rows; r++) {
-    x[r] = parts_of_inputs(bits, inputs + r * width);
+    x[r] = parts_of_inputs(bits, (const int16_t *)(inputs + r * width));
     if (bits == 8) sums[r].inputs = vdot_u32(sums[r].inputs, x[r].lower, vdup_n_u8(1));
   }
   words codes = bits == 4 ? load_words(from) : fours_of_codes(from), all_of = codes;
@@ -69,7 +70,8 @@ INLINE floats floats_of_pairs(int bits, PairSums sums) {
 }
 
 /* The same with inputs of 8 bits, and codes of 4. */
-INLINE void add_eight(const uint8_t *from, const int8_t *x, index_t width, words *sums, int rows) {
+INLINE void add_eight(const uint8_t *from, Places places, index_t width, words *sums, int rows) {
+  const int8_t *x = (const int8_t *)places.first;
   words codes = load_words(from);
   words left = OF_EACH(words, low_nibbles_of_16, codes), right = OF_EACH(words, high_nibbles_of_16, codes);
 #pragma GCC unroll 4

@@ -46,17 +46,18 @@ INLINE Codes codes_of(int bits, const uint8_t *from) {
   ADD_BY(operation, (sums).quad, vreinterpretq_s8_u32(codes.second.quad), inputs, 1)
 
 /* Inputs as the two parts, in the order of nibbles where the codes are such. */
-INLINE int8x8_t upper_part(int bits, const int16_t *x) {
-  int8x8_t part = vshrn_n_s16(vld1q_s16(x), 8);
+INLINE int8x8_t upper_part(int bits, const char *x) {
+  int8x8_t part = vshrn_n_s16(vld1q_s16((const int16_t *)x), 8);
   return bits == 8 ? part : vtbl1_s8(part, vreinterpret_s8_u8(vld1_u8(NIBBLES)));
 }
-INLINE uint8x8_t lower_part(int bits, const int16_t *x) {
-  uint8x8_t part = vmovn_u16(vreinterpretq_u16_s16(vld1q_s16(x)));
+INLINE uint8x8_t lower_part(int bits, const char *x) {
+  uint8x8_t part = vmovn_u16(vreinterpretq_u16_s16(vld1q_s16((const int16_t *)x)));
   return bits == 8 ? part : vtbl1_u8(part, vld1_u8(NIBBLES));
 }
 
-/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` apart. */
-INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *x, index_t width, PairSums *sums, int rows) {
+/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` bytes apart. */
+INLINE void add_pairs(int bits, const uint8_t *from, Places places, index_t width, PairSums *sums, int rows) {
+  const char *x = places.first;
   Codes codes = codes_of(bits, from);
 #pragma GCC unroll 2
   for (int r = 0; r + 1 < rows; r += 2, x += 2 * width) {
@@ -80,7 +81,8 @@ INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *x, index_t w
 }
 
 /* The same with inputs of 8 bits, and codes of 4. */
-INLINE void add_eight(const uint8_t *from, const int8_t *x, index_t width, words *sums, int rows) {
+INLINE void add_eight(const uint8_t *from, Places places, index_t width, words *sums, int rows) {
+  const int8_t *x = (const int8_t *)places.first;
   Codes codes = codes_of(4, from);
 #pragma GCC unroll 2
   for (int r = 0; r + 1 < rows; r += 2, x += 2 * width) {

@@ -41,6 +41,14 @@ INLINE words fours_of_codes(const uint8_t *from) {
                  vreinterpretq_u32_u16(vzip2q_u16(left_too, right_too))};
 }
 
+/* Where inputs of rows are. */
+typedef struct {
+  const char *first;
+} Places;
+
+INLINE Places places_of(const void *x, index_t width) { return (void)width, (Places){x}; }
+INLINE Places behind_places(Places at, index_t bytes, int rows) { return (void)rows, (Places){at.first + bytes}; }
+
 /* The compiler may not add up in another order, for which it would want more registers than there are. */
 #define KEEP_ORDER(sum) __asm__("" : "+w"((sum).a), "+w"((sum).b), "+w"((sum).c), "+w"((sum).d))
 
@@ -73,11 +81,12 @@ INLINE floats floats_of_pairs(int bits, PairSums sums) {
     KEEP_ORDER(sums[r]);                                                            \
   }
 
-/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` apart. */
-INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *x, index_t width, PairSums *sums, int rows) {
+/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` bytes apart. */
+INLINE void add_pairs(int bits, const uint8_t *from, Places places, index_t width, PairSums *sums, int rows) {
+  const char *x = places.first;
   int16x8_t inputs[4];
 #pragma GCC unroll 4
-  for (int r = 0; r < rows; r++) inputs[r] = vld1q_s16(x + r * width);
+  for (int r = 0; r < rows; r++) inputs[r] = vld1q_s16((const int16_t *)(x + r * width));
   if (bits == 4) {
     uint16x8x2_t left = vld2q_u16((const uint16_t *)from), right = vld2q_u16((const uint16_t *)from + 16);
     uint16x8_t low = vdupq_n_u16(15);
@@ -109,7 +118,8 @@ INLINE uint32x4_t add_products(uint32x4_t sum, uint32x4_t left, uint32x4_t right
 }
 
 /* The same with inputs of 8 bits, and codes of 4. */
-INLINE void add_eight(const uint8_t *from, const int8_t *x, index_t width, words *sums, int rows) {
+INLINE void add_eight(const uint8_t *from, Places places, index_t width, words *sums, int rows) {
+  const int8_t *x = (const int8_t *)places.first;
   int8x8_t first[4], second[4];
 #pragma GCC unroll 4
   for (int r = 0; r < rows; r++) {
