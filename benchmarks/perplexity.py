@@ -44,6 +44,7 @@ class Case:
 
 CASES = {
     "float32": Case(torch.float32),
+    "float16": Case(torch.float16),
     "bfloat16": Case(),
     "int8 KV cache": Case(cache=torch.int8),
     "int8, groups of 32": Case(scheme="int8"),

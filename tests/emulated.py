@@ -19,7 +19,7 @@ CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
 MISSING = " and ".join(name for name in (CROSS, EMULATOR) if shutil.which(name) is None)
 _SOURCES = Path(library.__file__).parent
 _DRIVER = Path(__file__).parent / "native_driver.c"
-_MOST_SECONDS = 60
+_MOST_SECONDS = 120
 
 
 @dataclass(frozen=True)
