@@ -93,8 +93,8 @@ def attention(dtype: torch.dtype) -> Iterator[Case]:
             sizes = (tokens, groups, heads, size)
             inputs = (qkv.to(dtype), *rotation, *norms, queries, *cache)
             yield Case("rotate", (*sizes, start, capacity), inputs, (1e-6, 0.3))
-            queries, output = torch.randn(queries.shape).bfloat16(), torch.zeros(tokens, groups * heads, size)
-            yield Case("attend", (*sizes, start, window, capacity), (queries, output.bfloat16(), *cache))
+            queries, output = torch.randn(queries.shape).to(dtype), torch.zeros(tokens, groups * heads, size)
+            yield Case("attend", (*sizes, start, window, capacity), (queries, output.to(dtype), *cache))
             seen = (*sizes, start, window, 7, start, capacity)
             yield Case("attend_part", seen, (queries, output, torch.zeros(tokens, groups * heads), *cache))
 
