@@ -19,6 +19,7 @@ from mpi_spp.strategies.sampling.greedy import Greedy
 from mpi_spp.strategies.sampling.noise import gumbel, random_words, stream_key
 from mpi_spp.strategies.sampling.sampler import Sampler
 from mpi_spp.strategies.sampling.selection import selection_of, with_seed
+from mpi_spp.strategies.sampling.shard import NOT_FINITE
 from mpi_spp.strategies.sampling.truncation import FIRST_COUNT
 
 DRAWS = 4000
@@ -136,6 +137,28 @@ def test_a_temperature_near_0_is_greedy(alone: Communicator, temperature: float,
 def test_a_huge_temperature_is_uniform(alone: Communicator, temperature: float, top_p: float) -> None:
     counts = np.bincount(draws(alone, Sampler(temperature, 0, top_p, 1), LOGITS, 2000), minlength=len(LOGITS))
     assert chi_squared(counts, np.full(len(LOGITS), 0.1)) < 5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_best_of_a_row_is_the_same_alone_and_among_others(alone: Communicator, dtype: torch.dtype) -> None:
+    """Ties, near ones, and rows with other magnitudes beside them; scores of 32 rows are computed at once."""
+    torch.manual_seed(3)
+    table = torch.randn(70, 200) * torch.logspace(-2, 3, 70)[:, None]
+    table[:, 150] = table[:, 7] = table.amax(dim=1) * 1.0001
+    table[5, 9], table[6, 9] = float("nan"), 1e30
+    calls: list[int] = []
+
+    class Counting(score_table.ScoreTable):
+        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+            calls.append(len(hidden))
+            return super().logits(hidden)
+
+    head, hidden = Counting(table, dtype, range(200)), score_table.hidden_of(table)
+    together = Greedy().select(head, hidden, alone, range(70), [0] * 70)
+    assert calls == [32, 32, 6]
+    each = [Greedy().select(head, row, alone, [0], [0]) for row in hidden.split(1)]
+    assert torch.equal(together, torch.cat(each))
+    assert together.tolist() == [NOT_FINITE if row == 5 else 9 if row == 6 else 7 for row in range(70)]
 
 
 def test_random_words_are_splitmix64s() -> None:

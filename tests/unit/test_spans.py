@@ -107,3 +107,24 @@ def test_a_chunk_beside_running_sequences_is_what_it_is_alone(stage: Stage) -> N
             alone.append(stage.forward(own, one_span(span.positions, span.cache, span.sequence_length), layers))
         assert torch.equal(torch.cat(alone), found[-1])
     assert torch.equal(*found)
+
+
+def test_scores_of_a_row_are_the_same_among_others(stage: Stage) -> None:
+    """So one product for all rows chooses the tokens that a product a row would."""
+    torch.manual_seed(1)
+    hidden = torch.randn(40, 32)
+    scores = stage.logits(hidden)
+    assert all(
+        torch.equal(stage.logits(row), of_row) for row, of_row in zip(hidden.split(1), scores.split(1), strict=True)
+    )
+
+
+def test_angles_of_a_row_are_the_same_among_others(stage: Stage) -> None:
+    cache = stage.new_cache(range(4), 64)
+    spans = tuple(
+        Span(range(row, row + 1), position, cache, 64) for row, position in enumerate((63, 0, 17, 5, 60, 31, 1))
+    )
+    together = stage._rotation(Batch(spans, stage.device))
+    for span in spans:
+        alone = stage._rotation(one_span(span.positions, cache, 64))
+        assert all(torch.equal(span.of(ours), theirs) for ours, theirs in zip(together, alone, strict=True))

@@ -30,16 +30,19 @@ static int each_for_itself(const Run *run) { return run->batch->tokens <= MOST_R
 
 static void lay_out(Run *run, Memory *memory) {
   index_t tokens = run->batch->tokens;
-  size_t inner = 0, width = 0, x = 0, room = 0;
+  size_t x = 0, inner = 0, width = 0, room = 0;
   for (index_t i = 0; i < run->count; i++) {
     const Layer *layer = run->layers[i];
-    const Matrix *products[] = {&layer->qkv, &layer->output, &layer->gate_up, &layer->down};
-    for (int p = run->halves & ATTENTION ? 0 : 2; p < (run->halves & MLP ? 4 : 2); p++) {
-      room = larger(room, product_bytes(products[p], tokens));
-      x = larger(x, products[p]->in);
-      inner = larger(inner, products[p]->out);
+    const Heads *heads = &layer->heads;
+    if (run->halves & ATTENTION) {
+      x = larger(x, layer->qkv.in), inner = larger(inner, layer->qkv.out);
+      room = larger(room, larger(product_bytes(&layer->qkv, tokens), product_bytes(&layer->output, tokens)));
+      width = larger(width, heads->groups * heads->heads * heads->size);
     }
-    width = larger(width, layer->heads.groups * layer->heads.heads * layer->heads.size);
+    if (run->halves & MLP) {
+      x = larger(x, layer->gate_up.in), inner = larger(inner, layer->down.in);
+      room = larger(room, larger(product_bytes(&layer->gate_up, tokens), product_bytes(&layer->down, tokens)));
+    }
   }
   run->inner = take_bytes(memory, tokens * inner * sizeof(element));
   run->queries = take_bytes(memory, tokens * width * sizeof(element));
@@ -87,6 +90,7 @@ static void run_all(void *of) {
  * caches. keep: outputs are added to hidden; else they take its place, since another rank adds them to it. All layers have
  * heads of the same shape. Returns 0, or 1 when there is no memory. */
 int run_layers(const Layer *const *layers, index_t count, float *hidden, const Batch *batch, int halves, int keep) {
+  if (!batch->tokens) return 0;
   Run run = {.layers = layers, .count = count, .batch = batch, .hidden = hidden, .halves = halves, .keep = keep};
   Memory memory = {0};
   lay_out(&run, &memory);
