@@ -14,7 +14,7 @@ class Scheduler:
             raise ValueError(f"most must be at least 1, got {most}")
         if ticks is not None and ticks < 1:
             raise ValueError(f"ticks must be at least 1, got {ticks}")
-        self._most, self._ticks = most, ticks
+        self._most, self.ticks = most, ticks
         self._was_prefill = False
 
     def room(self, under_way: int, has_to_wait: bool = False) -> int | None:
@@ -28,6 +28,6 @@ class Scheduler:
 
         So many are in either phase. Neither waits for more than one turn of the other, but for what `ticks` None says.
         """
-        waits = decoding > 0 and self._ticks is not None and self._was_prefill
+        waits = decoding > 0 and self.ticks is not None and self._was_prefill
         self._was_prefill = prefilling > 0 and not waits
         return self._was_prefill
