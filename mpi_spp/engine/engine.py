@@ -141,7 +141,7 @@ class Engine:
         most: int | None = None,
     ) -> Iterator[tuple[int, int]]:
         """Yield a request's number with its next token, on every rank: see `Loop`. `most` at once; None: all."""
-        return Loop(self, InOrder(requests), Scheduler(most), between, fail).tokens()
+        return Loop(self, InOrder(requests), Scheduler(most, together=self.config.is_guided), between, fail).tokens()
 
     def decode(
         self,

@@ -1,6 +1,6 @@
 """The order of things, step by step: requests come, are prefilled, make tokens, and go."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,6 +34,7 @@ class Loop:
         self._engine, self._source, self._scheduler = engine, source, scheduler
         self._between, self._fail = between, fail
         self._prefilling, self._decoding = engine.new_prefilling(), engine.new_decoding()
+        self._ready: list[Prefilled] = []  # to be decoded
         self._running: dict[int, SequenceState] = {}
         self._alive, self._dropped = set[int](), set[int]()  # numbers: not finished; and no longer wanted
         self._count = 0  # of those that have come
@@ -77,16 +78,18 @@ class Loop:
         """Some ticks of the prompts that are prefilled, or a token of those that are decoded; of none, nothing."""
         given: Selected = ([], no_tokens())
         if self._scheduler.prefills_next(len(self._prefilling), len(self._running)):
-            if done := self._prefilling.advance(self._scheduler.ticks):
-                given = self._join(done)
+            self._ready += self._prefilling.advance(self._scheduler.ticks)
+            if self._ready and self._scheduler.join_now(len(self._prefilling)):
+                given = self._join()
         elif self._running:
             given = self._decoding.step()
         for number in self._dropped & self._running.keys():
             self._running[number].finished = True
         return given
 
-    def _join(self, done: Sequence[Prefilled]) -> Selected:
+    def _join(self) -> Selected:
         """Let requests whose prefill is done join those that are decoded."""
+        done, self._ready = self._ready, []
         for one in done:
             self._engine.note(one)
             self._between()
