@@ -2,7 +2,7 @@
 
 import asyncio
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,18 @@ def make_app(
 ) -> FastAPI:
     """`model`: what /v1/models tells of it. `stream`: what turns the tokens of one more choice into text."""
     app = FastAPI(title="mpi-spp", version=mpi_spp.__version__, docs_url=None, redoc_url=None)
-    metrics, turn = Metrics(), asyncio.Lock()
+    metrics = Metrics()
+    _add_facts(app, model, bridge, metrics)
+    _add_work(app, reader, model, limits, lambda asked: Answers(asked, bridge, metrics, stream))
+    _guard(app, limits)
+    return app
+
+
+def _add_work(
+    app: FastAPI, reader: Reader, model: dict[str, Any], limits: Limits, answers_to: Callable[[Asked], Answers]
+) -> None:
+    """What reads a body."""
+    turn = asyncio.Lock()
 
     async def read(request: Request, how: Callable[[bytes], Any]) -> Any:
         """One body at a time, in a thread: tokenizers and templates are not for several."""
@@ -47,7 +58,7 @@ def make_app(
 
     async def answered(request: Request, how: Callable[[bytes], Asked]) -> Response:
         asked: Asked = await read(request, how)
-        answers = Answers(asked, bridge, metrics, stream)
+        answers = answers_to(asked)
         answers.submit()
         if asked.streams:
             return StreamingResponse(answers.events(), media_type="text/event-stream", headers=_AT_ONCE)
@@ -70,6 +81,10 @@ def make_app(
     async def detokenize(request: Request) -> dict[str, Any]:
         return {"prompt": await read(request, reader.text)}
 
+
+def _add_facts(app: FastAPI, model: dict[str, Any], bridge: Bridge, metrics: Metrics) -> None:
+    """What is told of the server."""
+
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
         return {"object": "list", "data": [model]}
@@ -91,9 +106,6 @@ def make_app(
     @app.get("/metrics")
     async def told() -> Response:
         return Response(metrics.text(bridge.num_waiting, bridge.num_running), media_type="text/plain; version=0.0.4")
-
-    _guard(app, limits)
-    return app
 
 
 _AT_ONCE = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}  # proxies should hold no event back
@@ -132,15 +144,11 @@ def _error(refused: Refused) -> Response:
 async def _body(request: Request, most: int) -> bytes:
     """Raises Refused for one that is too long, before all of it is read."""
     content = bytearray()
-    async for part in _parts(request):
+    async for part in request.stream():
         content += part
         if len(content) > most:
             raise Refused(413, f"the body has more than {most} bytes; ask for less at once")
     return bytes(content)
-
-
-def _parts(request: Request) -> AsyncIterator[bytes]:
-    return request.stream()
 
 
 async def _while_there(request: Request, work: Awaitable[Any]) -> Any:
