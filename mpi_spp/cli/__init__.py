@@ -16,8 +16,8 @@ from mpi_spp.cli._debug import wait_for_debugger_if_asked
 from mpi_spp.cli._streams import OutputLost, take_streams
 from mpi_spp.comm.environment import launched_rank, launched_size, limit
 from mpi_spp.config import default_of
-from mpi_spp.errors import UserError
-from mpi_spp.launch.completion_marker import give_sign
+from mpi_spp.errors import AgreedExit, UserError
+from mpi_spp.launch.completion_marker import give_sign, take_sign
 from mpi_spp.system import cpu
 
 # Of objects made and not freed, before Python looks for garbage. At its usual 700 that takes a tenth of the time to the
@@ -56,6 +56,7 @@ def main() -> NoReturn:
     output cannot be written the status is 2, or as after SIGPIPE when its reader has left.
     """
     take_streams()
+    sign = take_sign()
     try:
         try:
             _run()
@@ -64,9 +65,16 @@ def main() -> NoReturn:
     except OutputLost as lost:
         _leave_without_output(lost)
     except SystemExit as leave:
-        if leave.code == 0 and launched_rank() == 0:
-            give_sign()
+        if sign and (not leave.code or isinstance(leave, AgreedExit)):
+            _leave_by_sign(sign, int(leave.code or 0))
         raise
+
+
+def _leave_by_sign(sign: str, status: int) -> NoReturn:
+    """Tell `launch` the status and leave with 0: of any other one launchers write a paragraph."""
+    if launched_rank() == 0:
+        give_sign(sign, status)
+    sys.exit(0)
 
 
 def _run() -> NoReturn:
@@ -78,6 +86,7 @@ def _run() -> NoReturn:
         cpu.believed()  # refuses a word that is none
         wait_for_debugger_if_asked()
         commands(prog_name="mpi-spp", standalone_mode=False)
+        _leave()
     except click.exceptions.Exit as leave:
         sys.exit(leave.exit_code)
     except click.UsageError as error:
@@ -92,7 +101,6 @@ def _run() -> NoReturn:
         raise
     except Exception:
         _abort()
-    _leave()
     sys.exit(0)
 
 
@@ -115,7 +123,7 @@ def _leave_with(error: UserError) -> NoReturn:
             leave_together(error, limit(default_of("timeout")))
     if launched_rank() == 0:
         print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
-    sys.exit(2)
+    raise AgreedExit(2)
 
 
 def _leave_without_output(lost: OutputLost) -> NoReturn:

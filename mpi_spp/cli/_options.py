@@ -16,12 +16,12 @@ from mpi_spp.config import (
     KV_CACHE_DTYPES,
     LAYER_SPLITS,
     MOST_SECONDS,
-    MOST_TOKENS,
     QUANTIZE,
     default_of,
 )
 from mpi_spp.parallel import registry
 from mpi_spp.parallel.partition import CONTEXT_SPLITS
+from mpi_spp.request import MOST_TOKENS
 from mpi_spp.system.files import parse_json
 from mpi_spp.system.units import MemoryLimit, parse_limit
 
@@ -57,7 +57,9 @@ class Number(click.FloatRange):
 
 
 TOKENS = click.IntRange(1, MOST_TOKENS)  # of a prompt or an answer
-AMOUNT = Number(1e-9, 1e15)  # of a rate, a share or a time to reckon with
+# To reckon with: beyond all that was ever built, and within what comes out as figures that mean something.
+GBIT_PER_S, MICROSECONDS = Number(1e-5, 1e6), Number(1e-3, 1e7)
+TFLOPS, GB_PER_S, PERCENT = Number(1e-6, 1e6), Number(1e-3, 1e6), Number(0, 100)
 
 
 def run_option(name: str, help_text: str, **settings: Any) -> Decorator:
@@ -243,7 +245,12 @@ model_options = together(
         type=click.Choice(ACTIVATIONS),
     ),
     device_options,
-    run_option("--kernels", "Arithmetic of the layers; auto: what is measured as fastest.", type=click.Choice(KERNELS)),
+    run_option(
+        "--kernels",
+        f"Arithmetic of the layers; auto: what is measured as fastest; or {', '.join(KERNELS[1:])}.",
+        type=click.Choice(KERNELS),
+        metavar="auto|NAME",
+    ),
     run_option("--threads", "Threads of each rank.  [default: the rank's share of its cores]", type=int),
     memory_option,
     timeout_option,
@@ -253,7 +260,9 @@ model_options = together(
 # What is recorded of a run besides its measurements.
 trace_options = together(
     run_option("--trace", "Write a timeline of all ranks, for Perfetto and `mpi-spp trace`.", type=click.Path()),
-    run_option("--trace-messages", "Print a line for every message on standard error.", is_flag=True),
+    run_option(
+        "--trace-messages", "Print a line for each first message of a kind; --log-dir or --trace has all.", is_flag=True
+    ),
 )
 
 

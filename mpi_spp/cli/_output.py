@@ -2,16 +2,15 @@
 
 import json
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from mpi_spp.cli._streams import require_stdout
 from mpi_spp.comm.environment import launched_size
-from mpi_spp.system.outputs import require_different, require_writable, write_text
+from mpi_spp.errors import AgreedExit
+from mpi_spp.system.outputs import require_different, require_name, require_writable, write_text
 
 if TYPE_CHECKING:
-    pass
-
-_PIPE_COLUMNS = 80  # where nothing says how wide the reader's terminal is
+    from mpi_spp.comm.world import World
 
 
 def check_outputs(json: str | None, also_read: dict[str, Any] | None = None, shows: bool = True, **others: Any) -> None:
@@ -23,6 +22,8 @@ def check_outputs(json: str | None, also_read: dict[str, Any] | None = None, sho
     written = {"--json": json} | {name if name.isupper() else f"--{name}": path for name, path in others.items()}
     require_different(written, also_read or {})
     for option, path in written.items():
+        if option != "--json":
+            require_name(option, path)
         if path is not None and str(path) != "-":
             require_writable(option, path)
     if shows or json == "-":
@@ -41,3 +42,10 @@ def write_json(path: str | None, value: Any) -> None:
         sys.stdout.write(text)
     elif path is not None:
         write_text("--json", path, text)
+
+
+def leave_with(world: "World", status: int) -> NoReturn:
+    """End all ranks with this status when all have spoken: launchers end the job when one leaves with any but 0."""
+    sys.stdout.flush()
+    world.agree()
+    raise AgreedExit(status)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpi_spp.cli._options import AMOUNT, TOKENS, together
+from mpi_spp.cli._options import GBIT_PER_S, MICROSECONDS, TOKENS, together
 from mpi_spp.config import RunConfig
 
 if TYPE_CHECKING:
@@ -30,11 +30,11 @@ length_options = together(
 _MEASURED = "  [default: what runs have measured here]"
 link_options = together(
     click.option("--link", type=click.Choice(_LINKS), help=f"Between hosts.{_MEASURED}"),
-    click.option("--link-latency-us", type=AMOUNT, help="Of a message between hosts."),
-    click.option("--link-gbit", type=AMOUNT, help="Of the link between hosts, for all ranks of a host together."),
+    click.option("--link-latency-us", type=MICROSECONDS, help="Of a message between hosts."),
+    click.option("--link-gbit", type=GBIT_PER_S, help="Of the link between hosts, for all ranks of a host together."),
     click.option("--inside-link", type=click.Choice(_LINKS), help=f"Between the ranks of a host.{_MEASURED}"),
-    click.option("--inside-latency-us", type=AMOUNT, help="Of a message inside a host."),
-    click.option("--inside-gbit", type=AMOUNT, help="Of the link inside a host, for each rank."),
+    click.option("--inside-latency-us", type=MICROSECONDS, help="Of a message inside a host."),
+    click.option("--inside-gbit", type=GBIT_PER_S, help="Of the link inside a host, for each rank."),
 )
 
 

@@ -15,7 +15,9 @@ def show_choice(engine: "Engine", generation: "Generation | None" = None) -> Non
     """
     if engine.world.rank > 0:
         return
+    from mpi_spp.instruments.report.tables import tell
+
     chosen = [] if engine.choice is None else [f"chosen {engine.choice['reason']}"]
     told = generation and generation.line()
     for line in [*chosen, *([told] if told else []), *(f"warning: {warning}" for warning in engine.warnings)]:
-        print(f"mpi-spp: {line}", file=sys.stderr, flush=True)
+        tell(f"mpi-spp: {line}", sys.stderr)

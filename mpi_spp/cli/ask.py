@@ -16,6 +16,7 @@ from mpi_spp.cli._options import (
     schedule_options,
     trace_options,
 )
+from mpi_spp.cli._output import leave_with
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
 from mpi_spp.entrypoints.opening import find_model, join, read_model
@@ -47,7 +48,8 @@ def command(**options: Any) -> None:
     All ranks prefill what the prompts share; then each answers questions of its own and waits for no other rank. Every
     prompt is the document, a blank line and the question, and gets the tokens that `generate` would give it; with a
     temperature every question has draws of its own. Answers go to standard output in order, each below a line
-    `--- 2 of 8: QUESTION`; everything else goes to standard error.
+    `--- 2 of 8: QUESTION`; everything else goes to standard error. A question whose scores are no finite numbers is
+    named there, and the others are answered; then the exit status is 1.
     """
     from mpi_spp.system.timings import Clock
 
@@ -55,11 +57,12 @@ def command(**options: Any) -> None:
     config = RunConfig(**options)
     world = join(config)
     with traced(config, world):
-        run(config, world, clock)
+        status = run(config, world, clock)
+    leave_with(world, status)
 
 
-def run(config: RunConfig, world: "World", clock: "Clock") -> None:
-    """Prepare on rank 0, load on all, answer, report. Collective."""
+def run(config: RunConfig, world: "World", clock: "Clock") -> int:
+    """Prepare on rank 0, load on all, answer, report; returns the exit status. Collective."""
     directory = find_model(config, world)
     from mpi_spp.parallel.mesh import mesh_of
     from mpi_spp.strategies.assignment import load_strategies
@@ -68,7 +71,7 @@ def run(config: RunConfig, world: "World", clock: "Clock") -> None:
     if not config.is_open:
         load_strategies(config, mesh, alone=True)
     (model, requests, labels, generation), stream = _prepare(config, world, directory)
-    answer_all(config, world, clock, directory, model, requests, labels, stream, generation)
+    return answer_all(config, world, clock, directory, model, requests, labels, stream, generation)
 
 
 def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[_Prepared, "TextStream | None"]:

@@ -3,7 +3,7 @@
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -18,7 +18,7 @@ from mpi_spp.cli._options import (
     schedule_options,
     trace_options,
 )
-from mpi_spp.cli._output import write_json
+from mpi_spp.cli._output import leave_with, write_json
 from mpi_spp.cli._start import show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
@@ -77,7 +77,7 @@ def command(input: Path, output: Path, max_num_seqs: int, **options: Any) -> Non
     kept = {"--input": input, "what --output goes on with": resume_file(output)}
     with traced(config, world, kept, shows=False, output=output):
         status = run(config, Files(input, output, max_num_seqs), world, clock)
-    _leave(world, status)
+    leave_with(world, status)
 
 
 def run(config: RunConfig, files: Files, world: "World", clock: "Clock") -> int:
@@ -146,22 +146,16 @@ def _report(
 ) -> int:
     """Say on rank 0 what was done; returns the exit status."""
     from mpi_spp.batch.summary import one_line, summarize
+    from mpi_spp.instruments.report.tables import tell
 
     assert work is not None
     if work.output.lost is not None:
         raise work.output.lost
     summary = summarize(work, moments, ranks, answers)
-    print(f"mpi-spp: {files.output}: {one_line(summary)}", file=sys.stderr, flush=True)
+    tell(f"mpi-spp: {files.output}: {one_line(summary)}", sys.stderr)
     chosen = asdict(config) | {"input": str(files.input), "output": str(files.output)}
     write_json(config.json, summary | told | {"configuration": chosen | {"max_num_seqs": files.max_num_seqs}})
     return _SKIPPED if summary["skipped_in_all"] else 0
-
-
-def _leave(world: "World", status: int) -> NoReturn:
-    """All ranks with the same status, when all have spoken: launchers end the job when one leaves with another."""
-    sys.stdout.flush()
-    world.agree()
-    sys.exit(status)
 
 
 class _Progress:

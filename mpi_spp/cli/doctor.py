@@ -9,8 +9,9 @@ import click
 
 from mpi_spp.cli._options import TOKENS, json_option, timeout_option
 from mpi_spp.cli._output import check_outputs, write_json
-from mpi_spp.comm.environment import launched_rank, limit
+from mpi_spp.comm.environment import launched_rank, launched_size, limit
 from mpi_spp.config import MOST_THREADS
+from mpi_spp.errors import AgreedExit
 from mpi_spp.launch.placement import local_numbers
 
 if TYPE_CHECKING:
@@ -24,10 +25,19 @@ if TYPE_CHECKING:
 )
 @click.option("--prompt-tokens", type=TOKENS, default=1024, show_default=True, help="Of the prompt.")
 @click.option("--new-tokens", type=TOKENS, default=128, show_default=True, help="Of the answer.")
+@click.option(
+    "--forget", is_flag=True, help="First delete what was measured on each host, so that the next runs measure anew."
+)
 @timeout_option
 @json_option("Write the findings as a list to this file;")
 def command(
-    model: str | None, threads: int | None, prompt_tokens: int, new_tokens: int, timeout: int, json: str | None
+    model: str | None,
+    threads: int | None,
+    prompt_tokens: int,
+    new_tokens: int,
+    forget: bool,
+    timeout: int,
+    json: str | None,
 ) -> None:
     """Look at this machine, or at all machines of a job: mpi-spp launch -np 3 --hostfile F -- doctor --model M
 
@@ -38,6 +48,8 @@ def command(
     from mpi_spp.instruments.doctor.finding import exit_status
     from mpi_spp.instruments.doctor.job import Question, ask
 
+    if forget and (local_numbers(os.environ) or (0, 1))[0] == 0:
+        _forget()
     job, world = ask(Question(model, threads, prompt_tokens, new_tokens, limit(timeout)))
     check = partial(check_outputs, json)
     if world is not None:
@@ -53,7 +65,19 @@ def command(
         from mpi_spp.comm.world import leave
 
         leave()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
+        raise AgreedExit(exit_status(findings))
     sys.exit(exit_status(findings))
+
+
+def _forget() -> None:
+    """On this host; others that share its cache folder find nothing any more."""
+    from mpi_spp.kernels.memory import forget
+    from mpi_spp.model.loading.hub import cache_directory
+
+    directory = cache_directory() / "kernels"
+    names = ", ".join(forget(directory)) or "nothing that was measured"
+    where = f"on {os.uname().nodename}, " * (launched_size() > 1)
+    print(f"mpi-spp: {where}forgotten in {directory}: {names}", file=sys.stderr, flush=True)
 
 
 def _leave_quietly(findings: list["Finding"]) -> NoReturn:

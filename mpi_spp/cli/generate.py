@@ -19,7 +19,7 @@ from mpi_spp.cli._options import (
     schedule_options,
     trace_options,
 )
-from mpi_spp.cli._output import may_share_terminal, write_json
+from mpi_spp.cli._output import leave_with, may_share_terminal, write_json
 from mpi_spp.cli._start import show_choice
 from mpi_spp.cli._trace import traced
 from mpi_spp.config import RunConfig
@@ -60,11 +60,12 @@ def command(**options: Any) -> None:
     config.require_one_prompt()
     world = join(config)
     with traced(config, world):
-        run(config, world, clock)
+        status = run(config, world, clock)
+    leave_with(world, status)
 
 
-def run(config: RunConfig, world: "World", clock: Any) -> None:
-    """Prepare on rank 0, load on all, stream the answer, report. Collective."""
+def run(config: RunConfig, world: "World", clock: Any) -> int:
+    """Prepare on rank 0, load on all, stream the answer, report; returns the exit status. Collective."""
     directory = find_model(config, world)
     from mpi_spp.engine.guidance import Guidance  # imports torch: what is wrong above is said a second sooner
     from mpi_spp.engine.teams import teams_of
@@ -82,8 +83,8 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     if count > 1:
         prompt = (request["prompt_ids"], generation.stop_ids, request["max_new_tokens"])
         same = [Request(*prompt, stream=number, penalties=generation.penalties) for number in range(count)]
-        answer_all(config, world, clock, directory, request["model"], same, [{}] * count, stream, generation)
-        return
+        labels: list[dict[str, Any]] = [{}] * count
+        return answer_all(config, world, clock, directory, request["model"], same, labels, stream, generation)
     lengths = replace(config, max_new_tokens=request["max_new_tokens"])
     engine = make_engine(lengths, request["model"], directory, world, clock, len(request["prompt_ids"]))
     show_choice(engine, generation)
@@ -96,6 +97,7 @@ def run(config: RunConfig, world: "World", clock: Any) -> None:
     ranks = world.gather(engine.facts() | ({"sequences": guidance.prefills} if guidance else {}))
     told, total_s = request | engine.schedule(), clock.moments["total"]
     world.on_rank_0(lambda: _report(engine.config, told, stream, token_ids, ranks, total_s))
+    return 0
 
 
 def _prepare(config: RunConfig, world: "World", directory: Path) -> tuple[dict[str, Any], "TextStream | None"]:

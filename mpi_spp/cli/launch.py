@@ -3,7 +3,7 @@
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, NoReturn
 
@@ -18,7 +18,8 @@ from mpi_spp.config import MOST_THREADS, RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.launch import completion_marker as sign
 from mpi_spp.launch.handed_in import handed_in, keep_for_rank_0, refuse_elsewhere
-from mpi_spp.launch.hostfile import MOST_RANKS, is_this_machine, memory_limits, read_hostfile
+from mpi_spp.launch.hostfile import MOST_RANKS, Host, is_this_machine, memory_limits, read_hostfile
+from mpi_spp.launch.interface import check_interface
 from mpi_spp.launch.launcher import find_launcher, require_same_mpi
 from mpi_spp.launch.line import (
     DEFAULT_RANKS_LIMIT,
@@ -101,6 +102,8 @@ def command(
         num_ranks = num_ranks or default_num_ranks(hosts, gpu_ids, num_cores_here())
         check_gpu_ids(gpu_ids, num_ranks, hosts)
     exports = _debugging(debug_rank, debug_port, num_ranks)
+    if interface is not None:
+        check_interface(interface, _networks_here(hosts) if asked is None else None)
     request = request_here((*start.words(), *inner), num_ranks, hosts, threads, exports, interface)
     if asked is not None:
         print_or_submit(asked, request, dry_run, json)
@@ -149,6 +152,15 @@ def _context(found: click.Command, name: str | None, words: list[str], parent: c
     return found.make_context(name, words, parent=parent)
 
 
+def _networks_here(hosts: Sequence[Host]) -> dict[str, str] | None:
+    """Those that an interface must be of; None where all ranks are on other hosts, or none is known."""
+    if hosts and not any(is_this_machine(host.name) for host in hosts):
+        return None
+    from mpi_spp.instruments.doctor.interfaces import networks_here
+
+    return networks_here() or None
+
+
 def _debugging(rank: int | None, port: int, num_ranks: int) -> dict[str, str]:
     if rank is None:
         return {}
@@ -169,14 +181,17 @@ def _start(request: LaunchRequest, only_here: Mapping[str, str]) -> NoReturn:
     launcher = find_launcher()
     require_same_mpi(launcher)
     require_hosts(request.hosts, launcher)
-    # Where a host may be lost, a sign of rank 0's end.
-    finished = None if all(is_this_machine(host.name) for host in request.hosts) else sign.new_sign()
-    signs = {} if finished is None else {sign.VARIABLE: finished}
+    signs = {sign.VARIABLE: sign.new_sign()}  # of rank 0's end
+    may_lose_host = not all(is_this_machine(host.name) for host in request.hosts)
+    if terminals := [str(number) for number in (1, 2) if os.isatty(number)]:
+        from mpi_spp.instruments.report.tables import SHOWN_ON_TERMINAL
+
+        signs[SHOWN_ON_TERMINAL] = ",".join(terminals)
     command = (*request.command, *keep_for_rank_0(only_here))
     argv, environment = mpirun_line(replace(request, command=command, exports={**request.exports, **signs}), launcher)
     sys.stdout.flush()
     try:
-        sys.exit(run_guarded(argv, {**os.environ, **environment}, finished))
+        sys.exit(run_guarded(argv, {**os.environ, **environment}, signs[sign.VARIABLE], may_lose_host))
     except OSError as error:
         raise UserError(
             f"{argv[0]}: cannot be started ({error.strerror}); name a working mpirun in MPI_SPP_MPIRUN"

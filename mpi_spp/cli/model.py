@@ -1,5 +1,6 @@
 """`mpi-spp model`: the models on this machine."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,10 @@ from mpi_spp.cli._options import File, json_option
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.model.loading import hub as store
 from mpi_spp.model.loading.gguf import DTYPES, convert
+from mpi_spp.system.outputs import require_name
 from mpi_spp.system.progress import Steps
+
+_INDENT = 11  # of what is said of a model below its name
 
 
 @click.group("model")
@@ -45,9 +49,15 @@ def list_models(json: str | None) -> None:
         for name, source in store.CATALOGUE.items()
         if not store.is_stored(name)
     ]
-    lines = [f"stored     {model['name']}  {model['bytes'] / 1e6:.0f} MB  {model['path']}" for model in stored]
-    lines += [f"available  {model['name']}  {model['summary']}" for model in available]
-    _print_result({"stored": stored, "available": available}, "\n".join(lines), json)
+    rows = [("stored", model["name"], f"{model['bytes'] / 1e6:.0f} MB, {model['path']}") for model in stored]
+    rows += [("available", model["name"], model["summary"]) for model in available]
+    if json != "-":
+        from mpi_spp.instruments.report.tables import tell
+
+        for state, name, note in rows:
+            tell(f"{state:{_INDENT}}{name}", sys.stdout)
+            tell(note, sys.stdout, indent=_INDENT)
+    write_json(json, {"stored": stored, "available": available})
 
 
 @command.command("convert")
@@ -57,6 +67,7 @@ def list_models(json: str | None) -> None:
 @_json
 def convert_gguf(file: Path, directory: Path, dtype: str, json: str | None) -> None:
     """Convert the GGUF FILE to a new Hugging Face model DIRECTORY with safetensors."""
+    require_name("DIRECTORY", directory)
     check_outputs(json, {"FILE": file})
     with Steps() as progress:
         convert(file, directory, dtype, progress)

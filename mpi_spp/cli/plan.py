@@ -33,9 +33,10 @@ if TYPE_CHECKING:
 @model_options
 @length_options
 @link_options
-@json_option("Write the plan to this file;")
-def command(json: str | None, **options: Any) -> None:
-    """Memory, messages and times of a run, before anything is loaded; needs no weights and no MPI.
+@click.option("--all", "whole", is_flag=True, help="Also show messages, times, and each prefill with each decode.")
+@json_option("Write the whole plan to this file;")
+def command(json: str | None, whole: bool, **options: Any) -> None:
+    """Memory and time of a run, before anything is loaded; needs no weights and no MPI.
 
     Speeds are those that runs on this machine have left in the cache folder; where there are none they are assumed,
     and the output says which.
@@ -46,14 +47,15 @@ def command(json: str | None, **options: Any) -> None:
     hosts = _hosts(given, config.mesh)
     if sum(host.slots for host in hosts) > MOST_RANKS:
         raise UserError(f"plan: more than {MOST_RANKS} ranks; give fewer")
-    data, joints = _plan(config, hosts, given)
+    data, scenario = _plan(config, hosts, given)
+    joints = _joints(scenario) if whole or json is not None else []
     if json != "-":
-        _show(data, joints)
+        _show(data, joints if whole else None)
     write_json(json, data | {"joints": joints})
 
 
-def _plan(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> tuple[dict[str, Any], list[Any]]:
-    """The forecast, or a refusal, of the chosen strategies."""
+def _plan(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> tuple[dict[str, Any], "Scenario"]:
+    """The forecast, or a refusal, of the chosen strategies, and what it was made of."""
     from mpi_spp.forecast.choice import choose, require_room
     from mpi_spp.forecast.forecast import as_data, forecast
     from mpi_spp.forecast.memory import require_positions
@@ -64,7 +66,7 @@ def _plan(config: RunConfig, hosts: Sequence["Host"], given: dict[str, Any]) -> 
     found = forecast(scenario) if choice is None else choice.best
     require_room(found)
     data = as_data(found) | ({} if choice is None else {"choice": choice.as_data()})
-    return data, _joints(found.scenario)
+    return data, found.scenario
 
 
 def _hosts(given: dict[str, Any], mesh: str | None) -> tuple["Host", ...]:
@@ -123,12 +125,13 @@ def _joints(scenario: "Scenario") -> list[dict[str, Any]]:
     return rows
 
 
-def _show(data: dict[str, Any], joints: list[dict[str, Any]]) -> None:
+def _show(data: dict[str, Any], joints: list[dict[str, Any]] | None) -> None:
+    """All of it with joints; else what most ask for."""
     import sys
 
     from mpi_spp.instruments.report.plan import print_plan
-    from mpi_spp.instruments.report.tables import console
+    from mpi_spp.instruments.report.tables import console, tell
 
     if "choice" in data:
-        click.echo(f"chosen {data['choice']['reason']}")
+        tell(f"chosen {data['choice']['reason']}", sys.stdout)
     print_plan(data, joints, console(sys.stdout))

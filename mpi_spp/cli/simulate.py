@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mpi_spp.cli._options import AMOUNT, FILE, json_option, model_options, schedule_options
+from mpi_spp.cli._options import FILE, GB_PER_S, PERCENT, TFLOPS, json_option, model_options, schedule_options
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._scenario import MOST_RANKS, Known, length_options, link_options, read_known, take
 from mpi_spp.config import RunConfig
@@ -66,12 +66,12 @@ def _filled(numbers: list[int]) -> list[int]:
 @click.option(
     "--compute", type=click.Choice(_DEVICES), help="A device for each rank, by its data sheet.  [default: as measured]"
 )
-@click.option("--tflops", type=AMOUNT, help="Of each rank in 16 bits, in place of what was measured.")
-@click.option("--memory-gb-per-s", type=AMOUNT, help="That each rank reads, in place of what was measured.")
+@click.option("--tflops", type=TFLOPS, help="Of each rank in 16 bits, in place of what was measured.")
+@click.option("--memory-gb-per-s", type=GB_PER_S, help="That each rank reads, in place of what was measured.")
 @click.option(
-    "--knee-percent", default=10.0, show_default=True, type=AMOUNT, help="A doubling that gains less does not pay."
+    "--knee-percent", default=10.0, show_default=True, type=PERCENT, help="A doubling that gains less does not pay."
 )
-@click.option("--plot", type=FILE, help="Draw times and efficiency into this file.")
+@click.option("--plot", type=FILE, help="Draw times and efficiency into this file (extra `plots`).")
 @json_option("Write the rows to this file;")
 def command(json: str | None, plot: str | None, ranks: tuple[int, ...], **options: Any) -> None:
     """Times of one request on ever more ranks, and where adding ranks stops paying; needs no weights and no MPI.

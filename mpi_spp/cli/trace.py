@@ -43,7 +43,10 @@ def summary(file: Path, json: str | None) -> None:
 @click.argument("picture", type=File(path_type=Path))
 @json_option("Write which ranks and how many events were drawn to this file;")
 def plot(file: Path, picture: Path, json: str | None) -> None:
-    """Draw the ranks as rows, chunks coloured, into a .png, a .svg, or a .html that needs no other file."""
+    """Draw the ranks as rows, chunks coloured, into a .png, a .svg, or a .html that needs no other file.
+
+    Needs matplotlib: pip install 'mpi-spp[plots]'.
+    """
     from mpi_spp.instruments.report.plots import require_plots
     from mpi_spp.instruments.trace.perfetto import read_trace
     from mpi_spp.instruments.trace.plot import SUFFIXES, write_plot

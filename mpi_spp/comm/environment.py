@@ -24,7 +24,7 @@ def _launched(environment: Mapping[str, str]) -> tuple[int, int]:
     """Rank and size. A rank without a size, or beyond it, is a leftover: it would keep quiet for ever."""
     pairs = ((_integer(rank, environment), _integer(size, environment)) for rank, size in _NAMES)
     known = ((rank, size) for rank, size in pairs if rank is not None and size is not None and rank < size)
-    return next(known, (_integer("PMIX_RANK", environment) or 0, 1))  # PMIx tells no size
+    return next(known, (0, 1))
 
 
 def launched_rank(environment: Mapping[str, str] = os.environ) -> int:

@@ -8,14 +8,14 @@ import socket
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import Any, NoReturn, TypeVar
 
 import mpi4py
 
 from mpi_spp.comm.environment import launched_by_open_mpi, launched_rank, launched_size
-from mpi_spp.errors import UserError
+from mpi_spp.errors import AgreedExit, UserError
 from mpi_spp.system.limits import cpu_quota, within_quota
 
 mpi4py.rc.initialize = False  # World does it, when it knows that the library belongs to the launcher
@@ -42,6 +42,7 @@ T = TypeVar("T")
 _FOREIGN_TO_OPEN_MPI = ("MPICH", "Intel(R) MPI", "MVAPICH")
 _LONG_NAP_SECONDS = 1e-3  # while another rank reads files, waiting ranks should leave it the core
 _SECONDS_BETWEEN_SIGNS = 0.2
+_AGREE = "agree"
 _SECONDS_TO_END = 5  # Python and MPI, at least: on a busy machine they take a while
 
 
@@ -53,7 +54,7 @@ class World:
 
     def __init__(self, timeout: float = 0) -> None:
         """`timeout`: seconds after which a wait in vain ends the job; 0: no limit. Collective."""
-        self.host = socket.gethostname()
+        self.host, self.doing = socket.gethostname(), ""  # which call of a user's own program this is
         if launched_by_open_mpi() and self.library.startswith(_FOREIGN_TO_OPEN_MPI):
             self._refuse_launcher("does not know it")
         start = f"the start of rank {launched_rank()} ({self.host}) together with the other ranks"
@@ -140,13 +141,8 @@ class World:
 
     def agree(self, error: UserError | None = None) -> None:
         """Return on all ranks if none has an error; else raise the error of the lowest such rank on all. Collective."""
-        self.meet("agree")
-        errors = self._allgather(None if error is None else str(error))
-        failed = [rank for rank, message in enumerate(errors) if message is not None]
-        if not failed:
-            return
-        where = "" if 0 in failed else f"on rank {failed[0]}: "
-        raise UserError(where + errors[failed[0]], agreed=True)
+        errors = self._exchange(_AGREE, None if error is None else str(error))
+        _raise_first(errors)
 
     def together(self, work: Callable[[], T]) -> T:
         """Do the work on every rank; raise on all ranks if it is refused on any. Collective."""
@@ -175,8 +171,21 @@ class World:
 
     def gather(self, value: Any) -> list[Any]:
         """The (pickled) values of all ranks, on all ranks. Collective."""
-        self.meet("gather")
-        return self._allgather(value)
+        return self._exchange("gather", value)
+
+    def end(self) -> None:
+        """Return when all ranks have done their work. Collective."""
+        self.doing = ""
+        self._exchange("its end", None)
+
+    def _exchange(self, kind: str, value: Any) -> list[Any]:
+        """The values of all ranks, which must have come here by calls of one kind; else raises UserError on all."""
+        self.meet(kind)
+        told = self._allgather((self.doing or kind, kind, value))
+        if len({(doing, of_kind) for doing, of_kind, _ in told}) > 1:
+            _raise_first([error if of_kind == _AGREE else None for _, of_kind, error in told])
+            raise UserError(_apart([doing for doing, _, _ in told]), agreed=True)
+        return [value for _, _, value in told]
 
     def meet(self, kind: str) -> None:
         """Return when all ranks are here; who is early sleeps, and hears of those who work. Collective."""
@@ -189,6 +198,20 @@ class World:
 
     def _operation(self, kind: str) -> Operation:
         return Operation(kind, "job", tuple(rank for rank in range(self.size) if rank != self.rank))
+
+
+def _raise_first(errors: Sequence[str | None]) -> None:
+    """Raise the error of the lowest rank that has one."""
+    failed = [rank for rank, message in enumerate(errors) if message is not None]
+    if failed:
+        where = "" if 0 in failed else f"on rank {failed[0]}: "
+        raise UserError(f"{where}{errors[failed[0]]}", agreed=True)
+
+
+def _apart(places: Sequence[str]) -> str:
+    at = {place: [str(rank) for rank, other in enumerate(places) if other == place] for place in places}
+    told = "; ".join(f"rank{'s' * (len(ranks) > 1)} {', '.join(ranks)} at {place}" for place, ranks in at.items())
+    return f"the ranks have come apart: {told}; all of them must make the same calls in the same order"
 
 
 def library_version() -> str:
@@ -214,7 +237,7 @@ def the_world(timeout: float | None = None) -> World:
 def leave() -> None:
     """Return when all ranks have done their work: what follows is the end of MPI. Collective, if MPI is running."""
     for world in _worlds:
-        world.meet("end")
+        world.end()
 
 
 def while_alive(work: Callable[[], T]) -> T:
@@ -241,7 +264,7 @@ def leave_together(error: UserError, timeout: float) -> NoReturn:
     if launched_rank() == 0:
         print(f"mpi-spp: error: {error}", file=sys.stderr, flush=True)
     leave()  # launchers end the job when a rank leaves: rank 0 must have spoken by then
-    sys.exit(2)
+    raise AgreedExit(2)
 
 
 def abort_with(error: UserError) -> NoReturn:

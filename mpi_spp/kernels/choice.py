@@ -74,7 +74,7 @@ def trials(dtype: torch.dtype, directory: Path, variants: str = BEST) -> dict[st
     key = f"{measured_on(_CPU)}, {dtype}, compilers {' '.join(compilers()) or 'none'}"
     kept = recall(memory).get(key)
     known = kept if isinstance(kept, dict) else {}
-    results = {name: str(known[name]) for name in names if _still_true(name, known.get(name), directory)}
+    results = {name: str(known[name]) for name in names if _still_true(name, known.get(name), directory, dtype)}
     before = dict(results)
     while untried := _untried(names, results, variants):
         results |= trial.results_of(untried, dtype, directory)
@@ -97,15 +97,16 @@ def _untried(names: Sequence[str], results: dict[str, str], variants: str) -> li
     return [name for name in wanted if name not in results]
 
 
-def _still_true(name: str, result: object, directory: Path) -> bool:
+def _still_true(name: str, result: object, directory: Path, dtype: torch.dtype) -> bool:
     """Whether a result that was kept is one, and the kernels that worked are still there."""
-    kept = result != trial.WORKS or not is_native(name) or is_kept(name.partition("-")[2], directory)
+    kept = result != trial.WORKS or not is_native(name) or is_kept(name.partition("-")[2], directory, dtype)
     return isinstance(result, str) and kept
 
 
 def backends(dtype: torch.dtype, device: torch.device, directory: Path, is_quantized: bool = False) -> dict[str, Plain]:
-    """Make all back ends that work here, by name."""
-    return {name: make(name, directory) for name in working(dtype, device, directory, is_quantized, ALL)}
+    """Make all back ends that work here, by name; of native ones all for bfloat16, else the best."""
+    variants = ALL if dtype == torch.bfloat16 else BEST
+    return {name: make(name, dtype, directory) for name in working(dtype, device, directory, is_quantized, variants)}
 
 
 def describe(directory: Path) -> str:
@@ -152,22 +153,31 @@ def fastest(products: Products, directory: Path, names: Sequence[str]) -> str:
     """Return the name of the back end whose products are fastest, of these.
 
     It is the one whose largest loss against the best, over few and many rows, is smallest; one that computes a layer in
-    one call may be a little slower. `directory` keeps the choices; files that cannot be read or written cost a new
-    measurement and nothing else.
+    one call may be a little slower. It is measured twice: where something else on the machine decides, so that the two
+    differ, the native one is taken and nothing kept. `directory` keeps the choices; files that cannot be read or
+    written cost a new measurement and nothing else.
     """
     memory = directory / "choices.json"
     if len(names) == 1:
         return names[0]
     key, known = _key(products, torch.get_num_threads(), names), recall(memory)
     if known.get(key) not in names:
-        times = {}
-        for name in names:
-            backend = make(name, directory, products.activations)
-            factor = _IN_ONE_CALL if backend.in_one_call else 1.0
-            times[name] = [factor * one for one in _times(backend, products)]
-        known[key] = _least_regret(times)
-        remember(memory, known)
+        first, again = _winner(products, directory, names), _winner(products, directory, names)
+        if first != again:
+            log.info("%s and %s were fastest in turn: not remembered", first, again)
+            return next(filter(is_native, names), first)
+        known[key] = first
+        remember(memory, recall(memory) | {key: first})
     return str(known[key])
+
+
+def _winner(products: Products, directory: Path, names: Sequence[str]) -> str:
+    times = {}
+    for name in names:
+        backend = make(name, products.dtype, directory, products.activations)
+        factor = _IN_ONE_CALL if backend.in_one_call else 1.0
+        times[name] = [factor * one for one in _times(backend, products)]
+    return _least_regret(times)
 
 
 def remembered(products: Products, threads: int, directory: Path, names: Sequence[str]) -> str | None:

@@ -36,6 +36,20 @@ def recall(memory: Path) -> dict[str, Any]:
         return {}
 
 
+def forget(directory: Path) -> list[str]:
+    """Delete all that was measured or tried there; returns the files' names. Raises UserError where one has to stay.
+
+    Kernels that were compiled stay: they are found by what they were made of.
+    """
+    found = sorted(directory.glob("*.json")) if directory.is_dir() else []
+    for memory in found:
+        try:
+            memory.unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"{memory}: cannot be deleted ({error.strerror}); see whose it is") from None
+    return [memory.name for memory in found]
+
+
 def remember(memory: Path, known: dict[str, Any]) -> None:
     """Replace the file in one step, if it can be written: other runs may read it at this moment."""
     try:

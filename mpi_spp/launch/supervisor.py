@@ -24,7 +24,7 @@ from mpi_spp.system.limits import memory_kills
 _PATIENCE_SECONDS = 20.0  # launchers usually end a tenth of a second after their ranks
 _LOOKS = 4  # in that time
 _SECONDS_TO_CLEAN_UP = 3.0
-_SECONDS_TO_READ = 1.0  # what the launcher said last; an ssh that outlives it keeps the pipe open
+_SECONDS_TO_READ = 2.0  # what the launcher said last; an ssh that outlives it keeps the pipe open
 _ONLY_RANKS_HAVE = (b"OMPI_COMM_WORLD_RANK=", b"PMI_RANK=")
 _PASSED_ON = {
     signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2,
@@ -39,15 +39,20 @@ _NO_MEMORY = (
     "Linux has ended a process here for want of memory, most likely a rank; `mpi-spp doctor --model` tells what one"
     " needs, and --max-memory refuses what does not fit"
 )
+_STOPPED = "mpirun (process {0}) is stopped, and waits for `kill -CONT {0}`; `kill -KILL {0}` ends the job"
 _NO_SIGN = "mpirun ended, but rank 0 did not say that its work is done; a host may have gone down (see above)"
 
 
 def run_guarded(
-    argv: Sequence[str], environment: Mapping[str, str], sign: str | None, patience: float = _PATIENCE_SECONDS
+    argv: Sequence[str],
+    environment: Mapping[str, str],
+    sign: str,
+    may_lose_host: bool,
+    patience: float = _PATIENCE_SECONDS,
 ) -> int:
-    """Run the launcher and return its status; 1 in place of 0 where no rank has given the sign (completion_marker.py).
+    """Run the launcher and return its status, or in place of 0 the one that rank 0 told (completion_marker.py).
 
-    `sign`: None where no host can be lost.
+    Where a host may be lost it is 1 when rank 0 told none.
 
     It is ended when it awaits a host for `patience` seconds in vain: its ranks on this host have come and gone, and an
     ssh of its own to another host has not. Signals to this process are passed on. Raises OSError when the launcher
@@ -67,23 +72,22 @@ def run_guarded(
         argv,
         env=environment,
         stdin=subprocess.DEVNULL,
-        stderr=None if sign is None else subprocess.PIPE,
+        stderr=subprocess.PIPE,
         start_new_session=True,
         preexec_fn=prepare,
     )
     leftovers, killed_before = Leftovers(environment), memory_kills()
-    if sign is None:
-        _attend(launcher, awaited, patience, leftovers)
-        return _status(launcher, killed_before)
     sieve = Sieve(sign)
     assert launcher.stderr is not None
     reader = threading.Thread(target=_hand_on, args=(launcher.stderr, sieve), daemon=True)
     reader.start()
     _attend(launcher, awaited, patience, leftovers)
     reader.join(_SECONDS_TO_READ)
-    if launcher.returncode == 0 and not sieve.found:
+    if launcher.returncode == 0 and sieve.status is None and may_lose_host:
         _say(_NO_SIGN)
         return 1
+    if launcher.returncode == 0:
+        return sieve.status or 0
     return _status(launcher, killed_before)
 
 
@@ -108,8 +112,8 @@ def _write(data: bytes) -> None:
             return
 
 
-def _say(line: str) -> None:
-    _write(f"mpi-spp: error: {line}\n".encode())
+def _say(line: str, sort: str = "error: ") -> None:
+    _write(f"mpi-spp: {sort}{line}\n".encode())
 
 
 def _attend(
@@ -117,12 +121,15 @@ def _attend(
 ) -> None:
     """Return when the launcher has ended, and after one that was killed what belongs to it."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # its ranks are this process's when it is gone
-    had_ranks, looks = False, 0
+    had_ranks, looks, told_stopped = False, 0, False
     while launcher.poll() is None:
         received = signal.sigtimedwait(awaited, patience / _LOOKS)
         if received is not None:
             _pass_on(received.si_signo, launcher)
             continue
+        if _is_stopped(launcher.pid) and not told_stopped:
+            _say(_STOPPED.format(launcher.pid), "")
+            told_stopped = True
         others = _note_all(leftovers)
         has_ranks = any(_is_rank(process) for process in others)
         had_ranks = had_ranks or has_ranks
@@ -196,6 +203,11 @@ def _descendants(process: int) -> Iterator[int]:
         for child in map(int, _read(listed).split()):
             yield child
             yield from _descendants(child)
+
+
+def _is_stopped(process: int) -> bool:
+    """Whether somebody has stopped it: not we, who are stopped then ourselves."""
+    return _read(Path(f"/proc/{process}/stat")).rpartition(b")")[2].split()[:1] == [b"T"]
 
 
 def _is_rank(process: int) -> bool:

@@ -31,6 +31,12 @@ def require_writable(source: str, path: str | Path) -> None:
             os.close(descriptor)
 
 
+def require_name(source: str, path: str | Path | None) -> None:
+    """Raise UserError for `-`, which stands for standard output elsewhere, and would be a file of that name here."""
+    if str(path) == "-":
+        raise UserError(f"{source}: - is standard output, which cannot take this; give a name")
+
+
 @contextmanager
 def written(source: str, path: str | Path) -> Iterator[BinaryIO]:
     """A file to write into, which is in its place when the block ends well. Raises UserError as `require_writable`.

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import signal
 import time
 from collections.abc import Iterator
@@ -14,13 +13,9 @@ import penalized_reference
 import pytest
 import reciting_model
 import reference_models
-import torch
 from console import Ranks, lasting
 from mpirun import Ended, end, finish, mpi_spp, mpirun, pid_of_rank, start
 from reciting_model import TEXT
-from tiny_model import Tensors, edit
-
-from mpi_spp.model.text.tokenizer import load_tokenizer, token_ids
 
 NAME = "llama_tied"
 CHAT_TOKENS = len("<user\nhi<\n<assistant\n")  # a token for each byte and each special word
@@ -140,26 +135,12 @@ def test_bad_lines_are_named_and_skipped(reciting: Path, tmp_path: Path, console
     assert "0 answered, 0 skipped, 6 were there already" in again.stderr
 
 
-def poison(model: Path, place: Path, word: str) -> Path:
-    """A copy of a model where this word is too much for the second layer: finite weights, and no finite scores."""
-    shutil.copytree(model, place)
-    (token,) = token_ids(load_tokenizer(place, chats=False), word, 9, "word")
-
-    def change(tensors: Tensors) -> Tensors:
-        for name in ("up_proj", "gate_proj"):
-            tensors[f"model.layers.1.mlp.{name}.weight"][:, token] = 1e30
-        return tensors | {"model.layers.9.odd.weight": torch.ones(3)}
-
-    edit(place, change)
-    return place
-
-
 @pytest.mark.parametrize("options", [("--mesh", "dp=3"), ("--decode", "pipeline"), ()], ids=" ".join)
 def test_a_line_without_finite_scores_is_skipped_and_the_others_answered(
     options: tuple[str, ...], reciting: Path, tmp_path: Path, console: Ranks, alone: Ranks
 ) -> None:
     """Whether it is its prompt or its answer that does it."""
-    model = poison(reciting, tmp_path / "poisoned", "c")
+    model = reciting_model.poison(reciting, tmp_path / "poisoned", "c")
     lines = [{"prompt": prompt, "id": prompt, "presence_penalty": 0.1} for prompt in ("f", "c", "a", "d", "fc", "g")]
     write_lines(tmp_path / "in.jsonl", lines)
     words = batch(model, tmp_path, "--no-chat", "--max-new-tokens", "6", "--max-num-seqs", "4", *options)
@@ -224,7 +205,9 @@ def test_an_output_that_is_the_input(reciting: Path, tmp_path: Path, console: Ra
     before = lines.read_bytes()
     check_refused(console.run(*batch(reciting, tmp_path, "--output", str(lines))), "--output: ")
     assert lines.read_bytes() == before
-    check_refused(console.run(*batch(reciting, tmp_path, "--output", "-")), "--output: - is no file")
+    check_refused(
+        console.run(*batch(reciting, tmp_path, "--output", "-")), "--output: - is standard output, which cannot take"
+    )
     resume = str(tmp_path / "out.jsonl.resume")  # without it nothing could be gone on with
     check_refused(console.run(*batch(reciting, tmp_path, "--json", resume)), "is what --output goes on with too")
 

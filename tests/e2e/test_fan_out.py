@@ -1,6 +1,7 @@
 """`mpi-spp ask` and several answers of `generate`, as a user runs them."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,26 @@ def test_answers_stand_below_their_questions(reciting: Path, files: Path, consol
     assert result["new_tokens"] == sum(len(one["token_ids"]) for one in answers)
     assert all(result["timings"][name] > 0 for name in ("load_s", "prefill_s", "fan_out_s", "total_s"))
     assert result["fan_out_tokens_per_s"] > result["tokens_per_s"] > 0
+
+
+@pytest.mark.parametrize("ranks", ["console", "alone"])
+def test_a_question_without_finite_scores_is_named_and_the_others_answered(
+    ranks: str, reciting: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Whether it is its prompt or its answer that does it."""
+    (tmp_path / "document").write_text("f")
+    (tmp_path / "questions").write_text("f\nc\na\n\nd")
+    model, out = reciting_model.poison(reciting, tmp_path / "poisoned", "c"), tmp_path / "out.json"
+    words = ask(model, tmp_path, "--no-chat", "--max-new-tokens", "6", "--dtype", "float32", "--json", str(out))
+    ended: Ended = request.getfixturevalue(ranks).run(*words)
+    assert ended.status == 1, ended.stderr
+    assert ended.stdout == "--- 1 of 4: f\ngh!\n--- 2 of 4: c\n\n--- 3 of 4: a\nb c\n--- 4 of 4: d\né😀\n"
+    says = "the scores of tokens are no finite numbers, though all weights are; .* are those of layer 2"
+    for line in (2, 3):
+        assert re.search(rf"^mpi-spp: {tmp_path}/questions:{line}: .*{says}", ended.stderr, re.MULTILINE), ended.stderr
+    told = [(one["text"], one["finish_reason"], "error" in one) for one in json.loads(out.read_text())["answers"]]
+    assert [reason for _, reason, _ in told] == ["stop", "error", "error", "length"]
+    assert [failed for _, _, failed in told] == [False, True, True, False]
 
 
 def test_more_ranks_than_questions(reciting: Path, files: Path, console: Ranks) -> None:

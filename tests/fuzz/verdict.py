@@ -11,7 +11,7 @@ from child import Limits
 MOST_CHARACTERS = 600  # of a line: see mpi_spp/errors.py
 _ENDED_FOR_TIME = (-signal.SIGXCPU, -signal.SIGKILL)
 _PREFIX = "mpi-spp: error: "
-_PROGRESS = re.compile(r"mpi-spp: .* \.\.\.")  # after a second of what may last
+_PROGRESS = re.compile(r"mpi-spp: .* \.\.\.")  # after a second of work: a busy machine's, or what may last
 _WORDS_OF_LIBRARIES = re.compile(
     r"Warning|Traceback|\[transformers\]|^Exception|oneMKL|OMP: |panicked|Error in sys", re.MULTILINE
 )
@@ -51,9 +51,7 @@ def _of_costs(case: Case, outcome: Outcome, limits: Limits) -> list[str]:
 
 
 def _of_refusal(case: Case, outcome: Outcome) -> list[str]:
-    lines = outcome.stderr.splitlines()
-    if case.may_last:
-        lines = [line for line in lines if not _PROGRESS.fullmatch(line)]
+    lines = [line for line in outcome.stderr.splitlines() if not _PROGRESS.fullmatch(line)]
     line = lines[-1] if lines else ""
     found = []
     if len(lines) != 1 or not line.startswith(_PREFIX):

@@ -59,10 +59,11 @@ def fanned_out(engine: Engine, requests: Sequence[Request]) -> list[list[int]]:
     shown: dict[int, list[int]] = {}
     answers = fan_out(engine, requests, lambda number, token: shown.setdefault(number, []).append(token))
     assert engine.world.gather(answers) == [answers] * engine.world.size
+    assert answers.errors == {}
     of_ranks = engine.world.gather(shown)
     assert [number for of_rank in of_ranks for number in of_rank] == list(range(len(requests)))
-    assert shown == {number: answers[number] for number in shown}
-    return answers
+    assert shown == {number: answers.tokens[number] for number in shown}
+    return answers.tokens
 
 
 @pytest.mark.ranks(1, 2)

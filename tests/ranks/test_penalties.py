@@ -42,7 +42,7 @@ def test_answers_made_alone_and_with_guidance(models: Path, world: World) -> Non
     config = config_of(models / name, chunk_size=7)
     engine = engine_of(config, world, alone=True)
     requests = [Request(prompt, frozenset(), NEW_TOKENS, number, PENALTIES) for number in range(3)]
-    assert fan_out(engine, requests, lambda number, token: None) == [expected] * 3
+    assert fan_out(engine, requests, lambda number, token: None).tokens == [expected] * 3
     name, scale = penalized_reference.WAYS["guided"]
     prompt, negative, expected = penalized_reference.clear_case("guided")
     guidance = Guidance(engine_of(config_of(models / name, chunk_size=7, guidance_scale=scale), world), negative)

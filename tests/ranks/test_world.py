@@ -76,6 +76,25 @@ def test_gather(world: World) -> None:
     assert world.gather(str(world.rank)) == [str(rank) for rank in range(world.size)]
 
 
+@pytest.mark.ranks(3)
+def test_ranks_that_come_apart_learn_of_it(world: World) -> None:
+    world.doing = "call 2" if world.rank == 1 else "call 1"
+    with pytest.raises(UserError, match=r"apart: ranks 0, 2 at call 1; rank 1 at call 2; all of them") as caught:
+        world.gather(1)
+    assert caught.value.agreed
+    world.doing = ""
+    with pytest.raises(UserError, match=r"apart: ranks 0, 1 at its end; rank 2 at gather;"):
+        world.gather(1) if world.rank == 2 else world.end()
+    world.agree()
+
+
+@pytest.mark.ranks(3)
+def test_an_error_comes_before_whatever_the_others_are_at(world: World) -> None:
+    with pytest.raises(UserError, match=r"^on rank 1: bad thing$"):
+        world.agree(UserError("bad thing")) if world.rank == 1 else world.end()
+    world.end()
+
+
 def test_local_ranks_are_counted(world: World) -> None:
     assert sorted(world.gather((world.host, world.local_rank))) == [(world.host, rank) for rank in range(world.size)]
     assert world.local_size == world.size

@@ -32,7 +32,9 @@ def test_without_any_the_ways_to_one_are_told(
     called: list[list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_ziglang(monkeypatch, False)
-    with pytest.raises(OSError, match=r"no C compiler \(gcc, cc, clang\) .* in CC, .* `pip install ziglang`"):
+    with pytest.raises(
+        OSError, match=r"no C compiler \(gcc, cc, clang\) .* in CC, .* `pip install 'mpi-spp\[compiler\]'`"
+    ):
         compiler.compiled([], (), tmp_path)
     assert compiler.compilers() == [] == called
 

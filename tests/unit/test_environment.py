@@ -23,13 +23,10 @@ OPEN_MPI, PMI, SLURM = (
         ({OPEN_MPI: ("3", "3")}, 0, 1),
         ({OPEN_MPI: ("9" * 20, "9" * 21)}, 0, 1),
         ({PMI: ("\u0661", "2")}, 0, 1),
+        ({("PMIX_RANK", "PMIX_NAMESPACE"): ("2", "job")}, 0, 1),
     ],
 )
 def test_a_rank_counts_with_its_size(told: dict[tuple[str, str], tuple[str, str]], rank: int, size: int) -> None:
     """A rank above 0 prints nothing, so one that is left over from another program would end in silence."""
     environment = dict(pair for names, values in told.items() for pair in zip(names, values, strict=True))
     assert (launched_rank(environment), launched_size(environment)) == (rank, size)
-
-
-def test_pmix_tells_no_size() -> None:
-    assert launched_rank({"PMIX_RANK": "2"}) == 2 and launched_size({"PMIX_RANK": "2"}) == 1

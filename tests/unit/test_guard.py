@@ -19,11 +19,11 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 0.4
 RANK = "OMPI_COMM_WORLD_RANK=0 sleep"
 SIGN = new_sign()
-GIVE = f"echo {SIGN} >&2"
+GIVE = f"echo {SIGN} 0 >&2"
 GUARDED = """
 import os, sys
 from mpi_spp.launch.supervisor import run_guarded
-sys.exit(run_guarded(["sh", "-c", sys.argv[1]], os.environ, sys.argv[2], float(sys.argv[3])))
+sys.exit(run_guarded(["sh", "-c", sys.argv[1]], os.environ, sys.argv[2], sys.argv[4] == "lose", float(sys.argv[3])))
 """
 
 
@@ -36,7 +36,7 @@ def variables(tmp_path: Path) -> dict[str, str]:
 
 def start(script: str, variables: dict[str, str]) -> Any:
     """A guarded script. It takes Ctrl-C even where these tests were started in the background, as a shell does that."""
-    program = [sys.executable, "-c", GUARDED, script, SIGN, str(PATIENCE)]
+    program = [sys.executable, "-c", GUARDED, script, SIGN, str(PATIENCE), "lose"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what is not ignored here is not ignored there
     try:
@@ -72,9 +72,16 @@ def test_any_other_launcher_ends_as_it_likes(script: str, variables: dict[str, s
     assert run(script, variables) == (4, "", "")
 
 
+def test_a_launcher_that_somebody_stops_is_named_once_and_goes_on(variables: dict[str, str]) -> None:
+    status, stdout, stderr = run(f"(sleep 0.6; kill -CONT $$) & kill -STOP $$; echo on; {GIVE}; exit 4", variables)
+    assert (status, stdout) == (4, "on\n")
+    assert stderr.startswith("mpi-spp: mpirun (process ") and stderr.count("is stopped") == 1
+
+
 def test_status_0_needs_the_sign(variables: dict[str, str]) -> None:
     """Open MPI's mpirun ends a job that has lost a host, and may do so with status 0."""
     assert run(f"echo answer; {GIVE}", variables) == (0, "answer\n", "")
+    assert run(f"echo {SIGN} 2 >&2", variables) == (2, "", "")  # told by rank 0, in place of a launcher's own words
     status, _, stderr = run("echo node2 is gone >&2", variables)
     assert status == 1
     assert stderr.splitlines()[0] == "node2 is gone"
@@ -137,7 +144,7 @@ def test_want_of_memory_is_named(variables: dict[str, str]) -> None:
     counted = "import mpi_spp.launch.supervisor as guard\nguard.memory_kills = iter((4, 5)).__next__\nsys.exit"
     lacking = GUARDED.replace("sys.exit", counted)
     for status, is_told in ((137, True), (2, False)):
-        program = [sys.executable, "-c", lacking, f"exit {status}", SIGN, str(PATIENCE)]
+        program = [sys.executable, "-c", lacking, f"exit {status}", SIGN, str(PATIENCE), "lose"]
         done = subprocess.run(program, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=20)
         assert done.returncode == status
         assert ("mpi-spp: error: Linux has ended a process here for want of memory" in done.stderr) == is_told
@@ -179,10 +186,10 @@ def test_who_kills_the_guard_ends_the_launcher(variables: dict[str, str]) -> Non
 @pytest.mark.parametrize("size", [1, 7, 1000])
 def test_the_sign_is_taken_out_of_any_pieces(size: int) -> None:
     sieve = Sieve("sign")
-    data = b"50%\rsigning si\nsign" + b"sign\nthe rest sig"
+    data = b"50%\rsigning si\nsign 1" + b"sign 2\nthe rest sig"
     shown = b"".join(sieve.sift(data[at : at + size]) for at in range(0, len(data), size))
-    assert sieve.found
-    assert shown + sieve.rest() == b"50%\rsigning si\nsignthe rest sig"
+    assert sieve.status == 2
+    assert shown + sieve.rest() == b"50%\rsigning si\nsign 1the rest sig"
 
 
 def test_what_cannot_be_the_sign_is_shown_at_once() -> None:
@@ -190,4 +197,4 @@ def test_what_cannot_be_the_sign_is_shown_at_once() -> None:
     assert sieve.sift(b"50%\r") == b"50%\r"
     assert sieve.sift(b"a si") == b"a "
     assert sieve.sift(b"x") == b"six"
-    assert not sieve.found
+    assert sieve.status is None

@@ -14,12 +14,17 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.loading.hub import cache_directory
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
-BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
-NATIVE = [backend.key_layout for name, backend in BACKENDS.items() if is_native(name)][:1]
-LAYOUTS = dict(zip(("plain", "native"), (COLUMNS, *NATIVE), strict=False))
+LAYOUTS = {"plain": COLUMNS}
+for name, dtype in (("native", torch.bfloat16), ("lines", torch.float32)):  # which have panels of pairs, and of lines
+    made = backends(dtype, torch.device("cpu"), cache_directory() / "kernels")
+    native = [backend.key_layout for one, backend in made.items() if is_native(one)]
+    LAYOUTS |= dict.fromkeys([name] * len(native), native[0]) if native else {}
 # Layouts of caches of the same dtype, between which a sync may move it.
-PAIRS = [(dtype, "plain", "plain") for dtype in (torch.float32, torch.float16)] + [
-    (dtype, *names) for dtype in (torch.bfloat16, torch.int8) for names in itertools.product(LAYOUTS, repeat=2)
+OF_DTYPE = {torch.float32: ("plain", "lines"), torch.bfloat16: ("plain", "native"), torch.int8: tuple(LAYOUTS)}
+PAIRS = [(torch.float16, "plain", "plain")] + [
+    (dtype, *names)
+    for dtype, wanted in OF_DTYPE.items()
+    for names in itertools.product(filter(LAYOUTS.get, wanted), repeat=2)
 ]
 KEPT = [(dtype, sender) for dtype, sender, receiver in PAIRS if sender == receiver]
 LAYERS, HEADS, CAPACITY = range(3, 7), range(1, 4), 75

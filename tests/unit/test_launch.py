@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from mpi_spp.errors import UserError
 from mpi_spp.launch.hostfile import Host
+from mpi_spp.launch.interface import check_interface
 from mpi_spp.launch.launcher import Launcher, Vendor, find_launcher, identify
 from mpi_spp.launch.line import (
     LaunchRequest,
@@ -53,6 +54,33 @@ def test_two_nodes() -> None:
     assert "mpirun -np 3 --host node1:2,node2:1 --map-by " in line(OPEN_MPI_5, hosts=TWO_NODES)
     assert "mpiexec -n 3 -hosts node1:2,node2:1 -bind-to " in line(MPICH, hosts=TWO_NODES)
     assert "mpiexec.hydra -n 3 -hosts node1:2,node2:1, -genv " in line(INTEL, hosts=TWO_NODES)
+
+
+HERE = {"lo": "127.0.0.0/8", "eth0": "10.0.0.0/24", "eth1": ""}
+
+
+@pytest.mark.parametrize(
+    "given", ["eth0", "eth1", "lo", "10.0.0.0/24", "10.0.0.7/8", "eth0,10.0.0.0/16", "127.0.0.1/8", "fe80::/10"]
+)
+def test_interfaces_of_this_host(given: str) -> None:
+    check_interface(given, HERE)
+    check_interface(given, None)
+
+
+@pytest.mark.parametrize("given", ["eth7", "10.1.0.0/24", "eth0,eth7"])
+def test_an_interface_that_only_another_host_may_have(given: str) -> None:
+    check_interface(given, None)
+    with pytest.raises(UserError, match=r"^--interface: .* is none of this host's: lo \(127.0.0.0/8\), eth0 \("):
+        check_interface(given, HERE)
+
+
+@pytest.mark.parametrize(
+    "given", ["", "eth0,", "two words", "10.0.0.0/33", "a/b", "x" * 16, "-x", "eth0\n", "10.0.0.0/"]
+)
+def test_what_is_no_interface_anywhere(given: str) -> None:
+    for here in (HERE, None):
+        with pytest.raises(UserError, match=r"^--interface: .*is neither the name of an interface nor a subnet"):
+            check_interface(given, here)
 
 
 def test_a_colon_by_itself_would_end_the_program() -> None:

@@ -62,3 +62,24 @@ def test_a_number_beyond_all_use_is_refused_by_name(name: str) -> None:
     for value in values:
         with pytest.raises(click.BadParameter):
             option.type.convert(value, option, None)
+
+
+@pytest.mark.parametrize(
+    "name, values",
+    [
+        ("plan --link-gbit", ("1e-9", "1e9")),
+        ("plan --inside-gbit", ("0", "1e9")),
+        ("simulate --link-latency-us", ("1e-9", "1e9")),
+        ("simulate --inside-latency-us", ("0", "1e9")),
+        ("simulate --tflops", ("1e-9", "1e9")),
+        ("simulate --memory-gb-per-s", ("1e-9", "1e9")),
+        ("simulate --knee-percent", ("-1", "101")),
+    ],
+)
+def test_what_no_machine_has_is_refused(name: str, values: tuple[str, ...]) -> None:
+    """And what one has is taken: 100 kbit/s, and a second of latency by way of the moon."""
+    for value in values:
+        with pytest.raises(click.BadParameter, match="is not in the range"):
+            NUMBERS[name].type.convert(value, None, None)
+    for value in ("1e-4", "1e6") if "gbit" in name else ():
+        assert NUMBERS[name].type.convert(value, None, None) == float(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from full_disk import files_no_larger_than
 
+from mpi_spp.cli import commands
 from mpi_spp.errors import UserError
 from mpi_spp.system.outputs import require_different, require_writable, write_text, written
 
@@ -128,3 +129,26 @@ def test_two_options_of_one_file(tmp_path: Path) -> None:
         require_different({"--json": a, "--trace": link}, {})
     with pytest.raises(UserError, match=r"^--json: .*out is --input too; give another file$"):
         require_different({"--json": a}, {"--input": link})
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("simulate", "--model", "m", "--plot", "-"),
+        ("trace", "plot", "run.json", "-"),
+        ("bench", "comm", "--plot", "-"),
+        ("batch", "--model", "m", "--input", "in", "--output", "-"),
+        ("model", "convert", "m.gguf", "-"),
+        ("generate", "--model", "m", "--prompt", "hi", "--trace", "-"),
+        ("generate", "--model", "m", "--prompt", "hi", "--log-dir", "-"),
+    ],
+    ids=" ".join,
+)
+def test_a_dash_is_no_file_but_for_json(
+    words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor a folder of that name."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^(--[a-z-]+|PICTURE|DIRECTORY): (- is standard output|- has to end in)"):
+        commands(list(words), standalone_mode=False)
+    assert not list(tmp_path.iterdir())

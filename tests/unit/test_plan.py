@@ -182,11 +182,16 @@ def plan(directory: Path, *arguments: str) -> Result:
     return CliRunner().invoke(command, ["--model", str(directory), "--kernels", "plain", *arguments])
 
 
-def test_the_command_shows_tables(directory: Path) -> None:
-    shown = plan(directory, "--num-ranks", "3", "--decode", "tensor", "--chunk-size", "128")
-    assert shown.exit_code == 0, shown.output
-    for word in ("KV heads", "bytes received", "exposed sync", "reshard", "assumed", "which sync joins"):
-        assert word in shown.output, word
+def test_the_command_shows_what_most_ask_for_and_the_rest_with_all(directory: Path) -> None:
+    words = ("--num-ranks", "3", "--decode", "tensor", "--chunk-size", "128")
+    short, shown = plan(directory, *words), plan(directory, *words, "--all")
+    assert short.exit_code == shown.exit_code == 0, shown.output
+    for word in ("bytes received", "reshard", "which sync joins"):
+        assert word in shown.output and word not in short.output, word
+    for word in ("KV heads", "exposed sync", "assumed"):
+        assert word in shown.output and word in short.output, word
+    assert "--all shows" in short.output and len(short.output.splitlines()) < 20
+    assert max(map(len, short.output.splitlines())) <= 80
     assert max(map(len, shown.output.splitlines())) <= 80 and "…" not in shown.output
 
 

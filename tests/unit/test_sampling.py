@@ -14,10 +14,12 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.config import RunConfig
+from mpi_spp.request import Draws
 from mpi_spp.strategies.sampling.greedy import Greedy
 from mpi_spp.strategies.sampling.noise import gumbel, random_words, stream_key
 from mpi_spp.strategies.sampling.sampler import Sampler
 from mpi_spp.strategies.sampling.selection import selection_of, with_seed
+from mpi_spp.strategies.sampling.shard import NOT_FINITE
 from mpi_spp.strategies.sampling.truncation import FIRST_COUNT
 
 DRAWS = 4000
@@ -137,6 +139,28 @@ def test_a_huge_temperature_is_uniform(alone: Communicator, temperature: float, 
     assert chi_squared(counts, np.full(len(LOGITS), 0.1)) < 5
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_best_of_a_row_is_the_same_alone_and_among_others(alone: Communicator, dtype: torch.dtype) -> None:
+    """Ties, near ones, and rows with other magnitudes beside them; scores of 32 rows are computed at once."""
+    torch.manual_seed(3)
+    table = torch.randn(70, 200) * torch.logspace(-2, 3, 70)[:, None]
+    table[:, 150] = table[:, 7] = table.amax(dim=1) * 1.0001
+    table[5, 9], table[6, 9] = float("nan"), 1e30
+    calls: list[int] = []
+
+    class Counting(score_table.ScoreTable):
+        def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+            calls.append(len(hidden))
+            return super().logits(hidden)
+
+    head, hidden = Counting(table, dtype, range(200)), score_table.hidden_of(table)
+    together = Greedy().select(head, hidden, alone, range(70), [0] * 70)
+    assert calls == [32, 32, 6]
+    each = [Greedy().select(head, row, alone, [0], [0]) for row in hidden.split(1)]
+    assert torch.equal(together, torch.cat(each))
+    assert together.tolist() == [NOT_FINITE if row == 5 else 9 if row == 6 else 7 for row in range(70)]
+
+
 def test_random_words_are_splitmix64s() -> None:
     """Its published outputs for the seed 1234567."""
     expected = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
@@ -166,10 +190,10 @@ def test_noise_is_finite(word: int) -> None:
 
 
 def test_the_selection_is_chosen_by_the_temperature() -> None:
-    assert isinstance(selection_of(RunConfig(model="m")), Greedy)
-    assert isinstance(selection_of(RunConfig(model="m", temperature=1.0, seed=0)), Sampler)
+    assert isinstance(selection_of(Draws()), Greedy)
+    assert isinstance(selection_of(Draws(temperature=1.0, seed=0)), Sampler)
     with pytest.raises(ValueError, match="seed"):
-        selection_of(RunConfig(model="m", temperature=1.0))
+        Draws(temperature=1.0)
 
 
 def test_a_seed_is_drawn_only_when_it_is_needed() -> None:

@@ -59,6 +59,16 @@ def interfaces_here() -> tuple[Interface, ...]:
     return tuple(found)
 
 
+def networks_here() -> dict[str, str]:
+    """The networks of all interfaces by name, of the loopback and those that are down, too; "" where none is told."""
+    try:
+        names = {name: "" for _, name in socket.if_nameindex()}
+    except OSError:  # in a sandbox
+        return {}
+    loopback = {"lo": "127.0.0.0/8"} if "lo" in names else {}
+    return names | loopback | {one.name: one.network for one in interfaces_here()}
+
+
 def routes_here() -> tuple[Route, ...]:
     """Of the kernel's main table."""
     return parse_routes(read("/proc/net/route"))

@@ -11,9 +11,12 @@ from mpi_spp.system.units import counted
 _ORIGINS = {"layers": "layers of the prefill", "steps": "steps of the decode", "links": "messages"}
 
 
-def print_plan(plan: dict[str, Any], joints: list[dict[str, Any]], console: Console) -> None:
-    """Each rank, the times, and every prefill with every decode."""
+def print_plan(plan: dict[str, Any], joints: list[dict[str, Any]] | None, console: Console) -> None:
+    """What each rank holds, and the times in a line; with joints, all of it in tables."""
     console.print(_ranks(plan))
+    if joints is None:
+        console.print(_in_short(plan))
+        return
     console.print(_traffic(plan))
     console.print(_times(plan))
     console.print(_joints(joints))
@@ -22,6 +25,20 @@ def print_plan(plan: dict[str, Any], joints: list[dict[str, Any]], console: Cons
         f"The embedding stays in its file, which the ranks of a host share: up to {_mib(mapped)} MiB of it are mapped"
         " on a rank beside these totals, and the system takes them back when it wants."
     )
+
+
+def _in_short(plan: dict[str, Any]) -> str:
+    seconds, rates = plan["seconds"], plan["tokens_per_s"]
+    lengths = f"{counted(plan['prompt_tokens'], 'token')} and {plan['new_tokens']} new ones"
+    return (
+        f"\npredicted for {lengths}: {seconds['request']:.4g} s, of which prefill {seconds['prefill']:.4g} s"
+        f" and exposed sync {seconds['sync']:.4g} s; {rates['decode']:.1f} new tokens/s ({_origins(plan)})\n"
+        "--all shows messages, times, and every prefill with every decode"
+    )
+
+
+def _origins(plan: dict[str, Any]) -> str:
+    return ", ".join(f"{_ORIGINS[name]}: {origin}" for name, origin in plan["speeds"]["origins"].items())
 
 
 def _ranks(plan: dict[str, Any]) -> Table:
@@ -69,7 +86,7 @@ def _times(plan: dict[str, Any]) -> Table:
     made = table("predicted", "s", "", title=f"{plan['prefill']} then {plan['decode']} on {plan['mesh']}", wraps=[""])
     for name, value, note in rows:
         made.add_row(name, f"{value:.4g}", note)
-    made.caption = ", ".join(f"{_ORIGINS[name]}: {origin}" for name, origin in plan["speeds"]["origins"].items())
+    made.caption = _origins(plan)
     return made
 
 

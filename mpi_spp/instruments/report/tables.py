@@ -2,8 +2,9 @@
 
 import os
 import sys
+import textwrap
 from collections.abc import Collection, Iterator, Sequence
-from typing import TextIO
+from typing import Any, TextIO
 
 from rich import box
 from rich.console import Console
@@ -11,6 +12,10 @@ from rich.table import Table
 
 _FEWEST, _MOST, _USUAL = 40, 1000, 80  # columns: a width that no terminal has is not believed
 _GAP = 1  # between columns
+# Ranks have a terminal, or none, wherever their output goes in the end, so only who has started them can tell: by the
+# numbers of the descriptors that are on one.
+SHOWN_ON_TERMINAL = "MPI_SPP_TERMINAL"
+_OF_OPEN_MPI = "OMPI_COMM_WORLD_SIZE"
 
 
 def console(file: TextIO, markup: bool = False) -> Console:
@@ -18,7 +23,25 @@ def console(file: TextIO, markup: bool = False) -> Console:
     columns = os.environ.get("COLUMNS", "")
     known = columns.isascii() and columns.isdecimal() and _FEWEST <= int(columns[:9]) <= _MOST
     width = int(columns) if known else _terminal_width(file)
-    return Console(file=file, width=width, height=_USUAL, markup=markup, emoji=False, highlight=False)
+    colors = "auto" if _has_colors(file) else None
+    settings: dict[str, Any] = {"markup": markup, "emoji": False, "highlight": False, "color_system": colors}
+    return Console(file=file, width=width, height=_USUAL, **settings)
+
+
+def _has_colors(file: TextIO) -> bool:
+    """Whether it is shown on a terminal that knows them, and nobody wants none."""
+    is_wanted = not os.environ.get("NO_COLOR") and os.environ.get("TERM", "dumb") != "dumb"
+    return is_wanted and file.isatty() and _is_on_terminal(file)
+
+
+def _is_on_terminal(file: TextIO) -> bool:
+    told = os.environ.get(SHOWN_ON_TERMINAL)
+    if told is None:
+        return file.isatty() and _OF_OPEN_MPI not in os.environ
+    try:
+        return str(file.fileno()) in told.split(",")
+    except (OSError, ValueError):  # no file
+        return False
 
 
 def _terminal_width(file: TextIO) -> int:
@@ -31,6 +54,20 @@ def _terminal_width(file: TextIO) -> int:
 def reports() -> Console:
     """Standard error."""
     return console(sys.stderr)
+
+
+def tell(text: str, file: TextIO, indent: int | None = None) -> None:
+    """Print a sentence, on a terminal in as many lines as it needs; paths and other long words stay whole.
+
+    `indent`: columns before each line; None: two before those that go on. A file has it in one line, to be searched.
+    """
+    if not _is_on_terminal(file):
+        print(" " * (indent or 0) + text, file=file, flush=True)
+        return
+    settings: dict[str, Any] = {"break_long_words": False, "break_on_hyphens": False}
+    first, rest = ("", "  ") if indent is None else (" " * indent, " " * indent)
+    lines = textwrap.wrap(text, console(file).width, initial_indent=first, subsequent_indent=rest, **settings)
+    print("\n".join(lines), file=file, flush=True)
 
 
 def table(*columns: str, title: str | None = None, wraps: Collection[str] = (), numbers: bool = False) -> Table:

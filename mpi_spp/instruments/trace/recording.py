@@ -1,5 +1,6 @@
 """One timeline of all ranks: each keeps what it does, and at the end rank 0 writes all of it on its own clock."""
 
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,8 @@ from mpi_spp.instruments.trace.perfetto import write_trace
 from mpi_spp.instruments.trace.timeline import Event, Timeline
 from mpi_spp.system.timed import PHASES, TimedWork, keeping_timed
 from mpi_spp.system.units import counted
+
+log = logging.getLogger(__name__)
 
 _MOST = 300_000  # of a kind on a rank: some 200 MB together, and more than a viewer shows
 
@@ -64,27 +67,45 @@ class Record:
         return Timeline(rank, host, events, about_clock, dropped)
 
 
+class Shown:
+    """Prints the first message of each kind and pair of ranks, since a short answer has hundreds; logs all."""
+
+    def __init__(self, rank: int, origin_ns: int) -> None:
+        self._rank, self._origin_ns, self._seen, self.left = rank, origin_ns, set[tuple[object, ...]](), 0
+
+    def add(self, timed: TimedOperation) -> None:
+        """It is complete."""
+        operation = timed[0]
+        if not operation.others:
+            return
+        line, kind = one_line(self._rank, timed, self._origin_ns), (operation.kind, operation.comm, operation.others)
+        log.info(line)
+        if kind in self._seen:
+            self.left += 1
+        else:
+            self._seen.add(kind)
+            _print(line)
+
+
 @contextmanager
 def tracing(world: World, file: Path | None, prints_messages: bool) -> Iterator[None]:
     """While it is open keep what all ranks do, and then write it to the file on rank 0. Collective.
 
-    None: no file. `prints_messages`: every rank prints each of its messages on standard error when it is complete.
-    Raises UserError on all ranks when the file cannot be written.
+    None: no file. `prints_messages`: every rank prints the first of its messages of each kind on standard error when it
+    is complete, and writes all of them to its log, if it has one. Raises UserError on all ranks when the
+    file cannot be written.
     """
     comm = Communicator(world.mpi_comm, shares_core=True, name="trace")
     first, record = compare_clocks(comm), Record()
     with ExitStack() as looking_on:
+        shown = Shown(world.rank, first[0].at_ns + first[world.rank].ahead_ns)
         if prints_messages:
-            origin = first[0].at_ns + first[world.rank].ahead_ns
-
-            def show(timed: TimedOperation) -> None:
-                if timed[0].others:
-                    _print(one_line(world.rank, timed, origin))
-
-            looking_on.enter_context(observed_by(Stopwatch(show)))
+            looking_on.enter_context(observed_by(Stopwatch(shown.add)))
         if file is not None:
             looking_on.enter_context(record.open())
         yield
+    if prints_messages and (left := sum(world.gather(shown.left))) and world.rank == 0:
+        _print(f"mpi-spp: {counted(left, 'further message')} of these kinds; --trace FILE or --log-dir DIR has all")
     if file is not None:
         timelines = collect(comm, _timeline(record, world, first, compare_clocks(comm)))
         world.together(lambda: _write(file, timelines) if world.rank == 0 else None)

@@ -40,7 +40,6 @@ def print_trace_summary(summary: dict[str, Any], console: Console) -> None:
         f"critical path: {summary['window_s']:.3f} s = work of {by_rank}, and {path['messages_s']:.3f} s for"
         f" {counted(path['messages'], 'message')}",
         highlight=False,
-        soft_wrap=True,
     )
     if dropped := sum(rank["dropped"] for rank in summary["ranks"]):
         console.print(f"not in this trace: {dropped} later events; trace a shorter run", highlight=False)

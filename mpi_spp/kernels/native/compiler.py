@@ -14,7 +14,7 @@ _COMPILERS = ("gcc", "cc", "clang")
 _ZIG = "ziglang"  # a package of Python that holds a clang, and the C library's headers
 _MISSING = (
     f"no C compiler ({', '.join(_COMPILERS)}) on the PATH; install one, or name it in CC,"
-    f" or take the one that `pip install {_ZIG}` brings along"
+    " or take the one that `pip install 'mpi-spp[compiler]'` brings along"
 )
 _SECONDS = 120
 

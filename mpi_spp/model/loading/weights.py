@@ -124,6 +124,7 @@ class _Maker:
             heads=self._heads(path + "self_attn.", share, weights, biases) if share.query_heads else None,
             mlp_norm=self.norm(path + "post_attention_layernorm.weight"),
             mlp=None,
+            window=self._config.sliding_windows[number],
         )
         if self._config.has_experts(number):
             layer.router, layer.experts = self._router(path), self._experts(path, share, weights)
