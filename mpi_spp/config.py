@@ -1,6 +1,5 @@
 """The options of a run: one frozen dataclass, validated when made. Its defaults are the command line's defaults."""
 
-import math
 from dataclasses import dataclass, fields
 from typing import Any, Literal
 
@@ -8,7 +7,15 @@ from mpi_spp.errors import UserError
 from mpi_spp.parallel import registry
 from mpi_spp.parallel.mesh import parse_mesh
 from mpi_spp.parallel.partition import CONTEXT_SPLITS
-from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
+from mpi_spp.request import (
+    DRAWS,
+    MOST_TOKENS,
+    PENALTY_RANGES,
+    Draws,
+    check_draw,
+    check_penalty,
+    check_template_variables,
+)
 from mpi_spp.system.outputs import require_name
 from mpi_spp.system.units import MemoryLimit, counted
 
@@ -24,7 +31,6 @@ ACTIVATIONS = ("exact", "int8")
 LAYER_SPLITS = ("auto", "even")
 CUDA_AWARE = ("auto", "yes", "no")
 MOST_THREADS = 1024
-MOST_TOKENS = 2**31 - 1  # the most positions that a model may have
 MOST_SECONDS = 366 * 24 * 3600  # of a limit, which the system's clocks take
 _LARGEST_GROUP = 1 << 16
 _MOST_ANSWERS = 1 << 16  # of one prompt
@@ -32,7 +38,6 @@ _MOST = {
     "max_new_tokens": MOST_TOKENS,
     "num_return_sequences": _MOST_ANSWERS,
     "chunk_size": MOST_TOKENS,
-    "top_k": MOST_TOKENS,
     "threads": MOST_THREADS,
     "timeout": MOST_SECONDS,
 }
@@ -152,6 +157,11 @@ class RunConfig:
         """Whether tokens are chosen by two sequences: the prompt's, and the one to steer away from."""
         return self.guidance_scale != 1
 
+    @property
+    def draws(self) -> Draws:
+        """How tokens are drawn where a request says nothing of it; the seed must be there where it is needed."""
+        return Draws(*(getattr(self, name) for name in DRAWS))
+
     def _check_activations(self) -> None:
         if self.activations == "exact":
             return
@@ -196,14 +206,9 @@ class RunConfig:
         for name in PENALTY_RANGES:
             if getattr(self, name) is not None:
                 check_penalty(name, getattr(self, name), option_name(name))
-        if not (math.isfinite(self.temperature) and self.temperature >= 0):
-            raise UserError(f"--temperature: {self.temperature} is no finite number from 0 up; give 0 (greedy) or 0.8")
-        if self.top_k < 0:
-            raise UserError(f"--top-k: {self.top_k} is too small; give 1 or more, or 0 for all tokens")
-        if not 0 < self.top_p <= 1:
-            raise UserError(f"--top-p: {self.top_p} is no share above 0 and up to 1; give 0.95, or 1 for all tokens")
-        if self.seed is not None and not 0 <= self.seed < 2**64:
-            raise UserError(f"--seed: {self.seed} does not fit 64 bits; give a number from 0 up, below 2**64")
+        for name in DRAWS:
+            if getattr(self, name) is not None:
+                check_draw(name, getattr(self, name), option_name(name))
         if self.num_return_sequences > 1 and not self.temperature:
             raise UserError(
                 f"--num-return-sequences: {self.num_return_sequences} greedy answers would all be the same; give"

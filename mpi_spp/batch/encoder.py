@@ -7,14 +7,14 @@ from typing import Any
 
 from mpi_spp.batch.lines import Line
 from mpi_spp.batch.messages import Message
-from mpi_spp.config import RunConfig, option_name
+from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.text.generation import read_generation
 from mpi_spp.model.text.prompt import TextStream, is_chat
 from mpi_spp.model.text.template import ChatTemplate
 from mpi_spp.model.text.tokenizer import load_tokenizer, require_room, token_ids
-from mpi_spp.request import Request
+from mpi_spp.request import DRAWS, Draws, Request, new_seed
 
 
 class Encoder:
@@ -22,6 +22,7 @@ class Encoder:
 
     def __init__(self, config: RunConfig, model: ModelConfig, directory: Path) -> None:
         self._config, self._model, self._directory = config, model, directory
+        self._seed = new_seed()  # of lines that want one and bring none
         self._tokenizer = load_tokenizer(directory, chats=config.chat is not False)
         chats = self._tokenizer is not None and is_chat(config, self._tokenizer, directory)
         self._template = ChatTemplate(self._tokenizer, directory) if chats else None
@@ -29,8 +30,11 @@ class Encoder:
         self._stream = None if self._tokenizer is None else TextStream(self._tokenizer)
 
     def request(self, line: Line, stream: int) -> Request:
-        """What the engine is asked; `stream` keys its draws. Raises UserError where the model cannot answer."""
-        self._require_options(line.of_the_run)
+        """What the engine is asked. Raises UserError where the model cannot answer.
+
+        `stream` keys its draws, unless the line brings a seed of its own: the same line then gives the same answer
+        wherever it stands.
+        """
         vocab_size, positions = self._model.vocab_size, self._model.max_positions
         if line.prompt_ids is not None:
             ids = line.prompt_ids
@@ -45,7 +49,9 @@ class Encoder:
             raise UserError(f"the prompt has {len(ids)} tokens, but the model has {positions} positions")
         new_tokens = min(line.max_new_tokens or self._config.max_new_tokens, free)
         penalties = replace(self.generation.penalties, **line.penalties)
-        return Request(ids, self.generation.stop_ids, new_tokens, stream, penalties)
+        stream = 0 if "seed" in line.draws else stream
+        stop_ids, draws = self._stop_ids(line.ignore_eos), self._draws(line.draws)
+        return Request(ids, stop_ids, new_tokens, stream, penalties, draws=draws)
 
     def text(self, token_ids: list[int]) -> str | None:
         """The answer's text; None without a tokenizer."""
@@ -55,14 +61,20 @@ class Encoder:
         """What turns the tokens of one more answer into text as they come; None without a tokenizer."""
         return None if self._stream is None else self._stream.fresh()
 
-    def _require_options(self, of_the_run: Mapping[str, Any]) -> None:
-        """Raise UserError where a line says otherwise than an option that holds for all lines."""
-        for name, value in of_the_run.items():
-            held = getattr(self._config, name)
-            is_off = name == "top_k" and held == 0 and value == -1  # so vLLM spells it
-            if not is_off and (value != held or isinstance(value, bool) != isinstance(held, bool)):
-                option = option_name(name)
-                raise UserError(f"{name}: {value!r} cannot be set for one line; {option} ({held}) holds for all")
+    def _draws(self, given: Mapping[str, Any]) -> Draws | None:
+        """What a line says of its draws, else the options; None where it says nothing."""
+        if not given:
+            return None
+        draws = {name: getattr(self._config, name) for name in DRAWS} | dict(given)
+        if draws["temperature"] and draws["seed"] is None:
+            draws["seed"] = self._seed
+        return Draws(**draws)
+
+    def _stop_ids(self, ignore_eos: bool | None) -> frozenset[int]:
+        """Where an answer ends by itself."""
+        if ignore_eos is False and self._config.ignore_eos:
+            raise UserError("ignore_eos: false cannot be had for one line; leave --ignore-eos out")
+        return frozenset() if ignore_eos else self.generation.stop_ids
 
     def _token_ids(self, line: Line) -> list[int]:
         if self._tokenizer is None:

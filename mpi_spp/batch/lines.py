@@ -10,7 +10,7 @@ from typing import Any
 
 from mpi_spp.batch.messages import Message, read_message, require_characters
 from mpi_spp.errors import UserError
-from mpi_spp.request import PENALTY_RANGES, check_penalty, check_template_variables
+from mpi_spp.request import DRAWS, PENALTY_RANGES, check_draw, check_penalty, check_template_variables
 from mpi_spp.system.files import MIB, read_bytes
 
 _MOST_BYTES, _MOST_BYTES_OF_A_PIPE = 1024 * MIB, 96 * MIB  # of a file; of a pipe or a device, which may never end
@@ -20,7 +20,6 @@ _AROUND = ("id", "custom_id", "method", "url", "body")  # OpenAI's batch format
 # Of OpenAI and vLLM, and without a meaning here: who asks, where it is answered, and what is kept of it.
 _WITHOUT_MEANING = {"metadata", "model", "priority", "prompt_cache_key", "request_id", "safety_identifier"}
 _WITHOUT_MEANING |= {"service_tier", "store", "user"}
-_OF_THE_RUN = ("ignore_eos", "seed", "temperature", "top_k", "top_p")  # taken where they say what the options say
 # What clients spell out though it asks for nothing: these values are taken, any other is refused.
 _NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
     "add_generation_prompt": (True,),
@@ -51,7 +50,7 @@ _NOTHING_ASKED: dict[str, tuple[Any, ...]] = {
 class Line:
     """What one line asks for: exactly one of `prompt`, `prompt_ids` and `messages` is there.
 
-    `of_the_run`: what it says of options of the command, by their fields in RunConfig.
+    `draws`: what it says of how tokens are drawn, by the names of DRAWS; of all else the command's options count.
     """
 
     prompt: str | None = None
@@ -60,7 +59,8 @@ class Line:
     max_new_tokens: int | None = None  # None: as the command says
     penalties: Mapping[str, float] = field(default_factory=dict)
     chat_template_kwargs: Mapping[str, Any] | None = None
-    of_the_run: Mapping[str, Any] = field(default_factory=dict)
+    draws: Mapping[str, Any] = field(default_factory=dict)
+    ignore_eos: bool | None = None
 
 
 def read_lines(path: Path) -> list[tuple[int, bytes]]:
@@ -121,12 +121,13 @@ def parse_line(fields: Mapping[str, Any]) -> Line:
         max_new_tokens=_max_new_tokens(body),
         penalties={one: check_penalty(one, body[one], one) for one in PENALTY_RANGES if one in body},
         chat_template_kwargs=variables,
-        of_the_run={one: body[one] for one in _OF_THE_RUN if one in body},
+        draws={one: _draw(one, body[one]) for one in DRAWS if one in body},
+        ignore_eos=_flag("ignore_eos", body.get("ignore_eos")),
     )
 
 
-_KNOWN = frozenset((*_PROMPTS, *_LENGTHS, *_WITHOUT_MEANING, *_OF_THE_RUN, *_NOTHING_ASKED, *PENALTY_RANGES))
-_KNOWN |= {"chat_template_kwargs"}
+_KNOWN = frozenset((*_PROMPTS, *_LENGTHS, *_WITHOUT_MEANING, *DRAWS, *_NOTHING_ASKED, *PENALTY_RANGES))
+_KNOWN |= {"chat_template_kwargs", "ignore_eos"}
 
 
 def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -153,6 +154,17 @@ def _refuse_unknown(names: Iterable[str], advice: str) -> None:
 def _is_same(one: Any, other: Any) -> bool:
     """Whether JSON values are the same: a number is none of true and false."""
     return one == other and isinstance(one, bool) == isinstance(other, bool)
+
+
+def _draw(name: str, value: Any) -> Any:
+    """A value of one of DRAWS; vLLM spells a top-k of all tokens as -1."""
+    return check_draw(name, 0 if name == "top_k" and value == -1 else value, name)
+
+
+def _flag(name: str, value: Any) -> bool | None:
+    if not isinstance(value, bool | None):
+        raise UserError(f"{name}: {value!r} is neither true nor false")
+    return value
 
 
 def _max_new_tokens(body: Mapping[str, Any]) -> int | None:

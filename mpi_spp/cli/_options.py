@@ -16,12 +16,12 @@ from mpi_spp.config import (
     KV_CACHE_DTYPES,
     LAYER_SPLITS,
     MOST_SECONDS,
-    MOST_TOKENS,
     QUANTIZE,
     default_of,
 )
 from mpi_spp.parallel import registry
 from mpi_spp.parallel.partition import CONTEXT_SPLITS
+from mpi_spp.request import MOST_TOKENS
 from mpi_spp.system.files import parse_json
 from mpi_spp.system.units import MemoryLimit, parse_limit
 

@@ -21,9 +21,10 @@ from mpi_spp.cli._options import (
 )
 from mpi_spp.cli._output import check_outputs, write_json
 from mpi_spp.cli._trace import traced
-from mpi_spp.config import MOST_TOKENS, RunConfig, default_of
+from mpi_spp.config import RunConfig, default_of
 from mpi_spp.errors import UserError
 from mpi_spp.instruments.report.experts import load_line
+from mpi_spp.request import MOST_TOKENS
 from mpi_spp.system.files import read_json_object
 from mpi_spp.system.units import counted
 

@@ -10,7 +10,7 @@ from mpi_spp.kv.exchange import Exchange, Move
 from mpi_spp.model.decoder import Stage
 from mpi_spp.parallel.partition import Ranges
 from mpi_spp.parallel.phase import Phase, held_by
-from mpi_spp.parallel.rounds import plan_rounds
+from mpi_spp.parallel.rounds import Round, plan_rounds
 from mpi_spp.strategies.assignment import Plan, Strategies
 
 
@@ -39,15 +39,18 @@ class Caches:
         self.most_bytes = max(self.most_bytes, source.nbytes + target.nbytes)
         return source
 
-    def exchange(self, source: KVCache, target: KVCache, chunks: list[range]) -> Exchange:
-        """The rounds of one prefill in these chunks."""
-        phase, target_regions, sync = self.plan.prefill, self.plan.decode.regions, self.strategies.sync
+    def new_exchange(self) -> Exchange:
+        """For the rounds of all prompts."""
+        return Exchange(self.links.kv, self.strategies.sync.MOVES, self.strategies.sync.exchange)
+
+    def rounds(self, source: KVCache, target: KVCache, chunks: list[range]) -> tuple[Move, list[Round]]:
+        """What a prompt in these chunks has to exchange, and when."""
+        phase, target_regions = self.plan.prefill, self.plan.decode.regions
         rounds = []
         if phase.regions != target_regions:
             stages, made = [place.stage for place in phase.places], self.plan.prefill_positions(chunks)
             rounds = plan_rounds(self.granularity, phase.regions, stages, chunks, made)
-        move = Move(source, target, target_regions, self.plan.decode_positions(chunks), self.links.hosts)
-        return Exchange(self.links.kv, sync.MOVES, sync.exchange, move, rounds)
+        return Move(source, target, target_regions, self.plan.decode_positions(chunks), self.links.hosts), rounds
 
     def _new(self, phase: Phase, positions: list[Ranges], num_tokens: int, capacity: int) -> KVCache:
         rank = self.links.replica.rank

@@ -18,6 +18,8 @@ from mpi_spp.engine.communicators import Communicators
 from mpi_spp.engine.diagnosis import Diagnosis, Fail
 from mpi_spp.engine.loading import Loader
 from mpi_spp.engine.measuring import Measuring
+from mpi_spp.engine.prefilling import Prefilled, Prefilling
+from mpi_spp.engine.scheduler import Scheduler
 from mpi_spp.engine.teams import teams_of
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
@@ -29,13 +31,12 @@ from mpi_spp.parallel.partition import split_chunks
 from mpi_spp.parallel.phase import needed
 from mpi_spp.request import NO_PENALTIES, Penalties, Request
 from mpi_spp.strategies.assignment import Strategies, load_strategies, plan_phases
-from mpi_spp.strategies.decode._job import DecodeJob, Selected, SequenceState
+from mpi_spp.strategies.decode._job import DecodeJob, Decoding, Selected, SequenceState, no_tokens
 from mpi_spp.strategies.prefill._job import PrefillJob
 from mpi_spp.strategies.sampling.penalties import seen_of
-from mpi_spp.strategies.sampling.selection import selection_of, with_seed
+from mpi_spp.strategies.sampling.selection import select_by_draws, with_seed
 from mpi_spp.system.limits import require_threads
 from mpi_spp.system.memory import resident_bytes
-from mpi_spp.system.progress import Progress
 from mpi_spp.system.timed import timed
 from mpi_spp.system.timings import Clock
 
@@ -99,7 +100,6 @@ class Engine:
         if self._strategies.shares_memory and self._loader.device.type != "cpu":
             raise UserError("--sync-strategy: shared is for caches in the memory of hosts; choose another one for GPUs")
         self.config, self.clock = with_seed(config, self.world), clock
-        self._selection = selection_of(self.config)
         plan = plan_phases(self._strategies, config, self.model, lambda: self._measuring.costs)
         if config.chunk_size == "auto" or (config.is_guided and config.layer_split == "auto"):
             # Measured, if need be, before the stage is loaded: on layers of their own. By all ranks: of a guidance
@@ -138,29 +138,32 @@ class Engine:
         between: Callable[[], object] = lambda: None,
         fail: Fail | None = None,
         most: int | None = None,
+        ticks: int | None = None,
     ) -> Iterator[tuple[int, int]]:
         """Yield a request's number with its next token, on every rank.
 
         Requests are taken, by all ranks alike, when there is room for them among the `most` that are under way (None:
-        all at once): they are prefilled one after another, and join the others between two of their tokens. `between`
-        is called after each prefill: whoever waits for this rank should not wait for all of them. `fail`: see `decode`.
+        all at once): their prompts follow one another through the stages, and they join the others between two of
+        their tokens. `ticks`: see `Scheduler`. `between` is called after each prefill: whoever waits for this rank
+        should not wait for all of them. `fail`: see `decode`.
         """
-        numbered, decoding = enumerate(requests), self._strategies.decode.decode(self._decode_job())
+        scheduler, numbered = Scheduler(most, ticks), enumerate(requests)
+        prefilling, decoding = self._prefilling(), self._strategies.decode.decode(self._decode_job())
         running: Sequence[SequenceState] = []
         while True:
             decoding.drop_finished()  # before others take the room of their caches
-            if not running:
+            under_way = len(prefilling) + len(running)
+            if not under_way:
                 self._links.shared.free()  # it gives back all or nothing
-            is_full = bool(running) and self._strategies.shares_memory
-            room = 0 if is_full else None if most is None else most - len(running)
-            new = [self._prefilled(*one, between) for one in itertools.islice(numbered, room)]
-            states = [state for state, _ in new]
-            given = decoding.admit(states, torch.cat([hidden for _, hidden in new])) if new else decoding.step()
-            if not given[0]:
+            for one in itertools.islice(numbered, scheduler.room(under_way, self._strategies.shares_memory)):
+                self._begin(prefilling, *one)
+            joins = scheduler.prefills_next(len(prefilling), len(running))
+            given = self._join(prefilling.advance(ticks), decoding, between) if joins else decoding.step()
+            if not given[0] and not prefilling:
                 break
             yield from self._taken(given, fail)
-            running = [one for one in (*running, *states) if not one.finished]
-            del new, states, given  # and with them the caches of those that are finished
+            running = [one for one in (*running, *(given[0] if joins else ())) if not one.finished]
+            del given  # and with it the caches of those that are finished
 
     def decode(
         self,
@@ -181,15 +184,22 @@ class Engine:
             yield from self._taken(given, fail)
             given = decoding.step()
 
-    def _prefilled(
-        self, number: int, request: Request, between: Callable[[], object]
-    ) -> tuple[SequenceState, torch.Tensor]:
-        """A request after its prefill, and its last token's hidden state [1, hidden_size]."""
+    def _begin(self, prefilling: Prefilling, number: int, request: Request) -> None:
+        """Let a request's prompt follow those that are prefilled."""
         length = len(request.prompt_ids)
         cache = self.new_cache(length + request.max_new_tokens, length)
-        hidden = self.prefill(request.prompt_ids, cache)
-        between()
-        return self._state(number, request, cache), hidden
+        prefilling.add((number, request), request.prompt_ids, self._cut(length), cache)
+
+    def _join(self, done: Sequence[Prefilled], decoding: Decoding, between: Callable[[], object]) -> Selected:
+        """Let requests whose prefill is done join those that are decoded."""
+        for one in done:
+            self._note(one)
+            between()
+        if not done:
+            return [], no_tokens()
+        owned = [(*one.owner, one.cache) for one in done]
+        states = [self._state(number, request, cache) for number, request, cache in owned]
+        return decoding.admit(states, torch.cat([one.hidden for one in done]))
 
     def _state(self, number: int, request: Request, cache: KVCache) -> SequenceState:
         return SequenceState(number, request, cache, seen_of(request, self.stage.vocabulary, self.stage.device))
@@ -197,6 +207,8 @@ class Engine:
     def _taken(self, given: Selected, fail: Fail | None) -> Iterator[tuple[int, int]]:
         """The requests' numbers with their tokens, which count from here on."""
         sequences, tokens = given
+        if not sequences:
+            return
         self.clock.mark("decode_end" if sequences[0].taken else "first_token")
         self._diagnosis.end_without_token(sequences, tokens, fail)
         for sequence, token in zip(sequences, tokens.tolist(), strict=True):
@@ -206,39 +218,28 @@ class Engine:
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
         """Fill this rank's part of the cache; returns the last token's hidden state [1, hidden_size], on every rank."""
-        self.chunks = self._cut(len(prompt_ids))
-        self.comm.barrier()
-        self._mark("prefill_start")
-        phase, rank = self._prefill_phase, self.comm.rank
-        source = self._caches.source(cache, self.chunks)
-        exchange = self._caches.exchange(source, cache, self.chunks)
-        job = PrefillJob(
-            self.stage,
-            self.comm,
-            phase.places[rank],
-            phase.spans[rank],
-            self._prefill_shard,
-            torch.tensor(prompt_ids),
-            self.chunks,
-            self._plan.prefill_parts(self.chunks),
-            self._prefill_parts,
-            source,
-            exchange,
-            Progress("prefill", len(prompt_ids), "token", shows=self.world.rank == 0),
-        )
-        self.stage.load.clear()
-        with timed("prefill", tokens=len(prompt_ids)):
-            hidden = self._strategies.prefill.prefill(job)
-            self._mark("prefill_end")
-        with timed("sync"):
-            exchange.finish()
-            self.comm.barrier()
-            self._mark("sync_end")
+        prefilling = self._prefilling()
+        prefilling.add(None, prompt_ids, self._cut(len(prompt_ids)), cache)
+        (done,) = prefilling.advance()
+        self._note(done)
+        return done.hidden
+
+    def _prefilling(self) -> Prefilling:
+        """The prompts of a call, of which there are none yet."""
+        phase, rank, shard = self._prefill_phase, self.comm.rank, self._prefill_shard
+        place, layers, exchange = phase.places[rank], phase.spans[rank], self._caches.new_exchange()
+        job = PrefillJob(self.stage, self.comm, place, layers, shard, self._prefill_parts, exchange)
+        compute, shows = self._strategies.prefill.prefill, self.world.rank == 0
+        return Prefilling(job, compute, self._caches, self._plan, self.clock, shows)
+
+    def _note(self, done: Prefilled) -> None:
+        """Keep of the last prefill what reports tell."""
+        self.chunks = done.prompt.chunks
         experts = self.model.experts
         self._experts = None if experts is None else self.stage.load.by_expert(experts.count)
-        if phase.places[0].num_stages > 1:
-            self.comm.broadcast(hidden, root=phase.last)
-        return hidden
+        for name, seconds in done.moments.items():
+            self.clock.moments[name] = seconds
+            log.info("%s at %.3f s", name, seconds)
 
     def prefill_alone(self, prompt_ids: list[int], known: int, cache: KVCache) -> torch.Tensor:
         """As `prefill`, behind `known` positions of a whole cache, at least one token, and without other ranks."""
@@ -287,13 +288,9 @@ class Engine:
         return DecodeJob(self.stage, self.comm, place, layers, self._decode_shard, self._select)
 
     def _select(self, sequences: Sequence[SequenceState], hidden: torch.Tensor) -> torch.Tensor:
-        adjusts, steps = [one.seen for one in sequences], [one.taken for one in sequences]
-        streams = [one.request.stream for one in sequences]
+        default, scale = self.config.draws, self.config.guidance_scale
+        draws = [one.request.draws or default for one in sequences]
+        streams, steps = [one.request.stream for one in sequences], [one.taken for one in sequences]
         with timed("select", sequences=len(sequences)):
-            return self._selection.select(self.stage, hidden, self._links.selecting, streams, steps, adjusts)
-
-    def _mark(self, name: str) -> None:
-        if self.stage.device.type == "cuda":
-            torch.cuda.synchronize(self.stage.device)
-        self.clock.mark(name)
-        log.info("%s at %.3f s", name, self.clock.moments[name])
+            who = (streams, steps, [one.seen for one in sequences])
+            return select_by_draws(self.stage, hidden, self._links.selecting, draws, scale, *who)

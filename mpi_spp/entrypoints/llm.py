@@ -17,15 +17,14 @@ from mpi_spp.engine.teams import teams_of
 from mpi_spp.entrypoints.opening import find_model, join, make_engine, read_model
 from mpi_spp.errors import UserError
 from mpi_spp.parallel.mesh import require_one_replica
-from mpi_spp.request import PENALTY_RANGES, Request
+from mpi_spp.request import DRAWS, PENALTY_RANGES, Draws, Request, new_seed
 from mpi_spp.system.timings import Clock
 from mpi_spp.system.units import parse_limit
 
-_OF_THE_RUN = ("temperature", "top_k", "top_p", "seed")  # as RunConfig names them
 # What an answer is asked for, and what a command reads or writes: none of these is an option of a model.
 _NO_OPTIONS = {"prompt", "prompt_file", "prompt_ids", "document", "questions", "negative_prompt", "guidance_scale"}
 _NO_OPTIONS |= {"num_return_sequences", "max_new_tokens", "ignore_eos", "json", "trace", "trace_messages"}
-_NO_OPTIONS |= {*_OF_THE_RUN, *PENALTY_RANGES}
+_NO_OPTIONS |= {*DRAWS, *PENALTY_RANGES}
 
 # What all ranks must have alike, lest one waits for what no other sends.
 _OF_ALL_RANKS: tuple[str, ...] = ("mesh", "prefill", "decode", "chunk_size", "layer_split", "context_split")
@@ -54,18 +53,18 @@ class SamplingParams:
 
     def __post_init__(self) -> None:
         _require_types(SamplingParams, vars(self))
-        parse_line({"prompt_ids": [0], **self.by_request})
-        _config(model="", **self.by_run)
+        parse_line({"prompt_ids": [0], **self.asked})
+        _config(model="", **{name: getattr(self, name) for name in DRAWS})
 
     @property
-    def by_request(self) -> dict[str, Any]:
-        """What each prompt is asked with, as a line of a batch has it."""
-        return {name: getattr(self, name) for name in ("max_tokens", *PENALTY_RANGES)}
+    def asked(self) -> dict[str, Any]:
+        """What a prompt is asked with, as a line of a batch has it; the seed is for all prompts of a call."""
+        names = ("max_tokens", "ignore_eos", *PENALTY_RANGES)
+        return {name: getattr(self, name) for name in names}
 
-    @property
-    def by_run(self) -> dict[str, Any]:
-        """What holds for all prompts of a call, as RunConfig has it."""
-        return {name: getattr(self, name) for name in _OF_THE_RUN}
+    def draws(self, seed: int) -> Draws:
+        """How tokens are drawn; with this seed where none is given."""
+        return Draws(self.temperature, self.top_k, self.top_p, seed if self.seed is None else self.seed)
 
 
 @dataclass(frozen=True)
@@ -76,6 +75,9 @@ class Completion:
     token_ids: list[int]
     finish_reason: str
     prompt_token_ids: list[int]
+
+
+Params = SamplingParams | Sequence[SamplingParams] | None
 
 
 class LLM:
@@ -122,10 +124,11 @@ class LLM:
         """All processes of the job."""
         return self._world.size
 
-    def generate(self, prompts: Prompt | Sequence[Prompt], params: SamplingParams | None = None) -> list[Completion]:
+    def generate(self, prompts: Prompt | Sequence[Prompt], params: Params = None) -> list[Completion]:
         """Answer one prompt or several, in order; the same on all ranks. Collective.
 
-        A text becomes a chat where the model has a chat template; `LLM(..., chat=False)` takes it as it is.
+        `params`: one for all prompts, or a list with one for each. A text becomes a chat where the model has a chat
+        template; `LLM(..., chat=False)` takes it as it is.
         """
         self._begins("generate()")
         requests = self._requests(prompts, params)
@@ -150,23 +153,18 @@ class LLM:
         """Say where this rank is, should others be elsewhere."""
         self._world.doing = f"{call}, call {next(_calls)} of an LLM"
 
-    def _requests(self, prompts: Prompt | Sequence[Prompt], given: SamplingParams | None) -> list[Request]:
-        """What the engine is asked, by rank 0's prompts; and the engine set to draw so."""
+    def _requests(self, prompts: Prompt | Sequence[Prompt], given: Params) -> list[Request]:
+        """What the engine is asked, by rank 0's prompts and parameters."""
 
-        def read() -> tuple[list[Request], dict[str, Any]]:
+        def read() -> list[Request]:
             assert self._encoder is not None
-            params = SamplingParams() if given is None else given
-            if not isinstance(params, SamplingParams):
-                raise UserError(f"params: {type(params).__name__} is no SamplingParams; one holds for all prompts")
-            lines = [parse_line({**_fields_of(one), **params.by_request}) for one in _one_by_one(prompts)]
-            found = [self._encoder.request(line, stream=number) for number, line in enumerate(lines, start=1)]
-            never = frozenset[int]()
-            return [replace(one, stop_ids=never) if params.ignore_eos else one for one in found], params.by_run
+            asked, seed, requests = _one_by_one(prompts), new_seed(), []
+            for number, (one, params) in enumerate(zip(asked, _for_each(given, len(asked)), strict=True), start=1):
+                request = self._encoder.request(parse_line({**_fields_of(one), **params.asked}), stream=number)
+                requests.append(replace(request, draws=params.draws(seed)))
+            return requests
 
-        requests, how = self._world.on_rank_0(read)
-        if any(getattr(self._engine.config, name) != value for name, value in how.items()):
-            self._engine.configure(replace(self._engine.config, **how), self._clock)
-        return requests
+        return self._world.on_rank_0(read)
 
     def _completion(self, request: Request, token_ids: list[int]) -> Completion:
         assert self._encoder is not None
@@ -232,6 +230,21 @@ def _one_by_one(prompts: Prompt | Sequence[Prompt]) -> Sequence[Prompt]:
     if isinstance(prompts, (list, tuple)) and not (prompts and isinstance(prompts[0], (int, dict))):
         return prompts
     return [prompts]  # type: ignore[list-item]
+
+
+def _for_each(given: Params, count: int) -> Sequence[SamplingParams]:
+    """The parameters of each of so many prompts."""
+    if given is None or isinstance(given, SamplingParams):
+        return [given or SamplingParams()] * count
+    if not isinstance(given, (list, tuple)):
+        raise UserError(f"params: {type(given).__name__} is no SamplingParams; give one for all prompts, or a list")
+    params: Sequence[SamplingParams] = given
+    if len(params) != count:
+        raise UserError(f"params: {len(params)} for {count} prompts; give one for each, or one for all")
+    for one in params:
+        if not isinstance(one, SamplingParams):
+            raise UserError(f"params: {type(one).__name__} is no SamplingParams; give one for each prompt")
+    return params
 
 
 def _fields_of(prompt: Prompt) -> dict[str, Any]:

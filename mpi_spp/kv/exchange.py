@@ -1,6 +1,6 @@
 """Runs the rounds of a KV sync beside the computation: packs, starts, moves on, unpacks."""
 
-from collections import deque
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -139,59 +139,92 @@ def unpack_block(cache: KVCache, block: Block, rows: torch.Tensor) -> None:
 
 
 class Exchange:
-    """The rounds of one prefill, of which several may be under way."""
+    """The rounds of all prompts that are under way, of which several may be.
 
-    def __init__(
-        self,
-        comm: Communicator,
-        moves: type[Shared] | type[Parcels],
-        strategy: Strategy,
-        move: Move,
-        rounds: list[Round],
-    ) -> None:
+    Every rank starts them in the same order, as MPI's collective calls want it: by the tick and layer after which they
+    are ready, and of those that are ready together the earlier prompt's first.
+    """
+
+    def __init__(self, comm: Communicator, moves: type[Shared] | type[Parcels], strategy: Strategy) -> None:
         """`moves`: in which form the strategy wants a round."""
-        self._comm, self._moves, self._strategy, self._move = comm, moves, strategy, move
-        self._waiting = deque(enumerate(rounds)) if comm.size > 1 else deque()
+        self._comm, self._moves, self._strategy = comm, moves, strategy
+        self._tags = itertools.count()
+        self._waiting: list[_Ready] = []
         self._under_way: list[_UnderWay] = []
+
+    def add(self, move: Move, rounds: Sequence[Round], first_tick: int) -> "PromptSync":
+        """Let the rounds of a prompt whose first chunk enters the first stage in a tick wait for their time."""
+        sync = PromptSync(self, self._comm)
+        if self._comm.size > 1:
+            ready = [_Ready((first_tick + one.ready_at[0], one.ready_at[1]), one, move, sync) for one in rounds]
+            self._waiting = sorted([*self._waiting, *ready], key=lambda one: one.ready_at)
+            sync.left = len(ready)
+        return sync
 
     def reached(self, tick: int, layers_done: int) -> None:
         """Start the rounds that are ready now, move the earlier ones on, and show the others that this rank works."""
-        while self._waiting and self._waiting[0][1].ready_at <= (tick, layers_done):
-            self._start(*self._waiting.popleft())
+        while self._waiting and self._waiting[0].ready_at <= (tick, layers_done):
+            self._start(self._waiting.pop(0))
         self.test()
         works()
 
-    @property
-    def operation(self) -> Operation:
-        """Of the first round that is under way, what must be complete next."""
-        return self._under_way[0].operation
-
-    def test(self) -> bool:
-        """Move all rounds on without waiting (MPI moves nothing by itself); whether none is under way."""
+    def test(self) -> None:
+        """Move all rounds on without waiting: MPI moves nothing by itself."""
         self._under_way = [round_ for round_ in self._under_way if not round_.advance()]
-        return not self._under_way
 
-    def finish(self) -> None:
-        """Return when every round is complete and unpacked."""
-        assert not self._waiting, "the prefill ended before its last tick"
-        self._comm.wait(self)
+    def operation_of(self, sync: "PromptSync") -> Operation:
+        """Of a prompt's first round that is under way, what must be complete next."""
+        return next(one.operation for one in self._under_way if one.sync is sync)
 
-    def _start(self, tag: int, round_: Round) -> None:
+    def _start(self, ready: "_Ready") -> None:
+        tag, sync = next(self._tags), ready.sync
         with timed("pack", tag):
-            packed = self._moves(round_, self._move, self._comm.rank, tag)
+            packed = self._moves(ready.round, ready.move, self._comm.rank, tag)
 
         def unpack() -> None:
             with timed("unpack", tag):
                 packed.unpack()
+            sync.left -= 1
 
-        self._under_way.append(_UnderWay(self._strategy(self._comm, packed), unpack))
+        self._under_way.append(_UnderWay(self._strategy(self._comm, packed), unpack, sync))
+
+
+class PromptSync:
+    """The rounds of one prompt; `left` are not complete."""
+
+    def __init__(self, exchange: Exchange, comm: Communicator) -> None:
+        self._exchange, self._comm, self.left = exchange, comm, 0
+
+    @property
+    def operation(self) -> Operation:
+        """What must be complete next, once all rounds have been started."""
+        return self._exchange.operation_of(self)
+
+    def test(self) -> bool:
+        """Move all rounds on without waiting; whether those of this prompt are complete."""
+        self._exchange.test()
+        return self.left == 0
+
+    def finish(self) -> None:
+        """Return when every round of the prompt is complete and unpacked; all have been started."""
+        self._comm.wait(self)
+
+
+@dataclass(frozen=True)
+class _Ready:
+    """A round that waits for its time."""
+
+    ready_at: tuple[int, int]
+    round: Round
+    move: Move
+    sync: PromptSync
 
 
 class _UnderWay:
     """One round: a strategy between two of its steps."""
 
-    def __init__(self, steps: Iterator[Request], unpack: Callable[[], None]) -> None:
-        self._steps, self._unpack = steps, unpack
+    def __init__(self, steps: Iterator[Request], unpack: Callable[[], None], sync: PromptSync) -> None:
+        self._steps, self._unpack, self.sync = steps, unpack, sync
         self._pending: Request | None = None
         self._complete = False
         self.advance()

@@ -10,6 +10,10 @@ class Clock:
         self._start = time.perf_counter()
         self.moments: dict[str, float] = {}
 
+    def now(self) -> float:
+        """Seconds since it was made."""
+        return time.perf_counter() - self._start
+
     def mark(self, name: str) -> None:
         """Note that this moment is now."""
-        self.moments[name] = time.perf_counter() - self._start
+        self.moments[name] = self.now()

@@ -112,12 +112,12 @@ def sync_one(
     if source.regions == target.regions:
         rounds = []
     hosts = ranks.hosts(f"host{ranks.rank}")  # no two ranks share memory
-    exchange = Exchange(
-        ranks, strategy.MOVES, strategy.exchange, Move(before, cache, target.regions, kept, hosts), rounds
-    )
+    exchange = Exchange(ranks, strategy.MOVES, strategy.exchange)
+    move = Move(before, cache, target.regions, kept, hosts)
+    sync = exchange.add(move, rounds, first_tick=0)
     time.sleep(pause * ranks.rank)  # ranks are never in step
     exchange.reached(len(chunks) + ranks.size, ALL_LAYERS)
-    exchange.finish()
+    sync.finish()
     expected = filled(wanted, in_target, dtype, wanted.layers, kept[ranks.rank])
     for part, of_expected in zip(parts_of(cache), parts_of(expected), strict=True):
         assert torch.equal(part, of_expected)

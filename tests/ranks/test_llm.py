@@ -42,6 +42,19 @@ def test_a_seed_repeats_draws_and_greedy_answers_come_again(llm: LLM) -> None:
     assert llm.generate(prompts, few) == greedy
 
 
+def test_each_prompt_may_be_drawn_in_its_own_way(llm: LLM) -> None:
+    """And has the tokens that it gets with others of its kind."""
+    prompt, ways = [5, 6, 7], [
+        SamplingParams(max_tokens=6),
+        SamplingParams(max_tokens=6, temperature=1.5, seed=4),
+        SamplingParams(max_tokens=4, temperature=0.9, top_k=5, seed=4, ignore_eos=True),
+        SamplingParams(max_tokens=6),
+    ]  # fmt: skip
+    together = llm.generate([prompt] * 4, ways)
+    for number, way in enumerate(ways):
+        assert together[number] == llm.generate([prompt] * 4, way)[number]
+
+
 @pytest.mark.parametrize(
     "prompts, says",
     [
@@ -74,6 +87,10 @@ def test_ranks_that_make_other_calls(llm: LLM, world: World, models: Path) -> No
 def test_parameters_of_another_kind_are_refused(llm: LLM) -> None:
     with pytest.raises(UserError, match="params: dict is no SamplingParams"):
         llm.generate([1], {"max_tokens": 2})  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="params: 2 for 1 prompts; give one for each, or one for all"):
+        llm.generate([1], [SamplingParams()] * 2)
+    with pytest.raises(UserError, match="params: int is no SamplingParams"):
+        llm.generate([1], [7])  # type: ignore[list-item]
 
 
 def test_what_a_model_cannot_be_opened_with(models: Path) -> None:

@@ -12,7 +12,7 @@ from mpi_spp.batch.lines import parse_line
 from mpi_spp.config import RunConfig
 from mpi_spp.errors import UserError
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.request import Penalties
+from mpi_spp.request import Draws, Penalties
 
 TEMPLATE = (
     reciting_model.TEMPLATE + "{% if enable_thinking is defined and not enable_thinking %}<think></think>{% endif %}"
@@ -69,9 +69,7 @@ def test_messages_reach_the_template_as_they_are(model: Path) -> None:
         ({}, {"messages": [HI], "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs: the model's chat template"),
         ({"chat": False}, {"messages": [HI]}, "messages: need a model with a chat template"),
         ({"chat": False}, {"prompt": "a", "chat_template_kwargs": {"a": 1}}, "chat_template_kwargs: need a model with"),
-        ({}, {"prompt": "a", "temperature": 0.7}, "temperature: 0.7 cannot be set for one line; --temperature (0.0) "),
-        ({}, {"prompt": "a", "seed": 1}, "seed: 1 cannot be set for one line; --seed (None) holds"),
-        ({}, {"prompt": "a", "ignore_eos": True}, "ignore_eos: True cannot be set for one line"),
+        ({"ignore_eos": True}, {"prompt": "a", "ignore_eos": False}, "ignore_eos: false cannot be had for one line"),
         ({}, {"prompt": "a" * 5000}, "prompt: has 5000 characters, far more than the model's 300 positions hold"),
         ({}, {"messages": [HI, HI | {"content": "a" * 5000}]}, "messages: has 5000 characters"),
         ({}, {"prompt": "a" * 300}, "tokens, but the model has 300 positions"),
@@ -85,12 +83,30 @@ def test_what_a_model_cannot_be_asked(options: dict[str, Any], fields: dict[str,
     assert says in str(caught.value)
 
 
-def test_what_options_say_may_be_said_again(model: Path) -> None:
-    for options, fields in (
-        ({}, {"temperature": 0, "top_p": 1, "top_k": -1, "ignore_eos": False, "seed": None}),
-        ({"temperature": 0.7, "seed": 3, "top_k": 5}, {"temperature": 0.7, "seed": 3, "top_k": 5}),
+def test_draws_are_those_of_the_line_else_of_the_run(model: Path) -> None:
+    encoder = encoder_of(model, temperature=0.7, seed=3, top_k=5)
+    for fields, draws, stream in (
+        ({}, None, 9),
+        ({"temperature": 0}, Draws(0, 5, 1.0, 3), 9),
+        ({"top_p": 0.9}, Draws(0.7, 5, 0.9, 3), 9),
+        ({"seed": 4}, Draws(0.7, 5, 1.0, 4), 0),  # the same answer wherever the line stands
     ):
-        encoder_of(model, **options).request(parse_line({"prompt": "hi", **fields}), 1)
+        request = encoder.request(parse_line({"prompt": "hi", **fields}), 9)
+        assert (request.draws, request.stream) == (draws, stream)
+
+
+def test_lines_that_want_a_seed_and_bring_none_have_one(model: Path) -> None:
+    encoder = encoder_of(model)
+    line = parse_line({"prompt": "hi", "temperature": 1})
+    first, second = (encoder.request(line, number) for number in (1, 2))
+    assert first.draws == second.draws != encoder_of(model).request(line, 1).draws
+    assert first.draws is not None and first.draws.seed is not None and first.stream != second.stream
+
+
+def test_a_line_may_go_on_behind_the_end(model: Path) -> None:
+    encoder = encoder_of(model)
+    assert encoder.request(parse_line({"prompt": "hi", "ignore_eos": True}), 1).stop_ids == frozenset()
+    assert 7 in encoder.request(parse_line({"prompt": "hi", "ignore_eos": False}), 1).stop_ids
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_spoils_one_line(model: Path) -> None:

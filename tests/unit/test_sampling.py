@@ -14,6 +14,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.config import RunConfig
+from mpi_spp.request import Draws
 from mpi_spp.strategies.sampling.greedy import Greedy
 from mpi_spp.strategies.sampling.noise import gumbel, random_words, stream_key
 from mpi_spp.strategies.sampling.sampler import Sampler
@@ -166,10 +167,10 @@ def test_noise_is_finite(word: int) -> None:
 
 
 def test_the_selection_is_chosen_by_the_temperature() -> None:
-    assert isinstance(selection_of(RunConfig(model="m")), Greedy)
-    assert isinstance(selection_of(RunConfig(model="m", temperature=1.0, seed=0)), Sampler)
+    assert isinstance(selection_of(Draws()), Greedy)
+    assert isinstance(selection_of(Draws(temperature=1.0, seed=0)), Sampler)
     with pytest.raises(ValueError, match="seed"):
-        selection_of(RunConfig(model="m", temperature=1.0))
+        Draws(temperature=1.0)
 
 
 def test_a_seed_is_drawn_only_when_it_is_needed() -> None:

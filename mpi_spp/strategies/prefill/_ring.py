@@ -17,20 +17,17 @@ from mpi_spp.model.shard import Attending
 from mpi_spp.parallel.layout import Held
 from mpi_spp.parallel.partition import within
 from mpi_spp.parallel.rounds import Block
-from mpi_spp.strategies.prefill._chunks import forward, stream, whole
-from mpi_spp.strategies.prefill._job import PrefillJob
+from mpi_spp.strategies.prefill._chunks import forward, whole
+from mpi_spp.strategies.prefill._job import PrefillJob, Prompt
 
 _SPAN = 512  # tokens that attend at once: between two of them transfers move on
 
 
-def stream_round(job: PrefillJob) -> torch.Tensor:
-    """As `stream`, where other ranks have other parts of the positions."""
-    return stream(job, whole if job.place.num_parts == 1 else _compute)
-
-
-def _compute(job: PrefillJob, tick: int, number: int, hidden: torch.Tensor) -> torch.Tensor:
-    """Take the tokens that this rank has of a chunk through its layers."""
-    mine, ring = job.in_part(number), Ring(job, job.chunks[number])
+def round_the_ring(job: PrefillJob, prompt: Prompt, number: int, tick: int, hidden: torch.Tensor) -> torch.Tensor:
+    """As `whole`, where other ranks have other parts of the positions."""
+    if job.place.num_parts == 1:
+        return whole(job, prompt, number, tick, hidden)
+    mine, ring = job.in_part(prompt, number), Ring(job, prompt, prompt.chunks[number])
     if not mine:  # of a chunk that has fewer tokens than there are parts
         for layer in job.layers:
             for heads in _heads_of(job, layer):
@@ -38,8 +35,8 @@ def _compute(job: PrefillJob, tick: int, number: int, hidden: torch.Tensor) -> t
             job.stage.serve(layer, job.shard)
             job.exchange.reached(tick, layer - job.layers.start + 1)
         return hidden
-    batch = in_spans(mine, job.cache, len(job.prompt_ids), _SPAN)
-    return forward(job, tick, number, hidden, batch, replace(job.shard, attend=ring))
+    batch = in_spans(mine, prompt.cache, len(prompt), _SPAN)
+    return forward(job, number, tick, hidden, batch, replace(job.shard, attend=ring))
 
 
 def _heads_of(job: PrefillJob, layer: int) -> list[range]:
@@ -56,14 +53,14 @@ class Ring:
     In each of P steps a rank attends over one rank's keys and values while it passes them on to the next one.
     """
 
-    def __init__(self, job: PrefillJob, chunk: range) -> None:
-        self._job, self._comm, self._stop = job, job.parts, chunk.stop
-        self._known = [within(of_part, [range(chunk.stop)]) for of_part in job.positions]
+    def __init__(self, job: PrefillJob, prompt: Prompt, chunk: range) -> None:
+        self._job, self._comm, self._cache, self._stop = job, job.parts, prompt.cache, chunk.stop
+        self._known = [within(of_part, [range(chunk.stop)]) for of_part in prompt.positions]
         self._pending: list[Request] = []
 
     def __call__(self, what: Attending) -> torch.Tensor:
         """See `Attend`."""
-        cache, attention, heads, qkv = self._job.cache, what.attention, what.attention.heads, what.qkv
+        cache, attention, heads, qkv = self._cache, what.attention, what.attention.heads, what.qkv
         own, spans = cache.of_layer(what.layer, what.kv_heads), what.batch.spans
         queries = [
             attention.store(span.of(qkv), span.angles(what.rotation), own, cache.held.slot(span.start))
@@ -86,7 +83,7 @@ class Ring:
 
     def _caches(self, layer: int, heads: range) -> Iterator[KVCache]:
         """What each rank holds of a layer, this one's first: always the same cache, filled anew."""
-        comm, cache = self._comm, self._job.cache
+        comm, cache = self._comm, self._cache
         order = [(comm.rank - step) % comm.size for step in range(comm.size)]
         blocks = [Block(range(layer, layer + 1), heads, self._known[owner]) for owner in order]
         rows = room_for(cache, len(blocks[0]))
@@ -114,7 +111,7 @@ class Ring:
     @cached_property
     def _passing(self) -> KVCache:
         """Room for one layer of the most that any rank holds."""
-        most, cache = max(sum(map(len, of_rank)) for of_rank in self._known), self._job.cache
+        most, cache = max(sum(map(len, of_rank)) for of_rank in self._known), self._cache
         return self._job.stage.new_cache(range(1), most, cache.values.dtype, cache.heads)
 
     def _move_on(self) -> None:

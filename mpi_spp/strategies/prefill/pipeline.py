@@ -4,7 +4,7 @@ On a mesh with an axis tp each stage is split over it, too.
 """
 
 from mpi_spp.parallel.mesh import stages
-from mpi_spp.strategies.prefill._chunks import stream
+from mpi_spp.strategies.prefill._chunks import whole
 
 place = stages
-prefill = stream
+prefill = whole

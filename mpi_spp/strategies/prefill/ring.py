@@ -8,7 +8,7 @@ Source: Liu et al., 2023 (Ring Attention).
 """
 
 from mpi_spp.parallel.mesh import position_stages
-from mpi_spp.strategies.prefill._ring import stream_round
+from mpi_spp.strategies.prefill._ring import round_the_ring
 
 place = position_stages
-prefill = stream_round
+prefill = round_the_ring

@@ -4,7 +4,7 @@ Source: Shoeybi et al., 2019 (Megatron-LM).
 """
 
 from mpi_spp.parallel.mesh import shards
-from mpi_spp.strategies.prefill._chunks import stream
+from mpi_spp.strategies.prefill._chunks import whole
 
 place = shards
-prefill = stream
+prefill = whole

@@ -7,7 +7,7 @@ Source: Jacobs et al., 2023 (DeepSpeed Ulysses).
 """
 
 from mpi_spp.parallel.mesh import token_shards
-from mpi_spp.strategies.prefill._chunks import stream
+from mpi_spp.strategies.prefill._chunks import whole
 
 place = token_shards
-prefill = stream
+prefill = whole

@@ -9,7 +9,7 @@ Source: Fang and Zhao, 2024 (USP).
 """
 
 from mpi_spp.parallel.mesh import positions_and_tokens
-from mpi_spp.strategies.prefill._ring import stream_round
+from mpi_spp.strategies.prefill._ring import round_the_ring
 
 place = positions_and_tokens
-prefill = stream_round
+prefill = round_the_ring
