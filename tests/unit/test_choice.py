@@ -12,7 +12,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.kernels import choice, trial
 from mpi_spp.kernels.backends import names_for
 from mpi_spp.kernels.choice import Products, fastest, for_auto
-from mpi_spp.kernels.memory import recall, remember
+from mpi_spp.kernels.memory import forget, recall, remember
 from mpi_spp.kernels.plain import Packed, Plain
 from mpi_spp.model import arithmetic
 from mpi_spp.model.arithmetic import Room
@@ -245,3 +245,15 @@ def test_a_gpu_has_the_plain_one_only(tmp_path: Path) -> None:
     chosen = arithmetic.choose("auto", gpu, ENOUGH, tmp_path)
     assert (chosen.name, chosen.warning) == ("plain", "")
     assert isinstance(choice.backends(torch.bfloat16, gpu.device, tmp_path)["plain"], Plain)
+
+
+def test_what_was_measured_can_be_forgotten(tmp_path: Path) -> None:
+    """And what was compiled stays."""
+    for name in ("choices.json", "costs.json"):
+        remember(tmp_path / name, {"x": 1})
+    (tmp_path / "native-1.so").touch()
+    assert forget(tmp_path) == ["choices.json", "costs.json"] and forget(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["native-1.so"] and forget(tmp_path / "none") == []
+    (tmp_path / "directory.json").mkdir()
+    with pytest.raises(UserError, match="cannot be deleted"):
+        forget(tmp_path)
