@@ -44,6 +44,7 @@ class Case:
 
 CASES = {
     "float32": Case(torch.float32),
+    "float16": Case(torch.float16),
     "bfloat16": Case(),
     "int8 KV cache": Case(cache=torch.int8),
     "int8, groups of 32": Case(scheme="int8"),
@@ -103,7 +104,7 @@ def load(directory: Path, case: Case) -> Stage:
     config, checkpoint = read_config(directory), Checkpoint(directory)
     kept = cache_directory() / "kernels"
     names = for_auto(working(case.dtype, CPU, kept, case.scheme is not None))
-    backend = make(next(filter(is_native, names), names[0]), kept, case.activations)
+    backend = make(next(filter(is_native, names), names[0]), case.dtype, kept, case.activations)
     store = None
     if case.scheme is not None:
         store = QuantizedStore(cache_directory() / "quantized", directory, checkpoint.files, case.scheme, case.group)

@@ -23,7 +23,18 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 DEVICES = ("auto", "cpu", "cuda")
 KV_CACHE_DTYPES = ("auto", "int8")
 GRANULARITIES = ("layer", "chunk", "prefill")
-_INSTRUCTIONS = ("amx", "avx512bf16", "avx512vnni", "avx512", "avxvnni", "avx2", "neon-bf16", "neon-dotprod", "neon")
+_INSTRUCTIONS = (
+    "amx",
+    "avx512bf16",
+    "avx512vnni",
+    "avx512",
+    "avxvnni",
+    "avx2",
+    "neon-bf16",
+    "neon-i8mm",
+    "neon-dotprod",
+    "neon",
+)
 _VARIANTS = tuple(f"native-{name}" for name in _INSTRUCTIONS)
 KERNELS = ("auto", "plain", "packed", "widened", "blockwise", "native", *_VARIANTS)
 QUANTIZE = ("int8", "int4")

@@ -10,7 +10,7 @@ from reference_models import RECIPES
 
 from mpi_spp.config import GRANULARITIES, QUANTIZE, RunConfig
 from mpi_spp.errors import UserError
-from mpi_spp.kernels.backends import WIDENING, is_native
+from mpi_spp.kernels.backends import WIDENING
 from mpi_spp.parallel import registry
 from mpi_spp.parallel.mesh import Mesh, parse_mesh
 from mpi_spp.parallel.partition import CONTEXT_SPLITS
@@ -20,8 +20,12 @@ RANKS = ("1", "2", "3", "4", "5", "7")
 NONE = "-"  # an axis that says nothing here
 WITH_EXPERTS = [name for name, one in RECIPES.items() if "moe" in one.model_type or one.model_type == "mixtral"]
 DTYPES = ("float32", "bfloat16", "float16")
-KERNELS = ("plain", "packed", *WIDENING, "native-amx", "native-avx512bf16", "native-avx2")
-NUMBERS = tuple(f"{dtype}/{one}" for dtype in DTYPES for one in KERNELS if dtype == "bfloat16" or not is_native(one))
+KERNELS = {
+    "float32": ("plain", "packed", *WIDENING, "native-avx512vnni", "native-avx2"),
+    "bfloat16": ("plain", "packed", *WIDENING, "native-amx", "native-avx512bf16", "native-avx2"),
+    "float16": ("plain", "widened", "native-avx512vnni", "native-avx2"),
+}
+NUMBERS = tuple(f"{dtype}/{one}" for dtype, names in KERNELS.items() for one in names)
 FREE_AXES = {  # "many" and "few": as many chunks as pay on a slow machine, and on a fast one
     "model": tuple(RECIPES),
     "chunks": ("1", "7", "128", "many", "few"),

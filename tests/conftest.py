@@ -11,7 +11,6 @@ from mpi_spp.comm.environment import launched_rank, launched_size
 _FILE = os.environ.get("MPI_SPP_TEST_OUTCOMES")
 _FULL = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
 _RANK = launched_rank()
-_IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ  # its reports go to the process that counts for all
 
 # All ranks must try the same examples, or their collective calls would not match.
 _EXAMPLES = 100 if _FULL else 40  # others every day, where there is one rank
@@ -21,7 +20,7 @@ hypothesis.settings.load_profile("mpi-spp")
 
 def _record(outcome: str, nodeid: str, seconds: float = 0.0) -> None:
     """Append one line. Rank 0 speaks for all, but a failure counts on whichever rank it happens."""
-    if _FILE and (_RANK == 0 or outcome == "failed") and (not _IS_WORKER or outcome == "excused"):
+    if _FILE and (_RANK == 0 or outcome == "failed"):
         with Path(_FILE).open("a") as file:
             file.write(f"{outcome}\t{nodeid}\t{seconds:.2f}\n")
 

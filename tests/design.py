@@ -35,6 +35,7 @@ _OF_MANY_RANKS = ("shape", "prefill", "sync", "decode", "granularity", "context_
 # What kernels know nothing of, but the numbers that travel may be of any dtype.
 BY_DTYPE = ("model", "shape", "sync", "granularity", "context_split", "layers", "prompts")
 OTHERS = ("model", "chunks", "prompts")
+_QUICK = {"128": 9, "few": 9, "7": 3, "many": 3, "1,37": 3, "71": 3}  # where nothing asks for more work
 _TRIES = 4000  # what is still to be covered, that a run is made of
 
 T = TypeVar("T")
@@ -64,12 +65,13 @@ def numbers_here() -> list[str]:
     """The dtypes and kernels that this machine has."""
     import torch
 
-    from mpi_spp.kernels.choice import ALL, working
+    from mpi_spp.kernels.choice import ALL, BEST, working
     from mpi_spp.model.loading.hub import cache_directory
 
     kept, found = cache_directory() / "kernels", []
     for dtype, is_quantized in itertools.product(DTYPES, (False, True)):
-        names = working(getattr(torch, dtype), torch.device("cpu"), kept, is_quantized, ALL)
+        variants = ALL if dtype == "bfloat16" else BEST
+        names = working(getattr(torch, dtype), torch.device("cpu"), kept, is_quantized, variants)
         found += [one for name in names if (one := f"{dtype}/{name}") in NUMBERS]
     return list(dict.fromkeys(found))
 
@@ -152,7 +154,7 @@ class Design:
         values = values | dict(self._precisions.of(self._precisions.mask(values.items()))[0])
         for axis in OTHERS:
             able = [one for one in FREE_AXES[axis] if self._is_possible(values | {axis: one})]
-            values.setdefault(axis, self._drawing.choice(able or [""]))
+            values.setdefault(axis, self._drawing.choices(able or [""], [_QUICK.get(one, 1) for one in able] or [1])[0])
         fitting = self._frames.of(self._frames.mask(values.items()))
         (frame,) = self._drawing.choices(fitting, [one.mesh.size in FEW_RANKS or 0.01 for one in fitting])
         of_frame = list(values_of(frame))

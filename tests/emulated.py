@@ -19,7 +19,7 @@ CROSS, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
 MISSING = " and ".join(name for name in (CROSS, EMULATOR) if shutil.which(name) is None)
 _SOURCES = Path(library.__file__).parent
 _DRIVER = Path(__file__).parent / "native_driver.c"
-_MOST_SECONDS = 60
+_MOST_SECONDS = 120
 
 
 @dataclass(frozen=True)
@@ -57,16 +57,16 @@ def _bytes_of(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def driver_for(variant: str) -> Path:
-    """The driver with an ARM variant's kernels, compiled once for a set of sources."""
-    flags = ("-O3", "-std=gnu11", *library.VARIANTS[variant].values(), f"-I{_SOURCES}", "-static")
+def driver_for(variant: str, dtype: torch.dtype = torch.bfloat16) -> Path:
+    """The driver with an ARM variant's kernels for a dtype, compiled once for a set of sources."""
+    flags = (*library.flags_of(variant, dtype), f"-I{_SOURCES}", "-static")
     return _made([CROSS, *flags, *sorted(_SOURCES.glob("*.c")), _DRIVER, "-lgomp", "-lm"])
 
 
-def driver_here(variant: str) -> Path:
+def driver_here(variant: str, dtype: torch.dtype = torch.bfloat16) -> Path:
     """The driver with the kernels of a variant that this CPU can run."""
-    loaded = library.load(variant, cache_directory() / "kernels")._name
-    flags = ("-O1", "-std=gnu11", *library.VARIANTS[variant].values(), f"-I{_SOURCES}")
+    loaded = library.load(variant, cache_directory() / "kernels", dtype)._name
+    flags = (*library.flags_of(variant, dtype), "-O1", f"-I{_SOURCES}")
     return _made(["gcc", *flags, _DRIVER, loaded, "-lgomp", "-lm"])
 
 

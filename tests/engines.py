@@ -1,16 +1,22 @@
 """Engines of the reference models, and what they answer on all ranks of a job."""
 
 import copy
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from mpi4py import MPI
 
 from mpi_spp.comm.deferred_free import Leases
 from mpi_spp.comm.world import World
 from mpi_spp.config import RunConfig
 from mpi_spp.engine.engine import Engine
+from mpi_spp.kernels.backends import is_native
+from mpi_spp.kernels.choice import backends
+from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.config import read_config
+from mpi_spp.model.loading.hub import cache_directory
 from mpi_spp.request import Request
 from mpi_spp.system.timings import Clock
 
@@ -35,6 +41,14 @@ def answers(engine: Engine, prompts: Sequence[list[int]], new_tokens: int, most:
         tokens[number].append(token)
     assert engine.world.gather(tokens) == [tokens] * engine.world.size
     return tokens
+
+
+def of_all_kinds(dtype: torch.dtype) -> dict[str, Plain]:
+    """Back ends that work here, by name; of native variants, whose products alone differ, the best. --full: all."""
+    found = backends(dtype, torch.device("cpu"), cache_directory() / "kernels")
+    variants = [name for name in found if is_native(name)]
+    full = os.environ.get("MPI_SPP_FULL_TESTS") == "1"
+    return {name: backend for name, backend in found.items() if full or name not in variants[1:]}
 
 
 def one_rank_of(world: World) -> World:

@@ -17,9 +17,7 @@ static index_t integers[MOST], sizes[MOST];
 static float numbers[MOST];
 static char *buffers[MOST];
 
-int attend_part(const bfloat16 *queries, const Cache *cache, float *part, float *log_sums, index_t tokens, index_t groups,
-                index_t heads, index_t size, index_t first, index_t stop, index_t start, index_t window);
-void pack_panels(const bfloat16 *rows, bfloat16 *to, index_t out, index_t in, int alternate);
+void pack_panels(const element *rows, element *to, index_t out, index_t in, int alternate);
 
 static void fail(const char *why) {
   fprintf(stderr, "driver: %s\n", why);
@@ -35,6 +33,22 @@ static Cache cache_at(int at, index_t capacity) {
   return (Cache){buffers[at], buffers[at + 1], (float *)buffers[at + 2], (float *)buffers[at + 3], capacity};
 }
 
+/* A kernel for one span: its integers begin with tokens, groups, heads, size and start. */
+static int call_for_span(const char *name, Cache cache) {
+  const index_t *n = integers;
+  void *b[MOST];
+  for (int i = 0; i < MOST; i++) b[i] = buffers[i];
+  Heads heads = {.groups = n[1], .heads = n[2], .size = n[3]};
+  Span span = {&cache, n[0], n[4]};
+  Batch batch = {.spans = &span, .count = 1, .tokens = n[0]};
+  if (!strcmp(name, "attend")) return attend(&heads, b[0], &batch, n[5], b[1]);
+  if (!strcmp(name, "attend_part")) return attend_part(&heads, b[0], &batch, n[5], n[6], n[7], b[1], b[2]);
+  heads.query_norm = b[3], heads.key_norm = b[4], heads.eps = numbers[0], heads.scale = numbers[1];
+  batch.cosines = b[1], batch.sines = b[2];
+  rotate_and_store(&heads, b[0], &batch, 0, b[5]);
+  return 0;
+}
+
 /* Returns what the function returns, or -1 where there is none of this name. */
 static int call(const char *name) {
   const index_t *n = integers;
@@ -44,19 +58,11 @@ static int call(const char *name) {
     Matrix matrix = {b[0], b[1], n[0], n[1], n[2], n[3], n[4]};
     return linear(&matrix, b[2], b[3], n[5], (int)n[6]);
   }
-  if (!strcmp(name, "attend")) {
-    Cache cache = cache_at(2, n[6]);
-    return attend(b[0], &cache, b[1], n[0], n[1], n[2], n[3], n[4], n[5]);
-  }
-  if (!strcmp(name, "attend_part")) {
-    Cache cache = cache_at(3, n[8]);
-    return attend_part(b[0], &cache, b[1], b[2], n[0], n[1], n[2], n[3], n[4], n[5], n[6], n[7]);
-  }
+  if (!strcmp(name, "attend")) return call_for_span(name, cache_at(2, n[6]));
+  if (!strcmp(name, "attend_part")) return call_for_span(name, cache_at(3, n[8]));
+  if (!strcmp(name, "rotate")) return call_for_span(name, cache_at(6, n[5]));
   if (!strcmp(name, "rms_norm")) {
     rms_norm(b[0], b[1], b[2], n[0], n[1], numbers[0]);
-  } else if (!strcmp(name, "rotate")) {
-    Cache cache = cache_at(6, n[5]);
-    rotate_and_store(b[0], b[1], b[2], b[3], b[4], numbers[0], numbers[1], b[5], &cache, n[0], n[1], n[2], n[3], n[4]);
   } else if (!strcmp(name, "take_keys")) {
     take_keys(b[0], b[1], n[0], n[1], n[2], n[3], n[4], n[5]);
   } else if (!strcmp(name, "put_keys")) {

@@ -34,13 +34,13 @@ NUM_RANKS = (1, 2, 3, 4, 5, 7)
 NUM_RANKS_ALSO = 3  # with a second MPI, or as on a lesser CPU, whose parts in what is tested are small
 MOST_CASES_ALSO = 15
 LESSER_CPU = "avx2"
-# Two processes, whose threads sleep when they wait for one another: else each keeps the others from their work.
-# A third, since some tests sleep.
-UNIT = (["-n", "3"], {"OMP_WAIT_POLICY": "passive"})
 LANES = 2  # of parts that leave cores idle
-LONGEST_FIRST = ("e2e", "hosts", "fuzz", "ranks", "lint")
+PIECES = {"unit": 3, "e2e": 2}  # of their files, which take turns, so that all lanes have work
+# Threads sleep when they wait for one another: else each process keeps the others from their work.
+VARIABLES = {"OMP_WAIT_POLICY": "passive"}
+LONGEST_FIRST = ("e2e", "hosts", "unit", "fuzz", "ranks", "lint")
 # All that hang together still leave room in CI's 90 minutes.
-SECONDS = {"lint": 120, "unit": 400, "fuzz": 600, "ranks": 240, "e2e": 1000, "hosts": 400}
+SECONDS = {"lint": 120, "unit": 600, "fuzz": 600, "ranks": 240, "e2e": 1000, "hosts": 400}
 FULL_FACTOR = 20
 FUZZ_SEED = 1  # the same every day, so that a change is judged by what it changed; --seed draws others
 FUZZ_CASES = 1000
@@ -107,7 +107,7 @@ def parse_arguments() -> tuple[argparse.Namespace, list[str]]:
 def environment_of(options: argparse.Namespace) -> dict[str, str]:
     """What all parts are told."""
     seed = seed_of_commit() if options.seed is None else options.seed
-    told = {"MPI_SPP_TEST_SEED": str(seed)} | ({"MPI_SPP_CPU": options.cpu} if options.cpu else {})
+    told = VARIABLES | {"MPI_SPP_TEST_SEED": str(seed)} | ({"MPI_SPP_CPU": options.cpu} if options.cpu else {})
     return told | ({"MPI_SPP_TEST_CASE": options.case} if options.case else {})
 
 
@@ -138,12 +138,10 @@ def chosen_parts(options: argparse.Namespace, pytest_arguments: list[str]) -> It
         if kind == "ranks":
             yield from rank_parts(sys.executable, options.num_ranks, arguments)
             yield from also_rank_parts(options, arguments)
-        elif kind == "e2e" and not pytest_arguments:
-            yield from e2e_parts()
+        elif kind in PIECES and not pytest_arguments:
+            yield from pieces(kind)
         else:
-            more = UNIT if kind == "unit" and not pytest_arguments else ([], {})
-            command = [sys.executable, "-m", "pytest", *more[0], *arguments]
-            yield Part(kind, kind, command, more[1], idles=kind != "unit")
+            yield Part(kind, kind, [sys.executable, "-m", "pytest", *arguments], idles=True)
 
 
 def is_below(path: str, directory: Path) -> bool:
@@ -157,12 +155,12 @@ def lint_parts() -> Iterator[Part]:
         yield Part(" ".join(arguments), "lint", [sys.executable, "-m", *arguments], idles=True)
 
 
-def e2e_parts() -> Iterator[Part]:
-    """Every other file each, so that all lanes have work."""
-    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / "e2e").glob("test_*.py"))
-    for first in range(LANES):
-        command = [sys.executable, "-m", "pytest", *files[first::LANES]]
-        yield Part(f"e2e, part {first + 1} of {LANES}", "e2e", command, idles=True)
+def pieces(kind: str) -> Iterator[Part]:
+    """Processes that share the files of a kind of tests."""
+    files = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "tests" / kind).glob("test_*.py"))
+    for first in range(PIECES[kind]):
+        command = [sys.executable, "-m", "pytest", *files[first :: PIECES[kind]]]
+        yield Part(f"{kind}, part {first + 1} of {PIECES[kind]}", kind, command, idles=True)
 
 
 def rank_parts(python: str, numbers: Sequence[int], arguments: list[str]) -> Iterator[Part]:

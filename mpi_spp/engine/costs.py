@@ -65,10 +65,9 @@ def layer_costs(what: Measured, some_layers: Callable[[], Stage], world: "World"
     ours = {key: list(astuple(cost)) for (host, key), cost in agreed.items() if host == world.host}
     if world.local_rank == 0 and not ours.items() <= known.items():
         remember(memory, known | ours)
-    crowdings = [crowding for _, _, _, crowding in ranks]
-    if max(crowdings) == 1:  # who shares a core comes out behind by chance
-        speeds = world.gather(speed())
-        crowdings = slowdowns(speeds, [(host, key) for host, key, _, _ in ranks])
+    crowdings, kinds = [crowding for _, _, _, crowding in ranks], [(host, key) for host, key, _, _ in ranks]
+    if max(crowdings) == 1 and len(set(kinds)) < len(kinds):  # who shares a core comes out behind by chance
+        crowdings = slowdowns(world.gather(speed()), kinds)
     return [agreed[host, key].times(factor) for (host, key, _, _), factor in zip(ranks, crowdings, strict=True)]
 
 

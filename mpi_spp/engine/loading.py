@@ -142,7 +142,7 @@ class Loader:
     def _made(self, kept: Path) -> Plain:
         """The back end that was chosen for this host, on this rank, which may have been started in another way."""
         try:
-            return make(self.kernels, kept, self.chosen.activations)
+            return make(self.kernels, self.dtype, kept, self.chosen.activations)
         except NoKernels as error:
             raise UserError(
                 f"cannot compute with {self.kernels}, which host {self._world.host} has chosen"

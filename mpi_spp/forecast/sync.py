@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 
+from mpi_spp.forecast.routes import Array, routes_of, traffic_of
 from mpi_spp.forecast.scenario import Layout, Scenario, position_bytes
 from mpi_spp.kv.exchange import HostParcels, Shared
 from mpi_spp.parallel import registry
@@ -15,8 +17,6 @@ from mpi_spp.parallel.partition import within
 from mpi_spp.parallel.phase import layout_of
 from mpi_spp.parallel.rounds import ALL_LAYERS
 from mpi_spp.strategies.assignment import sync_that_joins
-
-Array = np.ndarray[Any, np.dtype[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -72,8 +72,13 @@ def moved_by(scenario: Scenario, layout: Layout) -> Moved | None:
         leaving=of_rounds("leaving"),
         entering=of_rounds("entering"),
         messages=layout.num_ranks - 1,
-        in_steps=getattr(layout.strategies.sync, "NEIGHBOURS_ONLY", False),
+        in_steps=_in_steps(layout.strategies.sync),
     )
+
+
+def _in_steps(sync: ModuleType) -> bool:
+    """Whether messages of a round wait for one another: on three ranks as on more."""
+    return sync.MOVES is Shared and routes_of(sync.exchange, 3).in_steps
 
 
 def _lengths(layout: Layout, sources: Any, granularity: str) -> Array:
@@ -152,8 +157,9 @@ class _Flow:
         hosts, of_host = _hosts(scenario)
         of_source = (sources == np.arange(sources.max() + 1)[:, None]).astype(float)  # [sources, ranks]
         sizes = np.array([len(of.layers) * len(of.made) for of in made], dtype=float)
-        if getattr(layout.strategies.sync, "NEIGHBOURS_ONLY", False):
-            self._round_the_ring(of_source * sizes, hosts, of_host)
+        if layout.strategies.sync.MOVES is Shared:
+            self.sent, self.received, stays, self.inside = traffic_of(layout.strategies.sync, of_source * sizes, hosts)
+            self.leaving, self.entering = (self.sent - stays) @ of_host, (self.received - self.inside) @ of_host
             return
         parcels = _parcels(layout, made, sizes, hosts)  # [from, to]
         np.fill_diagonal(parcels, 0.0)
@@ -163,22 +169,10 @@ class _Flow:
         self.leaving = (self.sent - of_source * inside.sum(axis=1)) @ of_host
         self.entering = (self.received - self.inside) @ of_host
 
-    def _round_the_ring(self, made: Array, hosts: Any, of_host: Array) -> None:
-        """Every rank hands on all but what the next one has made. `made` [sources, ranks]."""
-        self.sent = made.sum(axis=1, keepdims=True) - np.roll(made, -1, axis=1)
-        self.received = np.roll(self.sent, 1, axis=1)
-        stays = hosts == np.roll(hosts, -1)
-        self.inside = np.roll(self.sent * stays, 1, axis=1)
-        self.leaving = (self.sent * ~stays) @ of_host
-        self.entering = (self.received - self.inside) @ of_host
-
 
 def _parcels(layout: Layout, made: Sequence[Region], sizes: Array, hosts: Any) -> Array:
     """What each rank gives to each other for a position, [from, to]."""
-    moves = layout.strategies.sync.MOVES
-    if moves is Shared:
-        return np.repeat(sizes[:, None], len(sizes), axis=1)
-    if moves is HostParcels:
+    if layout.strategies.sync.MOVES is HostParcels:
         return _one_for_each_host(sizes, hosts)
     wanted = layout.plan.decode.regions
     layers = _common([of.layers for of in made], [of.layers for of in wanted])

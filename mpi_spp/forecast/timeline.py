@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mpi_spp.forecast.routes import Array
 from mpi_spp.forecast.scenario import Layout, Scenario, position_bytes
-from mpi_spp.forecast.sync import Array, Moved
+from mpi_spp.forecast.sync import Moved
 from mpi_spp.forecast.work import heads_moved, largest_work
 from mpi_spp.parallel.dispatch_cost import dispatch_s
 from mpi_spp.parallel.links import Group, Links

@@ -11,7 +11,6 @@ from mpi_spp.kernels.widened import Blockwise, Widened
 
 NATIVE = "native"  # the best of the variants of this name
 WIDENING = ("widened", "blockwise")  # those that multiply in float32 whatever the weights are
-_NATIVE_DTYPE = torch.bfloat16
 
 
 def is_native(name: str) -> bool:
@@ -26,7 +25,7 @@ def names_for(dtype: torch.dtype, device: torch.device, is_quantized: bool) -> l
     """
     if device.type != "cpu":
         return ["plain"]
-    variants = [f"{NATIVE}-{variant}" for variant in library.runnable()] if dtype == _NATIVE_DTYPE else []
+    variants = [f"{NATIVE}-{variant}" for variant in library.runnable(dtype)]
     if is_quantized:
         return [*WIDENING, *variants]
     packed = ["packed"] if torch.backends.mkldnn.is_available() else []
@@ -34,13 +33,13 @@ def names_for(dtype: torch.dtype, device: torch.device, is_quantized: bool) -> l
     return ["plain", *packed, *slow, *variants]
 
 
-def make(name: str, directory: Path, activations: str = "exact") -> Plain:
-    """Make a back end. `directory`: where compiled kernels are kept. Raises NoKernels where they cannot be compiled.
+def make(name: str, dtype: torch.dtype, directory: Path, activations: str = "exact") -> Plain:
+    """Make a back end for a dtype. `directory`: where kernels are kept. NoKernels where they cannot be compiled.
 
     `activations`: of native products with weights of 4 bits; others have exact ones.
     """
     if is_native(name):
-        return Native(library.load(name.partition("-")[2], directory), activations)
+        return Native(library.load(name.partition("-")[2], directory, dtype), activations, dtype)
     makers = {
         "plain": Plain,
         "packed": Packed,

@@ -74,7 +74,7 @@ def trials(dtype: torch.dtype, directory: Path, variants: str = BEST) -> dict[st
     key = f"{measured_on(_CPU)}, {dtype}, compilers {' '.join(compilers()) or 'none'}"
     kept = recall(memory).get(key)
     known = kept if isinstance(kept, dict) else {}
-    results = {name: str(known[name]) for name in names if _still_true(name, known.get(name), directory)}
+    results = {name: str(known[name]) for name in names if _still_true(name, known.get(name), directory, dtype)}
     before = dict(results)
     while untried := _untried(names, results, variants):
         results |= trial.results_of(untried, dtype, directory)
@@ -97,15 +97,16 @@ def _untried(names: Sequence[str], results: dict[str, str], variants: str) -> li
     return [name for name in wanted if name not in results]
 
 
-def _still_true(name: str, result: object, directory: Path) -> bool:
+def _still_true(name: str, result: object, directory: Path, dtype: torch.dtype) -> bool:
     """Whether a result that was kept is one, and the kernels that worked are still there."""
-    kept = result != trial.WORKS or not is_native(name) or is_kept(name.partition("-")[2], directory)
+    kept = result != trial.WORKS or not is_native(name) or is_kept(name.partition("-")[2], directory, dtype)
     return isinstance(result, str) and kept
 
 
 def backends(dtype: torch.dtype, device: torch.device, directory: Path, is_quantized: bool = False) -> dict[str, Plain]:
-    """Make all back ends that work here, by name."""
-    return {name: make(name, directory) for name in working(dtype, device, directory, is_quantized, ALL)}
+    """Make all back ends that work here, by name; of native ones all for bfloat16, else the best."""
+    variants = ALL if dtype == torch.bfloat16 else BEST
+    return {name: make(name, dtype, directory) for name in working(dtype, device, directory, is_quantized, variants)}
 
 
 def describe(directory: Path) -> str:
@@ -173,7 +174,7 @@ def fastest(products: Products, directory: Path, names: Sequence[str]) -> str:
 def _winner(products: Products, directory: Path, names: Sequence[str]) -> str:
     times = {}
     for name in names:
-        backend = make(name, directory, products.activations)
+        backend = make(name, products.dtype, directory, products.activations)
         factor = _IN_ONE_CALL if backend.in_one_call else 1.0
         times[name] = [factor * one for one in _times(backend, products)]
     return _least_regret(times)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations  # experts are made of MLPs
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Self
 
 import torch
 
@@ -16,24 +17,34 @@ if TYPE_CHECKING:
     from mpi_spp.kernels.experts import ExpertsPart, Router
 
 
-class FusedLayer(Protocol):
-    """A layer for the rows of one sequence: hidden states [tokens, hidden_size] in place, the rest as Attention has it.
+class FusedSpan(NamedTuple):
+    """Consecutive rows of one sequence: how many, the position of the first, and what `FusedLayers.places` gave."""
+
+    rows: int
+    start: int
+    places: Any
+
+
+class FusedLayers(Protocol):
+    """Layers one after the other, for the rows of any number of spans: hidden states [tokens, hidden_size] in place.
 
     Without `keep` a half's outputs take the place of the hidden states: another rank adds its own to them.
     """
 
-    def __call__(
-        self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
-    ) -> None:
-        """All of it."""
+    def followed_by(self, others: Sequence[Self]) -> Self | None:
+        """These and others in one call; None where there is no such call."""
 
-    def attend(
-        self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None, keep: bool
-    ) -> None:
-        """The half with the attention."""
+    def places(self, caches: Sequence[LayerCache]) -> Any:
+        """Where each of the layers keeps one sequence, as calls want to know it; good for as long as the caches are."""
+
+    def __call__(self, hidden: torch.Tensor, rotation: Rotation, spans: Sequence[FusedSpan]) -> None:
+        """All of them."""
+
+    def attend(self, hidden: torch.Tensor, rotation: Rotation, spans: Sequence[FusedSpan], keep: bool) -> None:
+        """The half with the attention, of a single layer."""
 
     def transform(self, hidden: torch.Tensor, keep: bool) -> None:
-        """The half with the MLP."""
+        """The half with the MLP, of a single layer."""
 
 
 @dataclass
@@ -82,7 +93,8 @@ class Layer:
     mlp: MLPPart | None
     router: Router | None = None
     experts: ExpertsPart | None = None
-    fused: FusedLayer | None = None  # of a layer with a router: its attention alone
+    window: int | None = None  # the positions that a token sees; None: all
+    fused: FusedLayers | None = None  # of a layer with a router: its attention alone
 
     @property
     def nbytes(self) -> int:

@@ -9,7 +9,7 @@ class RMSNorm:
 
     def __init__(self, weight: torch.Tensor, eps: float) -> None:
         self.weight, self.eps, self._dtype = weight.float(), eps, weight.dtype
-        self._twice = torch.cat((self.weight, self.weight))
+        self._twice = self.weight.repeat(2)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Returns the shape of x, of any floating dtype, in the dtype of the weight."""

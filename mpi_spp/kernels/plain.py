@@ -4,7 +4,7 @@ import torch
 
 from mpi_spp.kernels.attention import Attention, Heads
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout
-from mpi_spp.kernels.layer import FusedLayer, Layer
+from mpi_spp.kernels.layer import FusedLayers, Layer
 from mpi_spp.kernels.linear import Activation, ExactLinear, Gated, GatedLinear, Linear, PackedLinear, PlainLinear
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.quantized import AlternatingGated, QuantizedLinear, QuantizedWeight, alternating
@@ -47,8 +47,8 @@ class Plain:
         """Attention of heads that are normalised before their rotation, or not."""
         return Attention(heads, q_norm, k_norm)
 
-    def fused(self, layer: Layer) -> FusedLayer | None:
-        """The whole layer as one call, for the rows of one sequence; None where there is none."""
+    def fused(self, layer: Layer) -> FusedLayers | None:
+        """The whole layer as one call, for any rows; None where there is none."""
         return None
 
 

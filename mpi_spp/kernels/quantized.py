@@ -89,11 +89,11 @@ def part_of(
         and _whole((columns.start, columns.stop), weight.group, weight.in_features)
     ):
         matrix = dequantize(weight)[:, columns.start : columns.stop]
-        return torch.cat([matrix[span.start : span.stop] for span in rows]).to(dtype)
+        return joined([matrix[span.start : span.stop] for span in rows]).to(dtype)
     groups = slice(columns.start // weight.group, -(-columns.stop // weight.group))
     panels = [weight.data[span.start // PANEL : -(-span.stop // PANEL), :, groups] for span in rows]
     sizes = {"out_features": sum(map(len, rows)), "in_features": len(columns)}
-    return replace(weight, data=torch.cat(panels).contiguous(), **sizes)
+    return replace(weight, data=joined(panels), **sizes)
 
 
 def alternating_part_of(
@@ -163,6 +163,16 @@ def alternating(gate_up: torch.Tensor) -> torch.Tensor:
     """Rows of gate and up [2 * size, ...] in turn, 16 of each, zeros where size is no multiple of 16."""
     gate, up = (padded(part.contiguous(), BLOCK).unflatten(0, (-1, BLOCK)) for part in gate_up.chunk(2))
     return torch.stack((gate, up), dim=1).flatten(0, 2)
+
+
+def joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """A new tensor of the rows of several, one after another."""
+    lengths = [len(part) for part in parts]
+    # torch.cat of tensors that have no memory loads torch's compiler, which takes seconds.
+    whole = parts[0].new_empty((sum(lengths), *parts[0].shape[1:]))
+    for part, place in zip(parts, whole.split(lengths), strict=True):
+        place.copy_(part)
+    return whole
 
 
 def padded(rows: torch.Tensor, multiple: int) -> torch.Tensor:

@@ -29,6 +29,7 @@ _SECONDS = 150  # for one back end, a compiler and the imports on a busy machine
 _PR_SET_PDEATHSIG = 1  # of Linux's prctl
 _ROWS = (1, 40)
 _PRECISION = {torch.float32: 2.0**-17, torch.bfloat16: 2.0**-7, torch.float16: 2.0**-9}  # of a number near 1
+_OF_CODES = 2.0**-14  # of products by inputs of 16 bits
 _OF_8_BITS = 0.05  # of the largest number
 _SHAPE = (100, 72)  # outputs and inputs, no multiples of any register
 _HEADS = Heads(4, 2, 16, 0.25)
@@ -96,7 +97,7 @@ def _end_with(parent: int) -> None:
 def result_of(name: str, dtype: torch.dtype, directory: Path) -> str:
     """Return WORKS, or what is wrong with a back end, if it does not end this process."""
     try:
-        backend = make(name, directory)
+        backend = make(name, dtype, directory)
         wrong = _wrong(backend, dtype) or _wrong_by_int8(name, directory, dtype)
         if wrong is not None:
             return wrong
@@ -119,7 +120,8 @@ def _wrong(backend: Plain, dtype: torch.dtype) -> str | None:
     for rows in _ROWS:
         for what, (given, expected) in _operations(backend, dtype, rows).items():
             error = (given.double() - expected).abs().max() / expected.abs().max()
-            if not error <= 4 * _PRECISION[dtype]:  # nor a NaN
+            precision = max(_PRECISION[dtype], _OF_CODES if "bits" in what else 0)
+            if not error <= 4 * precision:  # nor a NaN
                 return f"{what} of {rows} rows is wrong by {error:.2g} of its largest number"
     return None
 
@@ -134,7 +136,7 @@ def _wrong_by_int8(name: str, directory: Path, dtype: torch.dtype) -> str | None
     for rows in _ROWS:
         x = torch.randn(rows, _SHAPE[1], generator=generator).to(dtype)
         expected = F.linear(x.double(), dequantize(codes).double())
-        given = make(name, directory, "int8").linear(codes, None)(x).double()
+        given = make(name, dtype, directory, "int8").linear(codes, None)(x).double()
         if not (given - expected).abs().max() <= _OF_8_BITS * expected.abs().max():
             return f"a product of {rows} rows with 4 bits and 8-bit activations is wrong"
     return None

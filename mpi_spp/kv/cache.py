@@ -1,11 +1,14 @@
 """The keys and values of one sequence, or of a part of its positions, preallocated."""
 
 from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
 from mpi_spp.kernels.cache import COLUMNS, KeyLayout, LayerCache
 from mpi_spp.parallel.layout import EVERYTHING, Held
+
+Made = TypeVar("Made")
 
 
 class KVCache:
@@ -32,7 +35,7 @@ class KVCache:
         self.layers, self.heads, self.held = layers, heads, held
         self.capacity, self.layout = capacity, layout
         self._maker = empty  # what the tensors lie in may be given back with it
-        self._views: dict[tuple[int, range | None], LayerCache] = {}
+        self._made: dict[Any, Any] = {}
         all_heads = (len(layers), len(heads))
         self.keys = empty((*all_heads, *layout.shape(head_dim, capacity)), dtype=dtype, device=device)
         self.values = empty((*all_heads, capacity, head_dim), dtype=dtype, device=device)
@@ -56,11 +59,15 @@ class KVCache:
         return 2 * (self.values.shape[-1] * self.values.element_size() + (0 if self.scales is None else 4))
 
     def of_layer(self, layer: int, heads: range | None = None) -> LayerCache:
-        """Views of what one layer keeps of some heads; None: of all that are here. Made once: a decode asks again."""
-        key = (layer, heads)
-        if key not in self._views:
-            self._views[key] = self._view(layer, heads)
-        return self._views[key]
+        """Views of what one layer keeps of some heads; None: of all that are here."""
+        return self.once((layer, heads), lambda: self._view(layer, heads))
+
+    def once(self, what: Any, make: Callable[[], Made]) -> Made:
+        """What is made of the cache under this name, and kept with it: a decode asks for it at every step."""
+        if what not in self._made:
+            self._made[what] = make()
+        made: Made = self._made[what]
+        return made
 
     def _view(self, layer: int, heads: range | None) -> LayerCache:
         index = layer - self.layers.start

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
 import torch
 
 from mpi_spp.kernels.attention import Rotation
@@ -47,9 +48,8 @@ class Batch:
     @cached_property
     def position_ids(self) -> torch.Tensor:
         """The position of every row in its sequence, int64 [tokens]."""
-        return torch.cat(
-            [torch.arange(span.start, span.start + len(span.rows), device=self.device) for span in self.spans]
-        )
+        of_spans = [np.arange(span.start, span.positions.stop, dtype=np.int64) for span in self.spans]
+        return torch.from_numpy(np.concatenate(of_spans)).to(self.device)
 
 
 def in_spans(ranges: Iterable[range], cache: KVCache, sequence_length: int, longest: int) -> Batch:

@@ -15,9 +15,10 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import Batch
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.experts import ExpertLoad, add_experts
+from mpi_spp.model.joined import Joined, join, spans_of
 from mpi_spp.model.shard import ALL, Attending, Shard, Total
 from mpi_spp.parallel.layout import EVERYTHING, Held
-from mpi_spp.system.timed import timed
+from mpi_spp.system.timed import is_kept, timed
 
 ACTIVATIONS: dict[str, Activation] = {
     "silu": F.silu,
@@ -67,6 +68,7 @@ class Stage:
         self.dtype, self.device = dtype, device
         self._rotation_dtype, self._key_layout = rotation_dtype or dtype, key_layout
         self.load = ExpertLoad()
+        self._calls: dict[tuple[range, int], Joined | None] = {}  # by layers and share
 
     def new_cache(
         self,
@@ -103,19 +105,24 @@ class Stage:
         batch: Batch,
         layers: range,
         shard: Shard = ALL,
-        after_layer: Callable[[int], None] = lambda layer: None,
+        after_layer: Callable[[int], None] | None = None,
     ) -> torch.Tensor:
         """Run the layers on hidden states [tokens, hidden_size], in place; their keys and values go into the caches.
 
         Of a batch that is exchanged (`shard.exchange`) these are the hidden states of the rows that are computed here.
-        `after_layer(layer)` is called after each: nonblocking communication moves on there.
+        `after_layer(layer)` is called after each: nonblocking communication moves on there. Without it all layers are
+        one call where that can be.
         """
         rotation = self._rotation(batch)
+        if after_layer is None and (joined := self._joined(layers, shard)) is not None:
+            joined(hidden, rotation, batch)
+            return hidden
         for number in layers:
             with timed("layer", number):
                 shares = [self.weights.layers[number][share] for share in shard.shares]
                 self._layer(number, shares, hidden, batch, rotation, shard)
-            after_layer(number)
+            if after_layer is not None:
+                after_layer(number)
         return hidden
 
     @torch.inference_mode()
@@ -142,20 +149,28 @@ class Stage:
         return rounding_of(logits)
 
     def _rotation(self, batch: Batch) -> Rotation:
-        parts = [
-            self.config.rope.rotation(
-                batch.position_ids[span.rows.start : span.rows.stop], span.sequence_length, self._rotation_dtype
-            )
-            for span in batch.spans
-        ]
+        rope, dtype = self.config.rope, self._rotation_dtype
+        if rope.dynamic is None:  # then all sequences have the same angles
+            return rope.rotation(batch.position_ids, 0, dtype)
+        parts = [rope.rotation(span.of(batch.position_ids), span.sequence_length, dtype) for span in batch.spans]
         return torch.cat([cos for cos, _ in parts]), torch.cat([sin for _, sin in parts])
+
+    def _joined(self, layers: range, shard: Shard) -> Joined | None:
+        """The layers as one, where nothing comes between them: no other rank, no experts, nobody who times each."""
+        is_alone = shard.total is None and shard.exchange is None and shard.attend is None and not is_kept()
+        if not is_alone or len(shard.shares) > 1:
+            return None
+        key = (layers, shard.shares[0])
+        if key not in self._calls:
+            self._calls[key] = join(layers, [self.weights.layers[number][shard.shares[0]] for number in layers])
+        return self._calls[key]
 
     def _layer(
         self, number: int, shares: list[Layer], hidden: torch.Tensor, batch: Batch, rotation: Rotation, shard: Shard
     ) -> None:
         first, total = shares[0], shard.total  # norms and the router are the same in all shares
-        is_alone = len(shares) == len(batch.spans) == 1 and shard.exchange is None and shard.attend is None
-        if first.fused is not None and is_alone:
+        is_whole = len(shares) == 1 and shard.exchange is None and shard.attend is None
+        if first.fused is not None and is_whole:
             self._fused_layer(number, first, hidden, batch, rotation, shard)
             return
         parts = [share.heads for share in shares if share.heads is not None]
@@ -172,13 +187,12 @@ class Stage:
         self, number: int, layer: Layer, hidden: torch.Tensor, batch: Batch, rotation: Rotation, shard: Shard
     ) -> None:
         assert layer.fused is not None and layer.heads is not None
-        span, window, total = batch.spans[0], self.config.sliding_windows[number], shard.total
-        inputs = (rotation, span.cache.of_layer(number, layer.heads.kv_heads), span.start, window)
+        total, spans = shard.total, spans_of(layer.fused, range(number, number + 1), layer.heads.kv_heads, batch)
         if total is None and layer.router is None:
-            layer.fused(hidden, *inputs)
+            layer.fused(hidden, rotation, spans)
             return
         keeps = total is None or total.keeps
-        layer.fused.attend(hidden, *inputs, keeps)
+        layer.fused.attend(hidden, rotation, spans, keeps)
         if total is not None:
             total(hidden)
         if layer.router is not None:

@@ -22,6 +22,11 @@ def timed(name: str, number: int | None = None, **facts: Any) -> AbstractContext
     return _untimed if _keep is None else _Open(_keep, name, number, facts)
 
 
+def is_kept() -> bool:
+    """Whether what is timed is of use to anybody."""
+    return _keep is not None
+
+
 @contextmanager
 def keeping_timed(keep: Callable[[TimedWork], object]) -> Iterator[None]:
     """Hand on all that is timed when it ends, with its times of `time.perf_counter_ns`."""

@@ -46,7 +46,7 @@ def test_it_answers_by_kernels_for_avx2() -> None:
 
 def test_kernels_that_it_lacks_are_refused_with_the_reason() -> None:
     command = mpi_spp("generate", "--model", str(smollm2.directory()), *QUESTION, "--kernels", "plain")
-    ended = run(mpirun(2, command), variables={"MPI_SPP_CPU": "sse2"})
+    ended = run(command, variables={"MPI_SPP_CPU": "sse2"})
     assert (ended.status, ended.stdout) == (2, "")
     (line,) = ended.error_lines
     assert line.startswith("mpi-spp: error: --kernels: plain cannot run torch.bfloat16 on this CPU (")
@@ -54,7 +54,7 @@ def test_kernels_that_it_lacks_are_refused_with_the_reason() -> None:
 
 
 def test_a_cpu_that_nobody_knows_is_one_line() -> None:
-    ended = run(mpirun(2, mpi_spp("doctor")), variables={"MPI_SPP_CPU": "z80"})
+    ended = run(mpi_spp("doctor"), variables={"MPI_SPP_CPU": "z80"})
     assert (ended.status, len(ended.error_lines)) == (2, 1), ended.stderr
     assert (
         "MPI_SPP_CPU: 'z80' is unknown; choose one of sse2, avx2, avxvnni, avx512, avx512vnni, avx512bf16"

@@ -75,14 +75,6 @@ def test_hang_is_ended_with_all_its_processes(
     assert process_tree._descendants() == []
 
 
-def test_two_processes_count_as_one(tmp_path: Path) -> None:
-    """As the unit tests run; a process that dies is the failure of its test, and another one goes on."""
-    part = part_of(tmp_path, "def test_a():\n    pass\ndef test_b():\n    os._exit(1)\ndef test_c():\n    pass\n", 1)
-    arguments = part.command[part.command.index("-c") :]
-    command = [sys.executable, "-m", "pytest", *runner.UNIT[0], *arguments]
-    assert runner.run(runner.Part("unit", "unit", command), False, False).counts == (2, 1, 0)
-
-
 def test_parts_side_by_side_leave_one_another_alone(capfd: pytest.CaptureFixture[str]) -> None:
     """Each ends what it has started itself; what it writes is shown when it has ended."""
     programs = {"long": "import time; time.sleep(1); print('the end')", "bad": "print('bad'); raise SystemExit(3)"}
@@ -153,7 +145,7 @@ def test_one_case_runs_on_its_own_number_of_ranks(monkeypatch: pytest.MonkeyPatc
 
 def test_a_seed_and_a_lesser_cpu_are_told_to_all_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     options, arguments = parsed(monkeypatch, "--seed", "7", "--cpu", "avx2")
-    assert runner.environment_of(options) == {"MPI_SPP_TEST_SEED": "7", "MPI_SPP_CPU": "avx2"}
+    assert runner.environment_of(options) == runner.VARIABLES | {"MPI_SPP_TEST_SEED": "7", "MPI_SPP_CPU": "avx2"}
     names = [part.name for part in runner.chosen_parts(options, arguments) if part.kind == "ranks"]
     assert len(names) == len(runner.NUM_RANKS) and not any("avx2" in name for name in names)
 

@@ -8,7 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from mpi4py import MPI
+
+from mpi_spp.comm.components import choose_components
+
+choose_components()  # before MPI starts, as the program does: else each start sleeps for a second
+from mpi4py import MPI  # noqa: E402
 
 if TYPE_CHECKING:
     from mpi_spp.comm.communicator import Communicator

@@ -97,12 +97,10 @@ def losses_of_one_rank(
 def losses_of(
     stage: Stage, new_cache: Callable[[int], KVCache], prompt: list[int], tokens: list[int]
 ) -> Iterator[float]:
-    """Of one answer, token by token."""
-    cache = new_cache(len(prompt) + len(tokens))
-    whole = one_span(range(len(prompt)), cache, len(prompt))
-    hidden = stage.forward(stage.embed(torch.tensor(prompt)), whole, cache.layers)
-    for position, token in enumerate(tokens, start=len(prompt)):
-        (logits,) = stage.logits(hidden[-1:]).float()
+    """Of one answer, whose tokens it computes as one prompt."""
+    known = [*prompt, *tokens[:-1]]
+    cache = new_cache(len(known))
+    whole = one_span(range(len(known)), cache, len(known))
+    hidden = stage.forward(stage.embed(torch.tensor(known)), whole, cache.layers)
+    for logits, token in zip(stage.logits(hidden[len(prompt) - 1 :]).float(), tokens, strict=True):
         yield (logits.max() - logits[token]).item()
-        step = one_span(range(position, position + 1), cache, position + 1)
-        hidden = stage.forward(stage.embed(torch.tensor([token])), step, cache.layers)

@@ -39,11 +39,15 @@ CASES = [
 INSIDE = [(prefill, decode) for prefill in ("ring", "usp", "ulysses") for decode in ("tensor", "context")]
 
 
+@pytest.fixture(scope="module")
+def elsewhere(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return world.on_rank_0(lambda: tmp_path_factory.mktemp("kept"))
+
+
 @pytest.fixture(autouse=True)
-def kept_elsewhere(world: World, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures of tiny models, measured beside other tests, are nothing to remember."""
-    directory = world.on_rank_0(lambda: tmp_path_factory.mktemp("kept"))
-    monkeypatch.setattr("mpi_spp.engine.measuring.cache_directory", lambda: directory)
+def kept_elsewhere(elsewhere: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of tiny models, measured beside other tests, are nothing to remember for longer than these."""
+    monkeypatch.setattr("mpi_spp.engine.measuring.cache_directory", lambda: elsewhere)
 
 
 @pytest.fixture(scope="session")

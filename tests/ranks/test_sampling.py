@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, cast
 
+import engines
 import pytest
 import reference_models
 import score_table
@@ -13,11 +14,9 @@ from mpi4py import MPI
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
-from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.config import read_config
 from mpi_spp.model.loading.checkpoint import Checkpoint
-from mpi_spp.model.loading.hub import cache_directory
 from mpi_spp.model.loading.weights import load_stage
 from mpi_spp.parallel.partition import split_evenly
 from mpi_spp.strategies.sampling.sampler import Sampler
@@ -102,7 +101,7 @@ few_rows = st.integers(1, 9).flatmap(
 )
 
 
-@settings(max_examples=120)
+@settings(max_examples=60)
 @given(rows=few_rows, way=st.sampled_from(list(SAMPLERS)))
 def test_special_values(ranks: Communicator, alone: Communicator, rows: list[list[float]], way: str) -> None:
     """Ties, and what has no probability and is never drawn; nothing is of a row with a NaN or +inf, or -inf alone."""
@@ -138,7 +137,7 @@ def directory() -> Path:
     return the_world().on_rank_0(reference_models.build_reference_models) / "qwen3_bfloat16_shards"
 
 
-BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
+BACKENDS = engines.of_all_kinds(torch.bfloat16)
 
 
 @pytest.mark.parametrize("way", ["temperature", "top-k, then top-p", "top-p"])

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, cast
 
+import engines
 import pytest
 import reference_models
 import score_table
@@ -13,12 +14,10 @@ from mpi4py import MPI
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
-from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.config import read_config
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.loading.checkpoint import Checkpoint
-from mpi_spp.model.loading.hub import cache_directory
 from mpi_spp.model.loading.weights import load_stage
 from mpi_spp.parallel.partition import split_evenly
 from mpi_spp.strategies.sampling.greedy import select
@@ -56,7 +55,7 @@ few_rows = st.integers(1, 7).flatmap(
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=60)
 @given(rows=few_rows, dtype=st.sampled_from([torch.float32, torch.bfloat16]))
 def test_special_values(ranks: Communicator, rows: list[list[float]], dtype: torch.dtype) -> None:
     """Ties, NaNs, infinities, several rows, and fewer tokens than ranks."""
@@ -78,7 +77,7 @@ def directory() -> Path:
     return the_world().on_rank_0(reference_models.build_reference_models) / "qwen3_bfloat16_shards"
 
 
-BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
+BACKENDS = engines.of_all_kinds(torch.bfloat16)
 
 
 def head_only(directory: Path, vocabulary: range, backend: Plain) -> Stage:

@@ -1,10 +1,15 @@
-"""A model that is nothing but its shape: what forecasts need."""
+"""A model that is nothing but its shape, as forecasts need it; the native kernels in all their forms."""
 
 from pathlib import Path
 
 import pytest
+from native_layers import FORMS, made
 
+from mpi_spp.kernels.native import library
+from mpi_spp.kernels.native.backend import Native
+from mpi_spp.kernels.trial import dtype_name_of
 from mpi_spp.model.config import ModelConfig
+from mpi_spp.system import cpu
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +30,11 @@ def model(directory: Path) -> ModelConfig:
     from mpi_spp.model.config import read_config
 
     return read_config(directory)
+
+
+@pytest.fixture(scope="module", params=FORMS, ids=lambda form: f"{form[0]}-{dtype_name_of(form[1])}")
+def native(request: pytest.FixtureRequest) -> Native:
+    name, dtype = request.param
+    if missing := set(library.VARIANTS[name]) - cpu.features():
+        pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
+    return made(name, dtype)

@@ -51,7 +51,7 @@ def test_a_layer_in_one_call_is_worth_slower_products(
 ) -> None:
     made = {"packed": Packed(), "native-amx": Packed()}
     made["native-amx"].in_one_call = True
-    monkeypatch.setattr(choice, "make", lambda name, directory, activations: made[name])
+    monkeypatch.setattr(choice, "make", lambda name, dtype, directory, activations: made[name])
     monkeypatch.setattr(choice, "_times", lambda backend, products: [product if backend.in_one_call else 1.0])
     assert fastest(BFLOAT16, tmp_path, list(made)) == chosen
 
@@ -99,7 +99,7 @@ def fake_trials(monkeypatch: pytest.MonkeyPatch, **failed: str) -> list[list[str
         return {name: failed.get(name.partition("-")[0], trial.WORKS) for name in names}
 
     monkeypatch.setattr(trial, "results_of", results_of)
-    monkeypatch.setattr(choice, "is_kept", lambda name, directory: True)
+    monkeypatch.setattr(choice, "is_kept", lambda name, directory, dtype: True)
     choice.trials.cache_clear()
     return tried
 
@@ -131,7 +131,7 @@ def test_kernels_that_worked_and_are_gone_are_tried_anew(tmp_path: Path, monkeyp
     monkeypatch.setattr(choice, "names_for", lambda dtype, device, is_quantized: ["plain", "native-amx"])
     for kept in (True, False):
         tried = fake_trials(monkeypatch)
-        monkeypatch.setattr(choice, "is_kept", lambda name, directory, kept=kept: kept)
+        monkeypatch.setattr(choice, "is_kept", lambda name, directory, dtype, kept=kept: kept)
         for _ in range(2):
             choice.trials.cache_clear()
             choice.trials(torch.bfloat16, tmp_path / str(kept))
@@ -145,7 +145,7 @@ def test_of_native_variants_no_more_are_compiled_than_needed(
     """The best first until one works; another when it is named; each once for a machine."""
     variants = ["native-b", "native-c", "native-d"]
     monkeypatch.setattr(choice, "names_for", lambda dtype, device, is_quantized: ["plain", *variants])
-    monkeypatch.setattr(choice, "is_kept", lambda name, directory: True)
+    monkeypatch.setattr(choice, "is_kept", lambda name, directory, dtype: True)
     tried: list[str] = []
 
     def results_of(names: list[str], dtype: torch.dtype, directory: Path) -> dict[str, str]:
@@ -164,7 +164,8 @@ def test_of_native_variants_no_more_are_compiled_than_needed(
 
 
 def test_where_nothing_works_the_reasons_are_told_and_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_trials(monkeypatch, plain="no memory", packed="no memory", widened="no memory", blockwise="no memory")
+    names = ("plain", "packed", "widened", "blockwise", "native")
+    fake_trials(monkeypatch, **dict.fromkeys(names, "no memory"))
     with pytest.raises(UserError, match=r"no kernels work here .*plain: no memory"):
         choice.working(torch.float32, CPU, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -237,7 +238,7 @@ def test_likely_kernels_are_the_best_that_work(tmp_path: Path, monkeypatch: pyte
     fake_trials(monkeypatch, plain="slow", packed="slow", native="none")
     assert arithmetic.likely("auto", BFLOAT16, 1, tmp_path) == "widened"
     fake_trials(monkeypatch, native="none")
-    assert arithmetic.likely("auto", FLOAT32, 1, tmp_path) == "packed"
+    assert arithmetic.likely("auto", FLOAT32, 1, tmp_path / "without") == "packed"
 
 
 def test_a_gpu_has_the_plain_one_only(tmp_path: Path) -> None:

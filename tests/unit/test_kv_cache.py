@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mpi_spp.kernels.backends import is_native
@@ -14,12 +14,17 @@ from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.loading.hub import cache_directory
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float16, torch.int8]
-BACKENDS = backends(torch.bfloat16, torch.device("cpu"), cache_directory() / "kernels")
-NATIVE = [backend.key_layout for name, backend in BACKENDS.items() if is_native(name)][:1]
-LAYOUTS = dict(zip(("plain", "native"), (COLUMNS, *NATIVE), strict=False))
+LAYOUTS = {"plain": COLUMNS}
+for name, dtype in (("native", torch.bfloat16), ("lines", torch.float32)):  # which have panels of pairs, and of lines
+    made = backends(dtype, torch.device("cpu"), cache_directory() / "kernels")
+    native = [backend.key_layout for one, backend in made.items() if is_native(one)]
+    LAYOUTS |= dict.fromkeys([name] * len(native), native[0]) if native else {}
 # Layouts of caches of the same dtype, between which a sync may move it.
-PAIRS = [(dtype, "plain", "plain") for dtype in (torch.float32, torch.float16)] + [
-    (dtype, *names) for dtype in (torch.bfloat16, torch.int8) for names in itertools.product(LAYOUTS, repeat=2)
+OF_DTYPE = {torch.float32: ("plain", "lines"), torch.bfloat16: ("plain", "native"), torch.int8: tuple(LAYOUTS)}
+PAIRS = [(torch.float16, "plain", "plain")] + [
+    (dtype, *names)
+    for dtype, wanted in OF_DTYPE.items()
+    for names in itertools.product(filter(LAYOUTS.get, wanted), repeat=2)
 ]
 KEPT = [(dtype, sender) for dtype, sender, receiver in PAIRS if sender == receiver]
 LAYERS, HEADS, CAPACITY = range(3, 7), range(1, 4), 75
@@ -131,6 +136,7 @@ def ranges_in(whole: range) -> st.SearchStrategy[range]:
 
 @pytest.mark.parametrize("head_dim", [2, 6, 64])
 @pytest.mark.parametrize("dtype, sender_layout, receiver_layout", PAIRS, ids=str)
+@settings(max_examples=15)
 @given(ranges_in(LAYERS), ranges_in(HEADS), ranges_in(range(CAPACITY)), st.integers(0, 3))
 def test_a_part_travels_to_the_bit_and_touches_nothing_else(
     dtype: torch.dtype,

@@ -1,7 +1,6 @@
 """What only the native kernels promise: rows that do not depend on one another, and a library that builds."""
 
 import os
-import platform
 import re
 import shutil
 import subprocess
@@ -10,50 +9,45 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_layers import (
+    ALIKE,
+    OTHERS,
+    copy_of,
+    equal,
+    made,
+    random_cache,
+    random_layer,
+    random_rotation,
+)
 
-from mpi_spp.kernels.attention import Heads, Rotation
+from mpi_spp.kernels.attention import Heads
 from mpi_spp.kernels.attention import attention as attend
 from mpi_spp.kernels.cache import LayerCache, quantize_heads
-from mpi_spp.kernels.layer import HeadsPart, Layer, MLPPart
+from mpi_spp.kernels.layer import FusedSpan
 from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.norm import RMSNorm
 from mpi_spp.kernels.plain import Plain
-from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.loading.hub import cache_directory
-from mpi_spp.system import cpu
 
 pytestmark = pytest.mark.skipif(not library.runnable(), reason="needs a CPU with AVX2, or 64-bit ARM")
-
-
-OF_INTEGERS = ("avx512vnni", "avxvnni")  # which have products with quantised weights of their own, and nothing else
-ALIKE = [name for name in library.runnable() if name not in ("amx", "avx512bf16", "neon-bf16")]  # in float32
-OF_OTHERS = "a" if platform.machine() == "aarch64" else "neon"  # how variants of the other machine begin
-
-
-@pytest.fixture(
-    scope="module",
-    params=[name for name in library.VARIANTS if name not in OF_INTEGERS and not name.startswith(OF_OTHERS)],
-)
-def native(request: pytest.FixtureRequest) -> Native:
-    if missing := set(library.VARIANTS[request.param]) - cpu.features():
-        pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
-    return Native(library.load(request.param, cache_directory() / "kernels"))
 
 
 @pytest.mark.parametrize("rows", [2, 12, 13, 240, 301])
 def test_a_row_of_a_product_is_the_same_alone(native: Native, rows: int) -> None:
     torch.manual_seed(rows)
-    x, weight = torch.randn(rows, 1100).bfloat16(), torch.randn(70, 1100).bfloat16()
+    x, weight = torch.randn(rows, 1100).to(native.dtype), torch.randn(70, 1100).to(native.dtype)
     linear = native.linear(weight, None)
     together = linear.to_float32(x)
     for row in {0, rows // 2, rows - 1}:
         assert torch.equal(linear.to_float32(x[row : row + 1]), together[row : row + 1])
 
 
-def random_attention(backend: Plain, norms: bool, shape: tuple[int, int, int]) -> tuple["object", list[RMSNorm | None]]:
+def random_attention(
+    backend: Native, norms: bool, shape: tuple[int, int, int]
+) -> tuple["object", list[RMSNorm | None]]:
     torch.manual_seed(1)
-    made = [backend.norm(torch.rand(shape[2]).bfloat16() + 0.5, 1e-6) if norms else None for _ in "qk"]
+    made = [backend.norm(torch.rand(shape[2]).to(backend.dtype) + 0.5, 1e-6) if norms else None for _ in "qk"]
     return backend.attention(Heads(*shape, shape[2] ** -0.5), *made), made
 
 
@@ -69,17 +63,17 @@ def test_attention_from_its_inputs_on(
     exact = Plain().attention(
         Heads(*shape, size**-0.5), *(None if norm is None else RMSNorm(norm.weight, norm.eps) for norm in made)
     )
-    qkv = torch.randn(tokens, (num_heads + 2 * num_groups) * size).bfloat16()
+    qkv = torch.randn(tokens, (num_heads + 2 * num_groups) * size).to(native.dtype)
     cos, sin = random_rotation(tokens, size)
     stop = start + tokens
-    cache = random_cache(native, num_groups, size, start, stop + 5, torch.bfloat16)
-    before = [part.float() for part in cache.read(0, stop, torch.bfloat16)]
+    cache = random_cache(native, num_groups, size, start, stop + 5, native.dtype)
+    before = [part.float() for part in cache.read(0, stop, native.dtype)]
     output = attention(qkv, (cos, sin), cache, start, window)
     expected = exact(qkv.float(), (cos, sin), LayerCache(*before), start, window)
-    keys, values = (part.float() for part in cache.read(0, stop, torch.bfloat16))
-    assert (keys - before[0]).abs().max() < 0.04  # rounded keys up to 8
+    keys, values = (part.float() for part in cache.read(0, stop, native.dtype))
+    assert (keys - before[0]).abs().max() < error_of(native)  # rounded keys up to 8
     assert torch.equal(values, before[1])
-    assert (output.float() - expected).abs().max() < 0.06
+    assert (output.float() - expected).abs().max() < error_of(native)
     for token in {0, tokens // 2, tokens - 1}:
         rows = slice(token, token + 1)
         copy = copy_of(cache)
@@ -96,7 +90,7 @@ def test_attention_over_an_int8_cache_from_its_inputs_on(
     """The codes are those of the float32 keys and of the values; and a token's row is the same to the bit alone."""
     attention, _ = random_attention(native, False, shape)
     num_heads, num_groups, size = shape
-    qkv = torch.randn(tokens, (num_heads + 2 * num_groups) * size).bfloat16()
+    qkv = torch.randn(tokens, (num_heads + 2 * num_groups) * size).to(native.dtype)
     rotation, stop = random_rotation(tokens, size), start + tokens
     queries, new_keys, new_values = Plain().attention(attention.heads, None, None)._rotated(qkv.float(), rotation)
     cache = random_cache(native, num_groups, size, start, stop + 5, torch.int8)
@@ -111,7 +105,7 @@ def test_attention_over_an_int8_cache_from_its_inputs_on(
     if window is not None:
         first = max(0, start - window + 1)
         expected = attend(queries.double(), keys[:, :, first:], values[:, first:], window)
-    assert (output.double() - expected).abs().max() < 0.06
+    assert (output.double() - expected).abs().max() < error_of(native)
     for token in {0, tokens // 2, tokens - 1}:
         rows, copy = slice(token, token + 1), copy_of(cache)
         alone = attention(qkv[rows], (rotation[0][rows], rotation[1][rows]), copy, start + token, window)
@@ -119,35 +113,9 @@ def test_attention_over_an_int8_cache_from_its_inputs_on(
         assert equal(copy, cache, stop)
 
 
-def random_rotation(tokens: int, size: int) -> Rotation:
-    angles = torch.rand(tokens, size // 2) * 6
-    return torch.cat([angles.cos()] * 2, -1), torch.cat([-angles.sin(), angles.sin()], -1)
-
-
-def random_cache(
-    backend: Plain, num_groups: int, size: int, length: int, capacity: int, dtype: torch.dtype
-) -> LayerCache:
-    """So many random positions; what lies behind is poison."""
-    whole = KVCache(range(1), range(num_groups), capacity, size, dtype, layout=backend.key_layout)
-    for part in (whole.keys, whole.values, whole.scales):
-        if part is not None:
-            part.fill_(99 if part.dtype == torch.int8 else float("nan"))
-    cache = whole.of_layer(0)
-    cache.store(0, *torch.randn(2, length, num_groups, size).to(torch.bfloat16))
-    return cache
-
-
-def copy_of(cache: LayerCache) -> LayerCache:
-    return LayerCache(*(None if part is None else part.clone() for part in cache[:4]), cache.layout)
-
-
-def equal(ours: LayerCache, theirs: LayerCache, stop: int) -> bool:
-    """To the bit, up to a position."""
-    keys = [cache.layout.read(cache.keys, 0, stop) for cache in (ours, theirs)]
-    others = [
-        torch.equal(a[:, :stop], b[:, :stop]) for a, b in zip(ours[1:4], theirs[1:4], strict=True) if a is not None
-    ]
-    return torch.equal(*keys) and all(others)
+def error_of(native: Native) -> float:
+    """Of numbers up to 8 that are rounded to its dtype, and of float32 sums of thousands."""
+    return 8 * torch.finfo(native.dtype).eps + 4e-6
 
 
 def test_scales_of_no_head_and_of_a_broken_one(native: Native) -> None:
@@ -157,8 +125,8 @@ def test_scales_of_no_head_and_of_a_broken_one(native: Native) -> None:
     qkv = torch.zeros(5, 3, size)
     qkv[1, 2, 3], qkv[2, 2, 3], qkv[3, 2, 3], qkv[4, 2, 3] = 1e-40, 3e-38, float("nan"), 5.0
     cache = random_cache(native, 1, size, 0, 5, torch.int8)
-    attention(qkv.bfloat16().flatten(1), (torch.ones(5, size), torch.zeros(5, size)), cache, 0, None)
-    codes, scales = quantize_heads(qkv[:, 2:].bfloat16())
+    attention(qkv.to(native.dtype).flatten(1), (torch.ones(5, size), torch.zeros(5, size)), cache, 0, None)
+    codes, scales = quantize_heads(qkv[:, 2:].to(native.dtype))
     numbers, broken = [0, 1, 2, 4], 3
     assert torch.equal(cache.value_scales[0, numbers], scales[numbers, 0])
     assert torch.equal(cache.values[0, numbers], codes[numbers, 0])
@@ -171,28 +139,29 @@ def test_a_layer_in_one_call_is_its_operations(native: Native, quantized: bool, 
     """To the bit, the cache included."""
     torch.manual_seed(1)
     layer, size, hidden, start = random_layer(native), 16, torch.randn(tokens, 32), 5
-    cache = random_cache(native, 2, size, start, start + tokens, torch.int8 if quantized else torch.bfloat16)
+    cache = random_cache(native, 2, size, start, start + tokens, torch.int8 if quantized else native.dtype)
     copy, rotation, apart = copy_of(cache), random_rotation(tokens, size), hidden.clone()
     heads, mlp, fused = layer.heads, layer.mlp, native.fused(layer)
     assert heads is not None and mlp is not None and fused is not None
     heads.output.add_to(apart, heads.attention(heads.qkv(layer.input_norm(apart)), rotation, cache, start, None))
     mlp.down.add_to(apart, mlp.gate_up(layer.mlp_norm(apart)))
-    fused(hidden, rotation, copy, start, None)
+    fused(hidden, rotation, [FusedSpan(tokens, start, fused.places([copy]))])
     assert torch.equal(hidden, apart) and not hidden.isnan().any()
     assert equal(copy, cache, start + tokens)
 
 
 @pytest.mark.parametrize("tokens", [1, 20])
-def test_layers_in_float32_are_the_same_by_all_instructions(tokens: int) -> None:
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float16], ids=str)
+def test_layers_in_float32_are_the_same_by_all_instructions(dtype: torch.dtype, tokens: int) -> None:
     """So hosts of several kinds have the same bits."""
     found = []
-    for name in ALIKE:
-        backend = Native(library.load(name, cache_directory() / "kernels"))
+    for name in ALIKE if dtype == torch.bfloat16 else [name for name, of in OTHERS if of == dtype]:
+        backend = made(name, dtype)
         torch.manual_seed(1)
         fused, hidden = backend.fused(random_layer(backend)), torch.randn(tokens, 32)
-        cache = random_cache(backend, 2, 16, 5, 5 + tokens, torch.bfloat16)
+        cache = random_cache(backend, 2, 16, 5, 5 + tokens, dtype)
         assert fused is not None
-        fused(hidden, random_rotation(tokens, 16), cache, 5, None)
+        fused(hidden, random_rotation(tokens, 16), [FusedSpan(tokens, 5, fused.places([cache]))])
         found.append((hidden, cache))
     for hidden, cache in found[1:]:
         assert torch.equal(hidden, found[0][0]) and equal(cache, found[0][1], 5 + tokens)
@@ -205,10 +174,10 @@ def test_halves_of_a_layer_make_up_the_whole(native: Native, tokens: int) -> Non
     fused, size, hidden, start = native.fused(random_layer(native)), 16, torch.randn(tokens, 32), 5
     assert fused is not None
     cache, rotation = (
-        random_cache(native, 2, size, start, start + tokens, torch.bfloat16),
+        random_cache(native, 2, size, start, start + tokens, native.dtype),
         random_rotation(tokens, size),
     )
-    inputs = (rotation, cache, start, None)
+    inputs = (rotation, [FusedSpan(tokens, start, fused.places([cache]))])
     kept, brought = hidden.clone(), hidden.clone()
     fused.attend(kept, *inputs, True)
     fused.attend(brought, *inputs, False)
@@ -222,31 +191,9 @@ def test_halves_of_a_layer_make_up_the_whole(native: Native, tokens: int) -> Non
     assert torch.equal(hidden, kept)
 
 
-def random_layer(backend: Plain) -> Layer:
-    """32 numbers wide, 4 query and 2 key/value heads of 16."""
-
-    def product(out_features: int, in_features: int) -> torch.Tensor:
-        return torch.randn(out_features, in_features).bfloat16() / in_features**0.5
-
-    return Layer(
-        backend.norm(torch.rand(32).bfloat16(), 1e-6),
-        HeadsPart(
-            backend.linear(product(8 * 16, 32), None),
-            backend.attention(Heads(4, 2, 16, 0.25), None, None),
-            backend.linear(product(32, 64), None),
-            range(2),
-        ),
-        backend.norm(torch.rand(32).bfloat16(), 1e-6),
-        MLPPart(
-            backend.gated(product(2 * 48, 32), None, torch.nn.functional.silu, 48),
-            backend.linear(product(32, 48), None),
-        ),
-    )
-
-
 def test_a_norm_of_one_row_is_that_of_many(native: Native) -> None:
     torch.manual_seed(1)
-    norm, x = native.norm(torch.rand(72).bfloat16(), 1e-5), torch.randn(20, 72)
+    norm, x = native.norm(torch.rand(72).to(native.dtype), 1e-5), torch.randn(20, 72)
     assert torch.equal(norm(x[3:4]), norm(x)[3:4])
 
 

@@ -3,6 +3,7 @@
 import shutil
 
 import pytest
+import torch
 from object_code import references_to_stack
 
 from mpi_spp.kernels.native import library
@@ -11,23 +12,26 @@ from mpi_spp.model.loading.hub import cache_directory
 FLOATS, INTEGERS = r"vfmadd|vdpbf16ps", r"(\{vex\} )?(vpmaddwd|vpdpwssd|vpmaddubsw|vpdpbusd|vdpbf16ps)"
 # Of each variant: the fewest loops there must be, the most references to the stack in one, of tiles and of codes.
 LIMITS = {
-    "amx": ((0, 0), (20, 4)),
-    "avx512bf16": ((24, 2), (20, 4)),
-    "avx512vnni": ((24, 0), (24, 4)),
-    "avx512": ((24, 0), (24, 4)),
-    "avxvnni": ((10, 0), (8, 0)),
-    "avx2": ((10, 0), (8, 0)),
+    ("amx", torch.bfloat16): ((0, 0), (24, 0)),
+    ("avx512bf16", torch.bfloat16): ((24, 2), (24, 0)),
+    ("avx512vnni", torch.bfloat16): ((12, 0), (24, 0)),
+    ("avx512", torch.bfloat16): ((12, 0), (24, 0)),
+    ("avxvnni", torch.bfloat16): ((10, 0), (8, 0)),
+    ("avx2", torch.bfloat16): ((10, 0), (8, 0)),
+    ("avx512vnni", torch.float32): ((12, 0), (24, 0)),
+    ("avx2", torch.float32): ((10, 0), (8, 0)),
+    ("avx2", torch.float16): ((10, 0), (8, 0)),
 }
 
 
 @pytest.mark.skipif(shutil.which("objdump") is None, reason="needs binutils")
-@pytest.mark.parametrize("name", LIMITS)
-def test_sums_of_a_product_stay_in_registers(name: str) -> None:
-    if name not in library.runnable():
+@pytest.mark.parametrize("name, dtype", LIMITS, ids=str)
+def test_sums_of_a_product_stay_in_registers(name: str, dtype: torch.dtype) -> None:
+    if name not in library.runnable(dtype):
         pytest.skip(f"needs a CPU for {name}")
-    compiled = library.load(name, cache_directory() / "kernels")._name
+    compiled = library.load(name, cache_directory() / "kernels", dtype)._name
     for (least, most), functions, hot in zip(
-        LIMITS[name], ("tile", "some_rows|multiply_blocks"), (FLOATS, INTEGERS), strict=True
+        LIMITS[name, dtype], ("tile", "some_rows|multiply_blocks"), (FLOATS, INTEGERS), strict=True
     ):
         found = references_to_stack(compiled, functions, hot)
         counts = [count for loops in found.values() for count in loops]

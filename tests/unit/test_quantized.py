@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from mpi_spp.errors import UserError
+from mpi_spp.kernels.backends import is_native
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.linear import Activation
 from mpi_spp.kernels.quantized import BITS, SlicedLinear, alternating, dequantize, quantize
@@ -52,25 +53,25 @@ def test_equal_weights_stay(value: float, bits: int) -> None:
 
 @pytest.mark.parametrize("dtype, name", CASES, ids=str)
 @pytest.mark.parametrize("bits", BITS.values())
-@pytest.mark.parametrize("rows", [1, 5, 12, 13, 130])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("has_bias", [False, True])
-def test_product(
-    shape: tuple[int, int, int], rows: int, bits: int, dtype: torch.dtype, name: str, has_bias: bool
-) -> None:
+def test_product(shape: tuple[int, int, int], bits: int, dtype: torch.dtype, name: str, has_bias: bool) -> None:
     """As the dequantised matrix gives it; many rows may round the matrix to the dtype first."""
     out_features, in_features, group = shape
     torch.manual_seed(1)
-    weight, x = quantize(torch.randn(out_features, in_features), bits, group), torch.randn(rows, in_features).to(dtype)
+    weight = quantize(torch.randn(out_features, in_features), bits, group)
     bias = torch.randn(out_features).to(dtype) if has_bias else None
     linear = backends(dtype, CPU, KERNELS)[name].linear(weight, bias)
-    expected = F.linear(x.double(), dequantize(weight).double(), None if bias is None else bias.double())
-    total = torch.ones(rows, out_features)
-    linear.add_to(total, x)
-    precision = in_features**0.5 * (1e-5 if dtype == torch.float32 else 0.02)
-    for output in (linear(x), linear.to_float32(x), total - 1):
-        assert (output.double() - expected).abs().max() <= precision
-    assert linear.to_float32(x).dtype == torch.float32
+    exact = 1e-4 if is_native(name) else 1e-5  # where inputs become integers of 16 bits
+    precision = in_features**0.5 * (exact if dtype == torch.float32 else 0.02)
+    for rows in (1, 5, 12, 13, 130):
+        x = torch.randn(rows, in_features).to(dtype)
+        expected = F.linear(x.double(), dequantize(weight).double(), None if bias is None else bias.double())
+        total = torch.ones(rows, out_features)
+        linear.add_to(total, x)
+        for output in (linear(x), linear.to_float32(x), total - 1):
+            assert (output.double() - expected).abs().max() <= precision, f"{rows} rows"
+        assert linear.to_float32(x).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dtype, name", CASES, ids=str)
@@ -90,7 +91,7 @@ def test_gated(
     gate, up = F.linear(x.double(), exact, None if bias is None else bias.double()).chunk(2, dim=-1)
     expected = activation(gate) * up
     assert output.shape == expected.shape and output.dtype == dtype
-    precision = 1e-4 if dtype == torch.float32 else 0.1
+    precision = 1e-3 if dtype == torch.float32 else 0.1
     assert ((output.double() - expected).abs() <= precision * (1 + gate.abs() + up.abs())).all()
 
 

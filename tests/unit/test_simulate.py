@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner, Result
 
 from mpi_spp.cli._scenario import _LINKS
@@ -14,13 +15,26 @@ from mpi_spp.cli.simulate import _DEVICES, command
 from mpi_spp.errors import UserError
 from mpi_spp.forecast.devices import DEVICES
 from mpi_spp.forecast.simulation import hosts_of, knee, mesh_for
+from mpi_spp.kernels.choice import trials
+from mpi_spp.model.loading.hub import cache_directory
 from mpi_spp.parallel.links import PRESETS
 from mpi_spp.parallel.mesh import Mesh
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache folder that knows which kernels work here, since to try them takes seconds, and remembers no speed."""
+    kept, directory = cache_directory() / "kernels", tmp_path_factory.mktemp("cache")
+    trials(torch.float32, kept)
+    (directory / "kernels").mkdir()
+    for path in (kept / "trials.json", *kept.glob("*.so")):
+        (directory / "kernels" / path.name).symlink_to(path)
+    return directory
+
+
 @pytest.fixture(autouse=True)
-def nothing_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MPI_SPP_CACHE", str(tmp_path / "cache"))
+def nothing_remembered(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MPI_SPP_CACHE", str(cache))
 
 
 def simulate(directory: Path, *arguments: str) -> Result:

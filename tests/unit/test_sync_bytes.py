@@ -12,10 +12,11 @@ from hypothesis import strategies as st
 
 from mpi_spp.config import GRANULARITIES, RunConfig
 from mpi_spp.errors import UserError
+from mpi_spp.forecast.routes import routes_of, traffic_of
 from mpi_spp.forecast.scenario import Layout, Scenario, lay_out, position_bytes
 from mpi_spp.forecast.speeds import assumed
 from mpi_spp.forecast.sync import Moved, moved_by
-from mpi_spp.kv.exchange import takes_for_host
+from mpi_spp.kv.exchange import Shared, takes_for_host
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.parallel import registry
 from mpi_spp.parallel.mesh import Mesh
@@ -111,6 +112,25 @@ def check(moved: Moved, rounds: list[Round], sync: str, layout: Layout, hosts: l
         assert moved.inside[number] == pytest.approx((found * same).sum(axis=0))
         assert moved.leaving[number] == pytest.approx(by_host(found, hosts, 0))
         assert moved.entering[number] == pytest.approx(by_host(found, hosts, 1))
+
+
+@pytest.mark.parametrize(
+    "sync", [one for one in registry.choices("sync") if registry.load("sync", one).MOVES is Shared]
+)
+@given(sizes=st.lists(st.integers(0, 9), min_size=1, max_size=6), data=st.data())
+def test_a_strategy_sends_what_it_says_and_each_rank_gets_all(sync: str, sizes: list[int], data: st.DataObject) -> None:
+    """What it states of its traffic, where it does, is what its exchange does."""
+    module, num_ranks = registry.load("sync", sync), len(sizes)
+    hosts = np.array(data.draw(st.lists(st.integers(0, 2), min_size=num_ranks, max_size=num_ranks)))
+    made, stated = np.array([sizes, sizes[::-1]], dtype=float), SimpleNamespace(exchange=module.exchange)
+    for found, expected in zip(
+        traffic_of(module, made, hosts), traffic_of(cast(Any, stated), made, hosts), strict=True
+    ):
+        assert found == pytest.approx(expected)
+    routes = routes_of(module.exchange, num_ranks)
+    got = {(receiver, owner) for receiver, owner in zip(routes.receivers, routes.owners, strict=True)}
+    assert got >= set(itertools.permutations(range(num_ranks), 2))
+    assert routes_of(module.exchange, 3).in_steps == (sync != "pairwise")
 
 
 @pytest.mark.parametrize("first_of, rounds", [((0, 0, 0), 0), ((0, 1, 0), 1), ((0, 0, 2), 1)])

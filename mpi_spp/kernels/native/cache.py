@@ -1,11 +1,14 @@
 """A layer's cache as the native kernels see it."""
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
+from mpi_spp.kernels.attention import Rotation
 from mpi_spp.kernels.cache import KeyLayout, LayerCache
+from mpi_spp.kernels.layer import FusedSpan
 from mpi_spp.kernels.quantized import PANEL
 
 
@@ -18,10 +21,39 @@ class Cache(ctypes.Structure):
     )
 
 
-def pointers_to(cache: LayerCache) -> Cache:
-    """Where its parts are; the tensors must outlive the result."""
+def pointers_to(caches: Sequence[LayerCache]) -> ctypes.Array[Cache]:
+    """Where the parts of some layers' caches are; the tensors must outlive the result."""
+    return (Cache * len(caches))(*map(_pointers_to, caches))
+
+
+def _pointers_to(cache: LayerCache) -> Cache:
     parts = (cache.keys, cache.values, cache.key_scales, cache.value_scales)
     return Cache(*(None if part is None else part.data_ptr() for part in parts), cache.values.shape[1])
+
+
+class _Span(ctypes.Structure):
+    """`Span` of native.h."""
+
+    _fields_ = (("caches", ctypes.c_void_p), ("tokens", ctypes.c_int64), ("start", ctypes.c_int64))
+
+
+class Batch(ctypes.Structure):
+    """`Batch` of native.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("cosines", "sines", "spans")),
+        *((name, ctypes.c_int64) for name in ("count", "tokens")),
+    )
+    kept: Any  # what it points to
+
+
+def batch_of(rotation: Rotation | None, spans: Sequence[FusedSpan]) -> Batch:
+    """The rows of some spans; their angles must outlive the result."""
+    array = (_Span * len(spans))(*(_Span(ctypes.addressof(places), rows, start) for rows, start, places in spans))
+    angles = (None, None) if rotation is None else (each.data_ptr() for each in rotation)
+    batch = Batch(*angles, ctypes.addressof(array), len(spans), sum(rows for rows, _, _ in spans))
+    batch.kept = (array, spans)
+    return batch
 
 
 class PanelShape(KeyLayout):

@@ -6,9 +6,15 @@
 
 enum { MOST_INPUTS = 512 }; /* more products of 127 and 32767 would not fit into 31 bits */
 
+/* AMX multiplies more rows 1.7 times faster by codes that become bfloat16, which rounds otherwise. */
+#ifdef __AMX_BF16__
+enum { MOST_EXACT_ROWS = 48 };
+#else
+#define MOST_EXACT_ROWS INT64_MAX
+#endif
+
 INLINE int takes_exact(const Matrix *w, index_t rows) {
-  (void)rows;
-  return w->bits != 16 && w->group <= MOST_INPUTS;
+  return is_quantized(w) && w->group <= MOST_INPUTS && rows <= MOST_EXACT_ROWS;
 }
 
 /* Rows of inputs, padded with zeros to whole groups: integers [rows, groups, group], and of each group their scale, and
@@ -20,17 +26,17 @@ INLINE size_t exact_bytes(const Matrix *w, index_t rows) {
 /* The inputs from row `row` on. */
 INLINE Inputs exact_from(const Matrix *w, Inputs x, index_t row) {
   index_t groups = groups_of(w);
-  return (Inputs){(int16_t *)x.numbers + row * groups * w->group, x.scales + row * groups, x.sums + row * groups};
+  return (Inputs){(int16_t *)x.numbers + row * groups * w->group, x.scales + row * groups, x.sums + row * groups, 0};
 }
 
 /* x [count] of a group as integers [group], of which the largest magnitude is 32767. */
-INLINE void integers_of(const bfloat16 *x, index_t count, index_t group, int16_t *to, float *scale, float *sum) {
+INLINE void integers_of(const element *x, index_t count, index_t group, int16_t *to, float *scale, float *sum) {
   floats most = zeros(), total = zeros();
-  for (index_t k = 0; k < group; k += 16) most = larger_bits(most, magnitude(load_bfloat16(x + k, count - k)));
+  for (index_t k = 0; k < group; k += 16) most = larger_bits(most, magnitude(load_elements(x + k, count - k)));
   *scale = largest_by_bits(most) / 32767.0f;
   floats divisor = all(*scale == 0.0f ? 1.0f : *scale);
   for (index_t k = 0; k < group; k += 16) {
-    floats values = nearest(divide(load_bfloat16(x + k, count - k), divisor));
+    floats values = nearest(divide(load_elements(x + k, count - k), divisor));
     total = add(total, values);
     store_integers(to + k, values);
   }
@@ -49,10 +55,10 @@ static void round_exactly(void *of, index_t first, index_t stop) {
   }
 }
 
-static Inputs exact_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+static Inputs exact_of(const Matrix *w, const element *x, index_t rows, void *memory) {
   index_t groups = groups_of(w);
   float *scales = memory;
-  Inputs to = {scales + 2 * rows * groups, scales, scales + rows * groups};
+  Inputs to = {scales + 2 * rows * groups, scales, scales + rows * groups, 0};
   Rounding rounding = {w, x, to};
   share_out(round_exactly, &rounding, rows, rows > MOST_REGISTER_ROWS);
   return to;
@@ -68,13 +74,15 @@ INLINE void exact_rows(const Matrix *w, int bits, const uint8_t *from, Inputs x,
     PairSums sums[EXACT_ROWS];
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) sums[r] = no_pairs();
+    Places places = places_of((const int16_t *)x.numbers + g * w->group, 2 * width);
 #pragma GCC unroll 1
-    for (index_t k = 0; k < w->group; k += 8) {
-      const uint8_t *codes = from + k * 2 * bits;
+    for (const uint8_t *codes = from, *end = from + bytes; codes < end; codes += 16 * bits) {
       if (rows < 3) fetch_ahead(codes);
       if (rows < 3 && bits == 8) fetch_ahead(codes + 64);
-      add_pairs(bits, codes, (const int16_t *)x.numbers + g * w->group + k, width, sums, rows);
+      add_pairs(bits, codes, places, 2 * width, sums, rows);
+      places = behind_places(places, 8 * sizeof(int16_t), rows);
     }
+    settle_pairs(sums, rows);
     floats scales = load_half(from + bytes);
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {

@@ -19,17 +19,17 @@ INLINE size_t int8_bytes(const Matrix *w, index_t rows) {
 /* The inputs from row `row` on. */
 INLINE Inputs int8_from(const Matrix *w, Inputs x, index_t row) {
   index_t at = row * groups_of(w);
-  return (Inputs){(int8_t *)x.numbers + at * w->group, x.scales + at * dots_of_group(w), x.sums + at};
+  return (Inputs){(int8_t *)x.numbers + at * w->group, x.scales + at * dots_of_group(w), x.sums + at, 0};
 }
 
 /* Inputs of a block [count] as integers [size], of which the largest magnitude is 127. Returns what these add up to. */
-INLINE float dots_of(const bfloat16 *x, index_t count, index_t size, int8_t *to, float *scale) {
+INLINE float dots_of(const element *x, index_t count, index_t size, int8_t *to, float *scale) {
   floats most = zeros(), total = zeros(), end = all(127.0f);
-  for (index_t k = 0; k < size; k += 16) most = larger_bits(most, magnitude(load_bfloat16(x + k, count - k)));
+  for (index_t k = 0; k < size; k += 16) most = larger_bits(most, magnitude(load_elements(x + k, count - k)));
   *scale = largest_by_bits(most) / 127.0f;
   floats divisor = all(*scale == 0.0f ? 1.0f : *scale);
   for (index_t k = 0; k < size; k += 16) {
-    floats values = nearest(divide(load_bfloat16(x + k, count - k), divisor));
+    floats values = nearest(divide(load_elements(x + k, count - k), divisor));
     values = maximum(minimum(values, end), subtract(zeros(), end)); /* few bits of scale */
     total = add(total, values);
     store_codes(to + k, values, 16);
@@ -59,10 +59,10 @@ static void round_to_dots(void *rounding, index_t first, index_t stop) {
   for (index_t place = first * groups; place < stop * groups; place++) round_group(rounding, place);
 }
 
-static Inputs int8_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+static Inputs int8_of(const Matrix *w, const element *x, index_t rows, void *memory) {
   index_t groups = groups_of(w);
   float *scales = memory, *sums = scales + rows * groups * dots_of_group(w);
-  Inputs to = {sums + rows * groups, scales, sums};
+  Inputs to = {sums + rows * groups, scales, sums, 0};
   Rounding rounding = {w, x, to};
   share_out(round_to_dots, &rounding, rows, rows > MOST_REGISTER_ROWS);
   return to;
@@ -80,11 +80,15 @@ INLINE void block_of_dots(const Matrix *w, index_t group, const uint8_t *from, I
       words sums[BLOCK_ROWS];
 #pragma GCC unroll 12
       for (int r = 0; r < rows; r++) sums[r] = no_words();
+      const uint8_t *codes = from + dot * MOST_DOTS * 8, *end = from + smaller(group, (dot + 1) * MOST_DOTS) * 8;
+      Places places = places_of((const int8_t *)x.numbers + g * group + dot * MOST_DOTS, width);
 #pragma GCC unroll 1
-      for (index_t k = dot * MOST_DOTS; k < smaller(group, (dot + 1) * MOST_DOTS); k += 8) {
-        if (rows < 3) fetch_ahead(from + k * 8);
-        add_eight(from + k * 8, (const int8_t *)x.numbers + g * group + k, width, sums, rows);
+      for (; codes < end; codes += 64) {
+        if (rows < 3) fetch_ahead(codes);
+        add_eight(codes, places, width, sums, rows);
+        places = behind_places(places, 8, rows);
       }
+      settle_rows(sums, rows);
 #pragma GCC unroll 12
       for (int r = 0; r < rows; r++) {
         floats scale = multiply(scales, all(x.scales[(r * groups + g) * dots + dot]));

@@ -9,6 +9,12 @@
 #include "integers_x86.h"
 #endif
 
+#ifndef __ARM_FEATURE_MATMUL_INT8
+/* Sums are those of a row each already. */
+INLINE void settle_rows(words *sums, int rows) { (void)sums, (void)rows; }
+INLINE void settle_pairs(PairSums *sums, int rows) { (void)sums, (void)rows; }
+#endif
+
 #if defined(__AVX512F__)
 enum { BLOCK_ROWS = MOST_REGISTER_ROWS, EXACT_ROWS = BLOCK_ROWS };
 #define WITH_BLOCK_ROWS WITH_ROWS

@@ -1,4 +1,5 @@
-/* Products of integers for codes_int16.h and codes_int8.h by NEON, and by its dot products where there are such. Sums are
+/* Products of integers for codes_int16.h and codes_int8.h by NEON, and by its dot products or products of matrices where
+ * there are such. Sums are
  * exact, so they are those of other machines, to the bit. */
 #pragma once
 #include "native.h"
@@ -40,95 +41,23 @@ INLINE words fours_of_codes(const uint8_t *from) {
                  vreinterpretq_u32_u16(vzip2q_u16(left_too, right_too))};
 }
 
+/* Where inputs of rows are. */
+typedef struct {
+  const char *first;
+} Places;
+
+INLINE Places places_of(const void *x, index_t width) { return (void)width, (Places){x}; }
+INLINE Places behind_places(Places at, index_t bytes, int rows) { return (void)rows, (Places){at.first + bytes}; }
+
 /* The compiler may not add up in another order, for which it would want more registers than there are. */
 #define KEEP_ORDER(sum) __asm__("" : "+w"((sum).a), "+w"((sum).b), "+w"((sum).c), "+w"((sum).d))
 
 #define OF_ALL_FOUR(DO) DO(a) DO(b) DO(c) DO(d)
 
-#ifdef __ARM_FEATURE_DOTPROD
-
-/* Dot products take integers of 8 bits, so those of 16 are 256 times a signed one and an unsigned one. Codes of 8 bits are
- * made unsigned for the latter by 128 more, whose part is taken off again. */
-typedef struct {
-  words upper, lower;
-  uint32x2_t inputs; /* what the unsigned ones add up to */
-} PairSums;
-
-INLINE PairSums no_pairs(void) { return (PairSums){no_words(), no_words(), vdup_n_u32(0)}; }
-
-#define SIGNED(x) vreinterpretq_s8_u32(x)
-#define UNSIGNED(x) vreinterpretq_u8_u32(x)
-#define ADD_SIGNED(sum, codes, x, lane) \
-  (sum) = vreinterpretq_u32_s32(vdotq_lane_s32(vreinterpretq_s32_u32(sum), SIGNED(codes), x, lane));
-
-/* Inputs as the two parts, 8 of each. */
-typedef struct {
-  int8x8_t upper;
-  uint8x8_t lower;
-} Parts;
-
-INLINE Parts parts_of_inputs(int bits, const int16_t *x) {
-  int16x8_t inputs = vld1q_s16(x);
-  Parts parts = {vshrn_n_s16(inputs, 8), vmovn_u16(vreinterpretq_u16_s16(inputs))};
-  if (bits == 8) return parts;
-  uint8x8_t order = vld1_u8(NIBBLES);
-  return (Parts){vtbl1_s8(parts.upper, vreinterpret_s8_u8(order)), vtbl1_u8(parts.lower, order)};
-}
-
-/* sums += four codes of each of 16 outputs times the four inputs `at` of 8. */
-#define ADD_FOUR(at)                                                                                           \
-  _Pragma("GCC unroll 2") for (int r = 0; r < rows; r++) {                                                     \
-    OF_ALL_FOUR(ADD_UPPER_##at) OF_ALL_FOUR(ADD_LOWER_##at)                                                    \
-  }
-#define ADD_UPPER(quad, at) ADD_SIGNED(sums[r].upper.quad, codes.quad, x[r].upper, at)
-#define ADD_LOWER(quad, at)                                                                                    \
-  sums[r].lower.quad = vdotq_lane_u32(sums[r].lower.quad, UNSIGNED(veorq_u32(codes.quad, more)), x[r].lower, at);
-#define ADD_UPPER_0(quad) ADD_UPPER(quad, 0)
-#define ADD_UPPER_1(quad) ADD_UPPER(quad, 1)
-#define ADD_LOWER_0(quad) ADD_LOWER(quad, 0)
-#define ADD_LOWER_1(quad) ADD_LOWER(quad, 1)
-
-/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` apart. */
-INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *inputs, index_t width, PairSums *sums, int rows) {
-  uint32x4_t more = vdupq_n_u32(bits == 4 ? 0 : 0x80808080);
-  Parts x[2];
-#pragma GCC unroll 2
-  for (int r = 0; r < rows; r++) {
-    x[r] = parts_of_inputs(bits, inputs + r * width);
-    if (bits == 8) sums[r].inputs = vdot_u32(sums[r].inputs, x[r].lower, vdup_n_u8(1));
-  }
-  words codes = bits == 4 ? load_words(from) : fours_of_codes(from), all_of = codes;
-  if (bits == 4) codes = OF_EACH(words, low_nibbles_of_16, all_of);
-  ADD_FOUR(0)
-  __asm__ volatile("" : "+r"(from)::"memory"); /* the next codes come behind these */
-  codes = bits == 4 ? OF_EACH(words, high_nibbles_of_16, all_of) : fours_of_codes(from + 64);
-  ADD_FOUR(1)
-}
-
-INLINE floats floats_of_pairs(int bits, PairSums sums) {
-  uint32x4_t more = vdupq_n_u32(bits == 4 ? 0 : 128 * vaddv_u32(sums.inputs));
-  floats total;
-#define ADD(quad) total.quad = from_integers(vsubq_u32(vaddq_u32(vshlq_n_u32(sums.upper.quad, 8), sums.lower.quad), more));
-  OF_ALL_FOUR(ADD)
-#undef ADD
-  return total;
-}
-
-/* The same with inputs of 8 bits, and codes of 4. */
-INLINE void add_eight(const uint8_t *from, const int8_t *x, index_t width, words *sums, int rows) {
-  words codes = load_words(from);
-  words left = OF_EACH(words, low_nibbles_of_16, codes), right = OF_EACH(words, high_nibbles_of_16, codes);
-#pragma GCC unroll 4
-  for (int r = 0; r < rows; r++) {
-    int8x8_t inputs = vld1_s8(x + r * width);
-#define ADD(quad)                              \
-  ADD_SIGNED(sums[r].quad, left.quad, inputs, 0) \
-  ADD_SIGNED(sums[r].quad, right.quad, inputs, 1)
-    OF_ALL_FOUR(ADD)
-#undef ADD
-  }
-}
-
+#if defined(__ARM_FEATURE_MATMUL_INT8)
+#include "integers_i8mm.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "integers_dotprod.h"
 #else
 
 typedef words PairSums;
@@ -152,11 +81,12 @@ INLINE floats floats_of_pairs(int bits, PairSums sums) {
     KEEP_ORDER(sums[r]);                                                            \
   }
 
-/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` apart. */
-INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *x, index_t width, PairSums *sums, int rows) {
+/* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` bytes apart. */
+INLINE void add_pairs(int bits, const uint8_t *from, Places places, index_t width, PairSums *sums, int rows) {
+  const char *x = places.first;
   int16x8_t inputs[4];
 #pragma GCC unroll 4
-  for (int r = 0; r < rows; r++) inputs[r] = vld1q_s16(x + r * width);
+  for (int r = 0; r < rows; r++) inputs[r] = vld1q_s16((const int16_t *)(x + r * width));
   if (bits == 4) {
     uint16x8x2_t left = vld2q_u16((const uint16_t *)from), right = vld2q_u16((const uint16_t *)from + 16);
     uint16x8_t low = vdupq_n_u16(15);
@@ -188,7 +118,8 @@ INLINE uint32x4_t add_products(uint32x4_t sum, uint32x4_t left, uint32x4_t right
 }
 
 /* The same with inputs of 8 bits, and codes of 4. */
-INLINE void add_eight(const uint8_t *from, const int8_t *x, index_t width, words *sums, int rows) {
+INLINE void add_eight(const uint8_t *from, Places places, index_t width, words *sums, int rows) {
+  const int8_t *x = (const int8_t *)places.first;
   int8x8_t first[4], second[4];
 #pragma GCC unroll 4
   for (int r = 0; r < rows; r++) {

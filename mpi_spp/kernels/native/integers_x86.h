@@ -28,31 +28,52 @@ INLINE words pair_of_codes(int bits, const uint8_t *from, int pair) {
   return bits == 4 ? nibbles_of_integers(from, 4 * pair) : pairs_of_codes(from + 32 * pair);
 }
 
-/* sums += four pairs of codes times the inputs of each row, `width` apart. */
-INLINE void add_pairs(int bits, const uint8_t *from, const int16_t *x, index_t width, words *sums, int rows) {
+/* Four bytes of each of up to 12 rows, `width` bytes apart. The compiler forgets what it knows of four of them. Else it would
+ * keep a place for each row, some of them in memory, where these and the width lead to all. */
+typedef struct {
+  const char *first, *fourth, *seventh, *tenth;
+} Places;
+
+INLINE Places places_of(const void *x, index_t width) {
+  return (Places){x, (const char *)x + 3 * width, (const char *)x + 6 * width, (const char *)x + 9 * width};
+}
+/* Those `bytes` behind. */
+INLINE Places behind_places(Places at, index_t bytes, int rows) {
+  Places places = {at.first + bytes, at.fourth + bytes, at.seventh + bytes, at.tenth + bytes};
+  if (rows > 3) __asm__("" : "+r"(places.first), "+r"(places.fourth));
+  if (rows > 6) __asm__("" : "+r"(places.seventh), "+r"(places.tenth));
+  return places;
+}
+INLINE words inputs_at(Places places, index_t width, int r, int at) {
+  const char *from = r < 6 ? (r < 3 ? places.first : places.fourth) : r < 9 ? places.seventh : places.tenth;
+  int inputs;
+  memcpy(&inputs, from + r % 3 * width + at, 4);
+  return all_words(inputs);
+}
+
+/* sums += four pairs of codes times the inputs of each row, `width` bytes apart. */
+INLINE void add_pairs(int bits, const uint8_t *from, Places places, index_t width, words *sums, int rows) {
 #pragma GCC unroll 4
   for (int pair = 0; pair < 4; pair++) {
     words codes = pair_of_codes(bits, from, pair);
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {
-      int inputs;
-      memcpy(&inputs, x + r * width + 2 * pair, 4);
-      sums[r] = add_pair_products(sums[r], codes, all_words(inputs));
+      sums[r] = add_pair_products(sums[r], codes, inputs_at(places, width, r, 4 * pair));
       KEEP_ORDER(sums[r]);
     }
   }
 }
 
 /* sums += 8 codes of each of 16 outputs times the inputs of each row, `width` apart. */
-INLINE void add_eight(const uint8_t *from, const int8_t *x, index_t width, words *sums, int rows) {
-  words codes = load_words(from), parts[] = {low_nibbles(codes), high_nibbles(codes)};
+INLINE void add_eight(const uint8_t *from, Places places, index_t width, words *sums, int rows) {
 #pragma GCC unroll 2
-  for (int part = 0; part < 2; part++)
+  for (int part = 0; part < 2; part++) {
+    words codes = part ? high_nibbles(load_words(from)) : low_nibbles(load_words(from));
 #pragma GCC unroll 12
     for (int r = 0; r < rows; r++) {
-      int inputs;
-      memcpy(&inputs, x + r * width + 4 * part, 4);
-      sums[r] = add_dots(sums[r], parts[part], all_words(inputs));
+      sums[r] = add_dots(sums[r], codes, inputs_at(places, width, r, 4 * part));
       KEEP_ORDER(sums[r]);
     }
+    __asm__("" : "+r"(from)); /* they are loaded again: to keep them would take a register from a sum */
+  }
 }

@@ -6,11 +6,25 @@ enum { FEW_NUMBERS = 1 << 16 }; /* so few are copied sooner than other threads w
 /* Where the keys of some positions are: those of one group stand `keys` numbers after those of the one before. */
 typedef struct {
   char *panels, *columns;
-  index_t keys, size, start, count, bytes; /* bytes: of a number, 1 or 2 */
+  index_t keys, size, start, count, bytes; /* bytes: of a number, 1 or those of an element */
 } Copy;
 
-/* Two numbers of keys [first, stop) of PANEL: in columns two lines, in the panel [PANEL, 2]. */
+/* Two numbers of keys [first, stop) of PANEL: in columns two lines, in the panel the same, or [PANEL, 2]. */
 typedef void (*CopyPair)(char *panel, char *even, char *odd, index_t first, index_t stop, index_t bytes);
+
+#if defined(FLOAT32_ELEMENTS) || defined(FLOAT16_ELEMENTS)
+
+INLINE void take_pair(char *panel, char *even, char *odd, index_t first, index_t stop, index_t bytes) {
+  memcpy(even + first * bytes, panel + first * bytes, (stop - first) * bytes);
+  memcpy(odd + first * bytes, panel + (PANEL + first) * bytes, (stop - first) * bytes);
+}
+
+INLINE void put_pair(char *panel, char *even, char *odd, index_t first, index_t stop, index_t bytes) {
+  memcpy(panel + first * bytes, even + first * bytes, (stop - first) * bytes);
+  memcpy(panel + (PANEL + first) * bytes, odd + first * bytes, (stop - first) * bytes);
+}
+
+#else
 
 INLINE void take_pair(char *panel, char *even, char *odd, index_t first, index_t stop, index_t bytes) {
   words left = load_words(panel), evens, odds;
@@ -34,6 +48,8 @@ INLINE void put_pair(char *panel, char *even, char *odd, index_t first, index_t 
   store_between(panel + sizeof(words), pairs[1], 4 * first - 64, 4 * stop - 64);
 }
 
+#endif
+
 INLINE index_t panels_to_copy(const Copy *copy) {
   return parts_of(copy->start + copy->count, PANEL) - copy->start / PANEL;
 }
@@ -55,7 +71,7 @@ INLINE void copy_some(const Copy *copy, index_t first, index_t stop, CopyPair co
     if (copy->bytes == 1)
       copy_panel(copy, group, at, copy_pair, 1);
     else
-      copy_panel(copy, group, at, copy_pair, 2);
+      copy_panel(copy, group, at, copy_pair, sizeof(element));
   }
 }
 
@@ -67,8 +83,8 @@ static void copy_panels(Copy copy, index_t groups, Work *work) {
   share_out(work, &copy, groups * panels_to_copy(&copy), many);
 }
 
-/* panels [groups, panels of a group, size / 2, PANEL, 2]; columns [groups, size, count], of the positions from `start` on;
- * numbers of so many bytes, 1 or 2. */
+/* panels [groups, panels of a group]; columns [groups, size, count], of the positions from `start` on;
+ * numbers of so many bytes, 1 or those of an element. */
 void take_keys(char *panels, char *columns, index_t groups, index_t panels_of_group, index_t size, index_t start,
                index_t count, index_t bytes) {
   Copy copy = {panels, columns, panels_of_group * PANEL * size, size, start, count, bytes};

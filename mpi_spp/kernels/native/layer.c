@@ -1,55 +1,102 @@
-/* A layer, or a share of one, in one call or two: for one row the calls would take as long as the work. */
+/* Layers, or shares of them, in one call: for one row calls and waking threads up would take as long as the work. */
 #include "native.h"
 
 typedef struct {
   Matrix qkv, output, gate_up, down;
-  const float *input_norm, *mlp_norm, *query_norm, *key_norm;
-  index_t groups, heads, size; /* query heads of a group, numbers in a head */
-  float norm_eps, head_eps, scale;
+  const float *input_norm, *mlp_norm;
+  Heads heads;
+  index_t window; /* the positions that a token sees */
+  float eps;
 } Layer;
 
-/* The two halves of a layer: hidden [tokens, hidden_size] in place, and the rest as rotate_and_store() and attend() have it.
- * keep: the half's outputs are added to hidden; else they take its place, since another rank adds them to it. Each
- * returns 0, or 1 when there is no memory. */
+enum { ATTENTION = 1, MLP = 2 }; /* the halves of a layer */
 
-static void make_room(float *hidden, index_t count, int keep) {
-  if (!keep) memset(hidden, 0, count * sizeof(float));
+/* What run_layers() was given, and room for what lies between the products. */
+typedef struct {
+  const Layer *const *layers;
+  index_t count;
+  const Batch *batch;
+  float *hidden;
+  int halves, keep;
+  element *inner, *queries, *attended;
+  AttentionRoom attention;
+  char *own; /* each thread's normalised rows and room for products; of many rows all have the same */
+  size_t own_bytes, x_bytes;
+} Run;
+
+/* A few rows are normalised, and made ready for products, by every thread for itself: that takes less time than to wait
+ * for one another. */
+static int each_for_itself(const Run *run) { return run->batch->tokens <= MOST_REGISTER_ROWS; }
+
+static void lay_out(Run *run, Memory *memory) {
+  index_t tokens = run->batch->tokens;
+  size_t x = 0, inner = 0, width = 0, room = 0;
+  for (index_t i = 0; i < run->count; i++) {
+    const Layer *layer = run->layers[i];
+    const Heads *heads = &layer->heads;
+    if (run->halves & ATTENTION) {
+      x = larger(x, layer->qkv.in), inner = larger(inner, layer->qkv.out);
+      room = larger(room, larger(product_bytes(&layer->qkv, tokens), product_bytes(&layer->output, tokens)));
+      width = larger(width, heads->groups * heads->heads * heads->size);
+    }
+    if (run->halves & MLP) {
+      x = larger(x, layer->gate_up.in), inner = larger(inner, layer->down.in);
+      room = larger(room, larger(product_bytes(&layer->gate_up, tokens), product_bytes(&layer->down, tokens)));
+    }
+  }
+  run->inner = take_bytes(memory, tokens * inner * sizeof(element));
+  run->queries = take_bytes(memory, tokens * width * sizeof(element));
+  run->attended = take_bytes(memory, tokens * width * sizeof(element));
+  run->x_bytes = parts_of(tokens * x * sizeof(element), 64) * 64;
+  run->own_bytes = run->x_bytes + parts_of(room, 64) * 64;
+  run->own = take_bytes(memory, (each_for_itself(run) ? omp_get_max_threads() : 1) * run->own_bytes);
+  if (run->halves & ATTENTION)
+    run->attention = attention_room(memory, &run->layers[0]->heads, run->batch, run->count);
 }
 
-int run_attention(const Layer *layer, float *hidden, const float *cosines, const float *sines, const Cache *cache,
-                  index_t tokens, index_t start, index_t window, int keep) {
-  index_t groups = layer->groups, heads = layer->heads, size = layer->size, width = groups * heads * size;
-  index_t hidden_size = layer->qkv.in, wide = layer->qkv.out;
-  bfloat16 *x = malloc(tokens * (hidden_size + wide + 2 * width) * sizeof(bfloat16));
-  if (!x) return 1;
-  bfloat16 *inner = x + tokens * hidden_size, *queries = inner + tokens * wide, *attended = queries + tokens * width;
-  rms_norm(hidden, layer->input_norm, x, tokens, hidden_size, layer->norm_eps);
-  int failed = linear(&layer->qkv, x, inner, tokens, STORE_BFLOAT16);
-  rotate_and_store(inner, cosines, sines, layer->query_norm, layer->key_norm, layer->head_eps, layer->scale, queries,
-                   cache, tokens, groups, heads, size, start);
-  failed |= attend(queries, cache, attended, tokens, groups, heads, size, start, window);
-  make_room(hidden, tokens * hidden_size, keep);
-  failed |= linear(&layer->output, attended, hidden, tokens, ADD_FLOAT32);
-  free(x);
-  return failed;
+static void add_product(const Run *run, const Matrix *matrix, const element *x, void *room) {
+  multiply_rows(matrix, x, run->hidden, run->batch->tokens, run->keep ? ADD_FLOAT32 : STORE_FLOAT32, room);
 }
 
-int run_mlp(const Layer *layer, float *hidden, index_t tokens, int keep) {
-  index_t hidden_size = layer->gate_up.in;
-  bfloat16 *x = malloc(tokens * (hidden_size + layer->down.in) * sizeof(bfloat16));
-  if (!x) return 1;
-  bfloat16 *inner = x + tokens * hidden_size;
-  rms_norm(hidden, layer->mlp_norm, x, tokens, hidden_size, layer->norm_eps);
-  int failed = linear(&layer->gate_up, x, inner, tokens, SILU_MUL);
-  make_room(hidden, tokens * hidden_size, keep);
-  failed |= linear(&layer->down, inner, hidden, tokens, ADD_FLOAT32);
-  free(x);
-  return failed;
+static void run_attention(const Run *run, index_t number, element *x, void *room) {
+  const Layer *layer = run->layers[number];
+  index_t tokens = run->batch->tokens;
+  rms_norm(run->hidden, layer->input_norm, x, tokens, layer->qkv.in, layer->eps);
+  multiply_rows(&layer->qkv, x, run->inner, tokens, STORE_ELEMENTS, room);
+  rotate_and_store(&layer->heads, run->inner, run->batch, number, run->queries);
+  attend_in(&run->attention, &layer->heads, run->queries, run->batch, number, layer->window, run->attended);
+  add_product(run, &layer->output, run->attended, room);
 }
 
-/* Both halves. */
-int run_layer(const Layer *layer, float *hidden, const float *cosines, const float *sines, const Cache *cache,
-              index_t tokens, index_t start, index_t window) {
-  return run_attention(layer, hidden, cosines, sines, cache, tokens, start, window, 1) ||
-         run_mlp(layer, hidden, tokens, 1);
+static void run_mlp(const Run *run, index_t number, element *x, void *room) {
+  const Layer *layer = run->layers[number];
+  index_t tokens = run->batch->tokens;
+  rms_norm(run->hidden, layer->mlp_norm, x, tokens, layer->gate_up.in, layer->eps);
+  multiply_rows(&layer->gate_up, x, run->inner, tokens, SILU_MUL, room);
+  add_product(run, &layer->down, run->inner, room);
+}
+
+/* What each thread does. They wait for one another behind each product, the rotation and the attention: six times. */
+static void run_all(void *of) {
+  const Run *run = of;
+  char *own = run->own + (each_for_itself(run) ? omp_get_thread_num() * run->own_bytes : 0);
+  for (index_t i = 0; i < run->count; i++) {
+    if (run->halves & ATTENTION) run_attention(run, i, (element *)own, own + run->x_bytes);
+    if (run->halves & MLP) run_mlp(run, i, (element *)own, own + run->x_bytes);
+  }
+}
+
+/* Takes hidden [tokens, hidden_size] through some layers, or halves of them, in place; keys and values go to the spans'
+ * caches. keep: outputs are added to hidden; else they take its place, since another rank adds them to it. All layers have
+ * heads of the same shape. Returns 0, or 1 when there is no memory. */
+int run_layers(const Layer *const *layers, index_t count, float *hidden, const Batch *batch, int halves, int keep) {
+  if (!batch->tokens) return 0;
+  Run run = {.layers = layers, .count = count, .batch = batch, .hidden = hidden, .halves = halves, .keep = keep};
+  Memory memory = {0};
+  lay_out(&run, &memory);
+  if (!get_memory(&memory)) return 1;
+  lay_out(&run, &memory);
+  in_team(run_all, &run);
+  free(memory.begin);
+  return 0;
 }

@@ -1,18 +1,30 @@
-"""A layer in one call of the library, or in two where ranks add up between them."""
+"""Layers in one call of the library, or the halves of one where ranks add up between them."""
 
 import ctypes
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 
-from mpi_spp.kernels.attention import Rotation
+from mpi_spp.kernels.attention import Heads, Rotation
 from mpi_spp.kernels.cache import LayerCache
-from mpi_spp.kernels.layer import Layer
-from mpi_spp.kernels.native.cache import pointers_to
+from mpi_spp.kernels.layer import FusedSpan, Layer
+from mpi_spp.kernels.native.cache import Batch, batch_of, pointers_to
 from mpi_spp.kernels.native.linear import Matrix
 from mpi_spp.kernels.norm import RMSNorm
 
 EVERYTHING = 1 << 40  # a window that is longer than any sequence
+_ATTENTION, _MLP = 1, 2  # halves of a layer in layer.c
+
+
+class HeadsShape(ctypes.Structure):
+    """`Heads` of native.h."""
+
+    _fields_ = (
+        *((name, ctypes.c_int64) for name in ("groups", "heads", "size")),
+        *((name, ctypes.c_void_p) for name in ("query_norm", "key_norm")),
+        *((name, ctypes.c_float) for name in ("eps", "scale")),
+    )
 
 
 class _Layer(ctypes.Structure):
@@ -20,54 +32,62 @@ class _Layer(ctypes.Structure):
 
     _fields_ = (
         *((name, Matrix) for name in ("qkv", "output", "gate_up", "down")),
-        *((name, ctypes.c_void_p) for name in ("input_norm", "mlp_norm", "query_norm", "key_norm")),
-        *((name, ctypes.c_int64) for name in ("groups", "heads", "size")),
-        *((name, ctypes.c_float) for name in ("norm_eps", "head_eps", "scale")),
+        *((name, ctypes.c_void_p) for name in ("input_norm", "mlp_norm")),
+        ("heads", HeadsShape),
+        ("window", ctypes.c_int64),
+        ("eps", ctypes.c_float),
     )
 
 
-class NativeLayer:
-    """Runs a layer of native products on the rows of one sequence; without an MLP only its attention."""
+class NativeLayers:
+    """Runs layers of native products; a single one without an MLP only its attention."""
 
-    def __init__(self, library: ctypes.CDLL, layer: Layer, heads: Any, mlp: Any | None) -> None:
-        """`heads` and `mlp`: the parts of the layer, all products of which are native ones."""
-        self._library, self._kept = library, layer  # its tensors are only pointed to
-        shape, norms = heads.attention.heads, (layer.input_norm, layer.mlp_norm, *heads.attention.norms)
-        q_norm = heads.attention.norms[0]
+    def __init__(self, library: ctypes.CDLL, layers: Sequence[_Layer], kept: Sequence[Layer]) -> None:
+        """`kept`: whose tensors the layers only point to."""
+        self._library, self._layers, self._kept = library, layers, kept
+        self._places = (ctypes.c_void_p * len(layers))(*map(ctypes.addressof, layers))
+
+    @classmethod
+    def of(cls, library: ctypes.CDLL, layer: Layer, heads: Any, mlp: Any | None) -> Self:
+        """A single one; `heads` and `mlp`: its parts, all products of which are native ones."""
         mlp_products = (Matrix(), Matrix()) if mlp is None else (mlp.gate_up.matrix, mlp.down.matrix)
-        self._layer = _Layer(
+        place = _Layer(
             *(heads.qkv.matrix, heads.output.matrix, *mlp_products),
-            *(_place(norm) for norm in norms),
-            *(shape.num_groups, shape.num_heads // shape.num_groups, shape.size),
-            *(layer.input_norm.eps, 0.0 if q_norm is None else q_norm.eps, shape.scale),
+            *(place_of(norm) for norm in (layer.input_norm, layer.mlp_norm)),
+            *(heads.attention.shape, EVERYTHING if layer.window is None else layer.window, layer.input_norm.eps),
         )
-        self._place = ctypes.addressof(self._layer)
+        return cls(library, [place], [layer])
 
-    def __call__(
-        self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
-    ) -> None:
-        _check(self._library.run_layer(*self._inputs(hidden, rotation, cache, start, window)))
+    def followed_by(self, others: Sequence[Self]) -> Self | None:
+        layers = [*self._layers, *(layer for other in others for layer in other._layers)]
+        shapes = {(layer.heads.groups, layer.heads.heads, layer.heads.size) for layer in layers}
+        kept = [*self._kept, *(layer for other in others for layer in other._kept)]
+        return type(self)(self._library, layers, kept) if len(shapes) == 1 else None
 
-    def attend(
-        self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None, keep: bool
-    ) -> None:
-        _check(self._library.run_attention(*self._inputs(hidden, rotation, cache, start, window), keep))
+    def places(self, caches: Sequence[LayerCache]) -> Any:
+        return pointers_to(caches)
+
+    def __call__(self, hidden: torch.Tensor, rotation: Rotation, spans: Sequence[FusedSpan]) -> None:
+        self._run(hidden, batch_of(rotation, spans), _ATTENTION | _MLP, True)
+
+    def attend(self, hidden: torch.Tensor, rotation: Rotation, spans: Sequence[FusedSpan], keep: bool) -> None:
+        self._run(hidden, batch_of(rotation, spans), _ATTENTION, keep)
 
     def transform(self, hidden: torch.Tensor, keep: bool) -> None:
-        _check(self._library.run_mlp(self._place, hidden.data_ptr(), hidden.shape[0], keep))
+        self._run(hidden, Batch(tokens=len(hidden)), _MLP, keep)
 
-    def _inputs(
-        self, hidden: torch.Tensor, rotation: Rotation, cache: LayerCache, start: int, window: int | None
-    ) -> tuple[Any, ...]:
-        places = (tensor.data_ptr() for tensor in (hidden, *rotation))
-        sizes = (hidden.shape[0], start, EVERYTHING if window is None else window)
-        return (self._place, *places, ctypes.byref(pointers_to(cache)), *sizes)
+    def _run(self, hidden: torch.Tensor, batch: Batch, halves: int, keep: bool) -> None:
+        layers = (self._places, len(self._layers))
+        if self._library.run_layers(*layers, hidden.data_ptr(), ctypes.byref(batch), halves, keep):
+            raise MemoryError("layers found no memory")
 
 
-def _check(failed: int) -> None:
-    if failed:
-        raise MemoryError("a layer found no memory")
+def shape_of(heads: Heads, q_norm: RMSNorm | None, k_norm: RMSNorm | None) -> HeadsShape:
+    """What the kernels want to know of heads; the norms must outlive the result."""
+    sizes = (heads.num_groups, heads.num_heads // heads.num_groups, heads.size)
+    return HeadsShape(*sizes, place_of(q_norm), place_of(k_norm), 0.0 if q_norm is None else q_norm.eps, heads.scale)
 
 
-def _place(norm: RMSNorm | None) -> int | None:
+def place_of(norm: RMSNorm | None) -> int | None:
+    """Where its weight is."""
     return None if norm is None else norm.weight.data_ptr()

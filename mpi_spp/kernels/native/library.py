@@ -1,4 +1,4 @@
-"""Compiles the native kernels, once for a set of sources and instructions, and loads them where the CPU has those."""
+"""Compiles the native kernels, once for sources, instructions and a dtype, and loads them where the CPU has these."""
 
 import ctypes
 import functools
@@ -20,10 +20,11 @@ _AVX2 = {name: f"-m{name}" for name in ("avx2", "fma", "f16c")}
 _AVX512 = _AVX2 | {name: f"-m{name}" for name in ("avx512f", "avx512bw", "avx512vl", "avx512dq")}
 _AVX_VNNI, _AVX512_VNNI = {"avx_vnni": "-mavxvnni"}, {"avx512_vnni": "-mavx512vnni"}
 _BFLOAT16 = {"avx512_bf16": "-mavx512bf16"}
-_TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16"}
+_TILES = {"amx_tile": "-mamx-tile", "amx_bf16": "-mamx-bf16", "amx_int8": "-mamx-int8"}
 # ARM. Instructions stay in our order until registers are given: in gcc's own they would need more than there are.
 _NEON = {"asimd": "-fno-schedule-insns"}
 _DOTPROD = _NEON | {"asimddp": "-march=armv8.2-a+dotprod"}
+_I8MM = _DOTPROD | {"i8mm": "-march=armv8.2-a+dotprod+i8mm"}
 # The best first, by the newest instruction set in each. The compiling CPU does not matter, and what is compiled is
 # loaded only where the CPU has all of it: hosts of a cluster may share a home directory.
 VARIANTS = {
@@ -33,11 +34,18 @@ VARIANTS = {
     "avx512": _AVX512,
     "avxvnni": _AVX2 | _AVX_VNNI,
     "avx2": _AVX2,
-    "neon-bf16": _DOTPROD | {"bf16": "-march=armv8.2-a+dotprod+bf16"},
+    "neon-bf16": _I8MM | {"bf16": "-march=armv8.2-a+dotprod+i8mm+bf16"},
+    "neon-i8mm": _I8MM,
     "neon-dotprod": _DOTPROD,
     "neon": _NEON,
 }
 _FLAGS = ("-O3", "-fPIC", "-std=gnu11")
+_ELEMENTS = {
+    torch.bfloat16: (),
+    torch.float32: ("-DFLOAT32_ELEMENTS",),
+    torch.float16: ("-DFLOAT16_ELEMENTS",),
+}
+OF_BFLOAT16 = ("amx", "avx512bf16", "neon-bf16")  # whose own instructions multiply bfloat16 and nothing else
 _DIGEST_BYTES = hashlib.sha256().digest_size  # behind the end of a library: to load a torn one may end the process
 _HERE = Path(__file__).parent
 
@@ -48,36 +56,41 @@ _SIGNATURES: dict[str, list[Any]] = {
     "linear": [_pointer] * 3 + [_count, ctypes.c_int],
     "pack_panels": [_pointer] * 2 + [_count] * 2 + [ctypes.c_int],
     "rms_norm": [_pointer] * 3 + [_count] * 2 + [ctypes.c_float],
-    "rotate_and_store": [_pointer] * 5 + [ctypes.c_float] * 2 + [_pointer] * 2 + [_count] * 5,
-    "attend": [_pointer] * 3 + [_count] * 6,
-    "attend_part": [_pointer] * 4 + [_count] * 8,
+    "rotate_and_store": [_pointer] * 3 + [_count, _pointer],
+    "attend": [_pointer] * 3 + [_count, _pointer],
+    "attend_part": [_pointer] * 3 + [_count] * 3 + [_pointer] * 2,
     "take_keys": [_pointer] * 2 + [_count] * 6,
     "put_keys": [_pointer] * 2 + [_count] * 6,
-    "run_layer": [_pointer] * 5 + [_count] * 3,
-    "run_attention": [_pointer] * 5 + [_count] * 3 + [ctypes.c_int],
-    "run_mlp": [_pointer] * 2 + [_count] + [ctypes.c_int],
+    "run_layers": [_pointer, _count, _pointer, _pointer, ctypes.c_int, ctypes.c_int],
 }
 
 
-def runnable() -> list[str]:
-    """The variants that this CPU has the instructions for, the best first; a compiler may be missing."""
-    return [name for name, needed in VARIANTS.items() if cpu.features().issuperset(needed)]
+def runnable(dtype: torch.dtype = torch.bfloat16) -> list[str]:
+    """The variants for weights of a dtype that this CPU has the instructions for, the best first.
+
+    A compiler may be missing.
+    """
+    names = [name for name, needed in VARIANTS.items() if cpu.features().issuperset(needed)]
+    return [name for name in names if dtype in _ELEMENTS and (dtype == torch.bfloat16 or name not in OF_BFLOAT16)]
 
 
-def is_kept(name: str, directory: Path) -> bool:
-    """Whether a variant's kernels lie in `directory`, and whole."""
-    return _is_whole(_place(directory, _flags_of(name)))
+def is_kept(name: str, directory: Path, dtype: torch.dtype = torch.bfloat16) -> bool:
+    """Whether a variant's kernels for a dtype lie in `directory`, and whole."""
+    return _is_whole(_place(directory, flags_of(name, dtype)))
 
 
 @functools.cache
-def load(name: str, directory: Path) -> ctypes.CDLL:
-    """A variant's kernels, compiled into `directory` if they are not there yet. Raises NoKernels where that fails."""
+def load(name: str, directory: Path, dtype: torch.dtype = torch.bfloat16) -> ctypes.CDLL:
+    """A variant's kernels for a dtype, compiled into `directory` if they are not there yet.
+
+    Raises NoKernels where that fails.
+    """
     missing = set(VARIANTS[name]) - cpu.features()
     if missing:
         raise NoKernels(f"this CPU has no {', '.join(sorted(missing))}")
     try:
         ctypes.CDLL(_openmp_of_torch(), mode=ctypes.RTLD_GLOBAL)  # one team of threads for torch and for us
-        library = ctypes.CDLL(str(_compiled(directory, _flags_of(name))))
+        library = ctypes.CDLL(str(_compiled(directory, flags_of(name, dtype))))
         for function, types in _SIGNATURES.items():
             getattr(library, function).argtypes = types
         library.compiler.restype = ctypes.c_char_p
@@ -114,8 +127,9 @@ def _openmp_of_torch() -> str:
     raise OSError("this build of torch has no OpenMP")
 
 
-def _flags_of(name: str) -> tuple[str, ...]:
-    return (*_FLAGS, *VARIANTS[name].values())
+def flags_of(name: str, dtype: torch.dtype) -> tuple[str, ...]:
+    """The compiler's options for a variant."""
+    return (*_FLAGS, *_ELEMENTS[dtype], *VARIANTS[name].values())
 
 
 def _place(directory: Path, flags: Sequence[str]) -> Path:

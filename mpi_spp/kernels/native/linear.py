@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from mpi_spp.kernels.quantized import PANEL, padded
 
-STORE_FLOAT32, STORE_BFLOAT16, ADD_FLOAT32, SILU_MUL = range(4)
+STORE_FLOAT32, STORE_ELEMENTS, ADD_FLOAT32, SILU_MUL = range(4)
 
 
 class Matrix(ctypes.Structure):
@@ -22,7 +22,7 @@ class Matrix(ctypes.Structure):
 
 
 class NativeLinear:
-    """A product with weights of 16 bits, or quantised ones, laid out as linear.c says."""
+    """A product with weights as they are, or quantised ones, laid out as linear.c says."""
 
     def __init__(
         self,
@@ -30,21 +30,25 @@ class NativeLinear:
         panels: torch.Tensor,
         bias: torch.Tensor | None,
         shape: tuple[int, int],
-        bits: int = 16,
+        dtype: torch.dtype,
+        bits: int | None = None,
         group: int = 1,
         activations: int = 16,
     ) -> None:
-        """`panels`: the weights; `shape`: outputs and inputs of the product; `activations`: their bits, 16 or 8."""
+        """`panels`: the weights; `shape`: outputs and inputs of the product, in this dtype; `bits`: of codes.
+
+        `activations`: their bits, 16 or 8.
+        """
         self._product: Any = library.linear
         self._kept = (panels, None if bias is None else padded(bias.float(), PANEL))
         places = [None if part is None else part.data_ptr() for part in self._kept]
-        self.matrix = Matrix(*places, *shape, bits, group, activations)
+        self.matrix = Matrix(*places, *shape, bits or 8 * dtype.itemsize, group, activations)
         self._place = ctypes.addressof(self.matrix)
-        self._out = shape[0]
+        self._out, self._dtype = shape[0], dtype
         self.nbytes = panels.nbytes
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._into(x, torch.empty((x.shape[0], self._out), dtype=torch.bfloat16), STORE_BFLOAT16)
+        return self._into(x, torch.empty((x.shape[0], self._out), dtype=self._dtype), STORE_ELEMENTS)
 
     def to_float32(self, x: torch.Tensor) -> torch.Tensor:
         return self._into(x, torch.empty((x.shape[0], self._out)), STORE_FLOAT32)
@@ -63,7 +67,7 @@ class NativeSiluMul(NativeLinear):
     """silu(gate) * up in one product, whose panels hold 16 outputs of each."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        return self._into(x, torch.empty((x.shape[0], self._out // 2), dtype=torch.bfloat16), SILU_MUL)
+        return self._into(x, torch.empty((x.shape[0], self._out // 2), dtype=self._dtype), SILU_MUL)
 
 
 class OddLinear:
@@ -88,9 +92,9 @@ class OddLinear:
 
 
 def panels_of(library: ctypes.CDLL, weight: torch.Tensor, alternate: bool = False) -> torch.Tensor:
-    """Weights [out, in] of 16 bits as [panels, in / 2, PANEL, 2]; with `alternate` each has 16 rows of either half."""
+    """Weights [out, in] as [panels, in * PANEL] (elements.h); with `alternate` each has 16 rows of either half."""
     out, in_ = weight.shape
-    panels = torch.empty((-(-out // PANEL), in_ // 2, PANEL, 2), dtype=weight.dtype)
+    panels = torch.empty((-(-out // PANEL), in_ * PANEL), dtype=weight.dtype)
     weight = weight.contiguous()
     library.pack_panels(weight.data_ptr(), panels.data_ptr(), out, in_, alternate)
     return panels

@@ -1,6 +1,12 @@
-/* tile.h's numbers for CPUs that multiply in float32 alone: those of a are made once. */
+/* tile.h's numbers for CPUs that multiply in float32 alone: those of a are made once, those of weights on their way. */
 #pragma once
 #include "native.h"
+
+#if defined(FLOAT32_ELEMENTS)
+enum { IS_FLOAT32 = 1 };
+#else
+enum { IS_FLOAT32 = 0 };
+#endif
 
 typedef float number;
 
@@ -9,7 +15,7 @@ enum { PADDING = 16 }; /* rows 4 KB apart would meet in the same lines of the fi
 INLINE void store_numbers(number *to, floats x) { store(to, x); }
 
 typedef struct {
-  const bfloat16 *x;
+  const element *x;
   number *to;
   index_t size, padding;
 } Widening;
@@ -19,10 +25,10 @@ static void widen_rows(void *of, index_t first, index_t stop) {
   index_t size = rows->size, stride = size + rows->padding;
   for (index_t row = first; row < stop; row++)
     for (index_t i = 0; i < size; i += 16)
-      store_first(rows->to + row * stride + i, load_bfloat16(rows->x + row * size + i, size - i), size - i);
+      store_first(rows->to + row * stride + i, load_elements(rows->x + row * size + i, size - i), size - i);
 }
 
-static const number *as_numbers(const bfloat16 *x, index_t rows, index_t size, index_t padding, number *room) {
+static const number *as_numbers(const element *x, index_t rows, index_t size, index_t padding, number *room) {
   Widening widening = {x, room, size, padding};
   share_out(widen_rows, &widening, rows, rows > MOST_REGISTER_ROWS);
   return room;

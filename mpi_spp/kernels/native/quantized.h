@@ -14,31 +14,44 @@ INLINE index_t block_bytes(const Matrix *w) { return w->bits == 4 ? w->group * 8
 typedef struct {
   void *numbers;
   float *scales, *sums;
+  index_t tiled; /* rows, where they lie in tiles; or 0 */
 } Inputs;
 
 /* Inputs that are being made of rows. */
 typedef struct {
   const Matrix *matrix;
-  const bfloat16 *x;
+  const element *x;
   Inputs to;
 } Rounding;
 
-#ifdef __AVX512BF16__
-#include "codes_bfloat16.h"
-#else
 #include "codes_int16.h"
-#endif
 #include "codes_int8.h"
+#ifdef __AMX_INT8__
+#include "codes_amx.h"
+#else
+INLINE int takes_tiles(const Matrix *w, index_t rows) { return (void)w, (void)rows, 0; }
+INLINE size_t tiled_bytes(const Matrix *w, index_t rows) { return (void)w, (void)rows, 0; }
+INLINE Inputs tiled_of(const Matrix *w, const element *x, index_t rows, void *memory) {
+  return (void)w, (void)x, (void)rows, (void)memory, (Inputs){0};
+}
+INLINE Inputs tiled_from(const Matrix *w, Inputs x, index_t row) { return (void)w, (void)row, x; }
+INLINE void rows_by_tiles(const Matrix *w, const uint8_t *panel, Inputs x, float *c, index_t rows) {
+  (void)w, (void)panel, (void)x, (void)c, (void)rows;
+}
+#endif
 
-/* What a matrix wants of the two: inputs that lose nothing to speak of, or those of 8 bits. */
+/* What a matrix wants: inputs that lose nothing to speak of, or those of 8 bits; each of many rows in tiles. */
 INLINE int takes_codes(const Matrix *w, index_t rows) { return takes_int8(w) || takes_exact(w, rows); }
 INLINE size_t inputs_bytes(const Matrix *w, index_t rows) {
+  if (takes_tiles(w, rows)) return tiled_bytes(w, rows);
   return takes_int8(w) ? int8_bytes(w, rows) : exact_bytes(w, rows);
 }
-INLINE Inputs inputs_of(const Matrix *w, const bfloat16 *x, index_t rows, void *memory) {
+INLINE Inputs inputs_of(const Matrix *w, const element *x, index_t rows, void *memory) {
+  if (takes_tiles(w, rows)) return tiled_of(w, x, rows, memory);
   return takes_int8(w) ? int8_of(w, x, rows, memory) : exact_of(w, x, rows, memory);
 }
 INLINE Inputs inputs_from(const Matrix *w, Inputs x, index_t row) {
+  if (x.tiled) return tiled_from(w, x, row);
   return takes_int8(w) ? int8_from(w, x, row) : exact_from(w, x, row);
 }
 
@@ -64,14 +77,18 @@ static void some_rows(const Matrix *w, const uint8_t *from, Inputs x, float *c, 
 
 /* c [rows, PANEL] of one quantised panel. */
 static void rows_of_codes(const Matrix *w, const uint8_t *panel, Inputs x, float *c, index_t rows) {
+  if (x.tiled) {
+    rows_by_tiles(w, panel, x, c, rows);
+    return;
+  }
   for (int half = 0; half < 2; half++)
     for (index_t row = 0; row < rows; row += BLOCK_ROWS)
       some_rows(w, panel + half * groups_of(w) * block_bytes(w), inputs_from(w, x, row), c + row * PANEL + 16 * half,
                 smaller(BLOCK_ROWS, rows - row));
 }
 
-/* Pairs [first, first + count) of a quantised panel as bfloat16 [count, PANEL, 2], rounded. */
-static void dequantize(const Matrix *w, const uint8_t *panel, index_t first, index_t count, bfloat16 *to) {
+/* Pairs [first, first + count) of inputs of a quantised panel as those of elements, rounded. */
+static void dequantize(const Matrix *w, const uint8_t *panel, index_t first, index_t count, element *to) {
   for (int half = 0; half < 2; half++)
     for (index_t pair = first; pair < first + count; pair++) {
       index_t g = 2 * pair / w->group, k = 2 * pair % w->group;
@@ -88,7 +105,7 @@ static void dequantize(const Matrix *w, const uint8_t *panel, index_t first, ind
         odd = load_codes(from + k * 16 + 16, 16);
         scales = load_half(from + w->group * 16);
       }
-      words pairs = pairs_of(multiply_add(even, scales, minima), multiply_add(odd, scales, minima));
-      store_words(to + (pair - first) * 64 + half * 32, pairs);
+      store_half_lines(to + (pair - first) * 2 * PANEL, half, multiply_add(even, scales, minima),
+                       multiply_add(odd, scales, minima));
     }
 }

@@ -1,11 +1,11 @@
 /* What happens to each row between the products: normalisation and rotation, one pass over memory each. */
 #include "cache.h"
 
-enum { FEW_ROWS = 12 }; /* so few are done sooner than other threads wake up */
+enum { FEW_ROWS = MOST_REGISTER_ROWS }; /* so few are done sooner than other threads wake up */
 
 typedef struct {
   const float *x, *weight;
-  bfloat16 *y;
+  element *y;
   index_t size;
   float eps;
 } Norm;
@@ -13,7 +13,7 @@ typedef struct {
 static void norm_rows(void *of, index_t first, index_t stop) {
   const Norm *norm = of;
   const float *weight = norm->weight;
-  bfloat16 *y = norm->y;
+  element *y = norm->y;
   index_t size = norm->size;
   for (index_t row = first; row < stop; row++) {
     const float *from = norm->x + row * size;
@@ -25,13 +25,13 @@ static void norm_rows(void *of, index_t first, index_t stop) {
     floats factor = all(1.0f / sqrtf(sum_of(squares) / (float)size + norm->eps));
     for (index_t i = 0; i < size; i += 16) {
       floats values = multiply(load_first(from + i, size - i), factor);
-      store_bfloat16(y + row * size + i, multiply(values, load_first(weight + i, size - i)), size - i);
+      store_elements(y + row * size + i, multiply(values, load_first(weight + i, size - i)), size - i);
     }
   }
 }
 
-/* y = weight * x / sqrt(mean(x^2) + eps): x [rows, size] in float32, y in bfloat16. */
-void rms_norm(const float *x, const float *weight, bfloat16 *y, index_t rows, index_t size, float eps) {
+/* y = weight * x / sqrt(mean(x^2) + eps): x [rows, size] in float32, y in elements. */
+void rms_norm(const float *x, const float *weight, element *y, index_t rows, index_t size, float eps) {
   Norm norm = {x, weight, y, size, eps};
   share_out(norm_rows, &norm, rows, rows > FEW_ROWS);
 }
@@ -43,23 +43,23 @@ typedef struct {
   float eps, scale;
 } Rotation;
 
-INLINE float inverse_rms(const bfloat16 *x, index_t size, float eps) {
+INLINE float inverse_rms(const element *x, index_t size, float eps) {
   floats squares = zeros();
   for (index_t i = 0; i < size; i += 16) {
-    floats part = load_bfloat16(x + i, size - i);
+    floats part = load_elements(x + i, size - i);
     squares = multiply_add(part, part, squares);
   }
   return 1.0f / sqrtf(sum_of(squares) / (float)size + eps);
 }
 
-/* One head [size] in bfloat16: normalised if it has a norm, rotated, scaled, in float32. */
-static void rotate(const bfloat16 *x, Rotation by, float *y, index_t size) {
+/* One head [size]: normalised if it has a norm, rotated, scaled, in float32. */
+static void rotate(const element *x, Rotation by, float *y, index_t size) {
   index_t half = size / 2;
   floats factor = all(by.norm ? inverse_rms(x, size, by.eps) : 1.0f), scale = all(by.scale);
   for (index_t i = 0; i < half; i += 16) {
     floats parts[2], rotated[2];
     for (int h = 0; h < 2; h++) {
-      parts[h] = load_bfloat16(x + i + h * half, half - i);
+      parts[h] = load_elements(x + i + h * half, half - i);
       if (by.norm) parts[h] = multiply(parts[h], multiply(factor, load_first(by.norm + i + h * half, half - i)));
     }
     for (int h = 0; h < 2; h++) {
@@ -85,74 +85,80 @@ static float quantize(const float *x, int8_t *codes, index_t size) {
   return scale;
 }
 
-/* A key [size] becomes a lane of its panel, [size / 2, 2]. */
+/* A key [size] becomes a lane of its panel. */
 static void store_key(const Cache *cache, index_t group, index_t position, const float *key, index_t size) {
-  index_t lane = group * keys_size(cache, size) + position / PANEL * PANEL * size + position % PANEL * 2;
+  index_t lane = group * keys_size(cache, size) + position / PANEL * PANEL * size + position % PANEL * PAIR;
   if (cache->key_scales) {
     int8_t codes[size], *pairs = (int8_t *)cache->keys + lane;
     cache->key_scales[group * cache->capacity + position] = quantize(key, codes, size);
-    for (index_t i = 0; i < size; i += 2) memcpy(pairs + i * PANEL, codes + i, 2);
+    for (index_t i = 0; i < size; i += PAIR) memcpy(pairs + i * PANEL, codes + i, PAIR);
   } else {
-    bfloat16 numbers[size], *pairs = (bfloat16 *)cache->keys + lane;
+    element numbers[size], *pairs = (element *)cache->keys + lane;
     for (index_t i = 0; i < size; i += 16)
-      store_bfloat16(numbers + i, load_first(key + i, size - i), size - i);
-    for (index_t i = 0; i < size; i += 2) memcpy(pairs + i * PANEL, numbers + i, 4);
+      store_elements(numbers + i, load_first(key + i, size - i), size - i);
+    for (index_t i = 0; i < size; i += PAIR) memcpy(pairs + i * PANEL, numbers + i, PAIR * sizeof(element));
   }
 }
 
 /* A value [size] becomes a row. */
-static void store_value(const Cache *cache, index_t group, index_t position, const bfloat16 *value, index_t size) {
+static void store_value(const Cache *cache, index_t group, index_t position, const element *value, index_t size) {
   index_t row = group * cache->capacity + position;
   if (cache->value_scales) {
     float values[size];
-    for (index_t i = 0; i < size; i++) values[i] = from_bfloat16(value[i]);
+    for (index_t i = 0; i < size; i += 16) store_first(values + i, load_elements(value + i, size - i), size - i);
     cache->value_scales[row] = quantize(values, (int8_t *)cache->values + row * size, size);
   } else {
-    memcpy((bfloat16 *)cache->values + row * size, value, size * sizeof(bfloat16));
+    memcpy((element *)cache->values + row * size, value, size * sizeof(element));
   }
 }
 
 /* What rotate_and_store() was given. */
 typedef struct {
-  const bfloat16 *qkv;
-  const float *cosines, *sines, *query_norm, *key_norm;
-  float eps, scale;
-  bfloat16 *queries;
-  const Cache *cache;
-  index_t tokens, groups, heads, size, start;
+  const Heads *heads;
+  const element *qkv;
+  const Batch *batch;
+  index_t layer;
+  element *queries;
 } Rows;
 
-static void rotate_token(const Rows *rows, index_t token, index_t group) {
-  index_t groups = rows->groups, heads = rows->heads, size = rows->size, position = rows->start + token;
-  const bfloat16 *from = rows->qkv + token * groups * (heads + 2) * size;
-  Rotation query = {rows->cosines + token * size, rows->sines + token * size, rows->query_norm, rows->eps, rows->scale};
-  Rotation key = {query.cosines, query.sines, rows->key_norm, rows->eps, 1.0f};
+/* What one token gives one group; `row`: that of the batch in which its span begins. */
+static void rotate_token(const Rows *rows, const Span *span, index_t row, index_t token, index_t group) {
+  const Heads *shape = rows->heads;
+  const Cache *cache = span->caches + rows->layer;
+  index_t groups = shape->groups, heads = shape->heads, size = shape->size, position = span->start + token;
+  const element *from = rows->qkv + (row + token) * groups * (heads + 2) * size;
+  const float *cosines = rows->batch->cosines + (row + token) * size, *sines = rows->batch->sines + (row + token) * size;
+  Rotation query = {cosines, sines, shape->query_norm, shape->eps, shape->scale};
+  Rotation key = {cosines, sines, shape->key_norm, shape->eps, 1.0f};
   float rotated[size];
   for (index_t head = 0; head < heads; head++) {
     rotate(from + (group * heads + head) * size, query, rotated, size);
-    bfloat16 *to = rows->queries + ((group * rows->tokens + token) * heads + head) * size;
-    for (index_t i = 0; i < size; i += 16) store_bfloat16(to + i, load_first(rotated + i, size - i), size - i);
+    element *to = rows->queries + (row * groups * heads + (group * span->tokens + token) * heads + head) * size;
+    for (index_t i = 0; i < size; i += 16) store_elements(to + i, load_first(rotated + i, size - i), size - i);
   }
   rotate(from + groups * heads * size + group * size, key, rotated, size);
-  store_key(rows->cache, group, position, rotated, size);
-  store_value(rows->cache, group, position, from + (groups * (heads + 1) + group) * size, size);
+  store_key(cache, group, position, rotated, size);
+  store_value(cache, group, position, from + (groups * (heads + 1) + group) * size, size);
 }
 
-/* Tokens of the blocks [first, stop) of PANEL of them: the keys of a block lie in one panel or two. */
+/* Items [first, stop) of those of all spans: a group of a block of PANEL tokens, whose keys lie in one panel or two. */
 static void rotate_blocks(void *of, index_t first, index_t stop) {
   const Rows *rows = of;
-  for (index_t block = first; block < stop; block++)
-    for (index_t group = 0; group < rows->groups; group++)
-      for (index_t token = block * PANEL; token < smaller((block + 1) * PANEL, rows->tokens); token++)
-        rotate_token(rows, token, group);
+  index_t item = 0, row = 0;
+  for (const Span *span = rows->batch->spans; item < stop; row += span++->tokens)
+    for (index_t at = 0; at < span->tokens; at += PANEL)
+      for (index_t group = 0; group < rows->heads->groups; group++, item++) {
+        if (item < first || item >= stop) continue;
+        for (index_t token = at; token < smaller(at + PANEL, span->tokens); token++)
+          rotate_token(rows, span, row, token, group);
+      }
 }
 
 /* Takes rows of queries, keys and values apart: qkv [tokens, groups * heads + 2 * groups, size]. Rotated and scaled
- * queries go to [groups, tokens, heads, size]; rotated keys and values to the cache, from position `start` on. cosines
- * and signed sines are [tokens, size]. */
-void rotate_and_store(const bfloat16 *qkv, const float *cosines, const float *sines, const float *query_norm,
-                      const float *key_norm, float eps, float scale, bfloat16 *queries, const Cache *cache,
-                      index_t tokens, index_t groups, index_t heads, index_t size, index_t start) {
-  Rows rows = {qkv, cosines, sines, query_norm, key_norm, eps, scale, queries, cache, tokens, groups, heads, size, start};
-  share_out(rotate_blocks, &rows, parts_of(tokens, PANEL), tokens > FEW_ROWS);
+ * queries go to [groups, tokens, heads, size] of each span; rotated keys and values to its cache of this layer. */
+void rotate_and_store(const Heads *heads, const element *qkv, const Batch *batch, index_t layer, element *queries) {
+  Rows rows = {heads, qkv, batch, layer, queries};
+  index_t blocks = 0;
+  for (index_t i = 0; i < batch->count; i++) blocks += parts_of(batch->spans[i].tokens, PANEL);
+  share_out(rotate_blocks, &rows, blocks * heads->groups, is_in_team() || batch->tokens > FEW_ROWS);
 }

@@ -155,6 +155,19 @@ INLINE floats load_half(const uint8_t *from) {
   return (floats){_mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)from)),
                   _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(from + 16)))};
 }
+INLINE floats load_float16(const uint16_t *from, index_t count) {
+  if (count >= 16) return load_half((const uint8_t *)from);
+  uint16_t some[16] = {0};
+  COPY_SOME(some, from, 2 * count);
+  return load_half((const uint8_t *)some);
+}
+INLINE void store_float16(uint16_t *to, floats x, index_t count) {
+  enum { NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
+  uint16_t some[16], *halves = count >= 16 ? to : some;
+  _mm_storeu_si128((__m128i *)halves, _mm256_cvtps_ph(x.low, NEAREST));
+  _mm_storeu_si128((__m128i *)halves + 1, _mm256_cvtps_ph(x.high, NEAREST));
+  if (count < 16) COPY_SOME(to, some, 2 * count);
+}
 
 /* Two times 16 numbers as 32 in bfloat16. */
 INLINE words to_bfloat16(floats low, floats high) { return (words){narrow(low), narrow(high)}; }

@@ -55,6 +55,12 @@ INLINE floats load_bfloat16(const bfloat16 *from, index_t count) {
   __m256i bits = _mm256_maskz_loadu_epi16(lanes(count), from);
   return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
 }
+INLINE floats load_float16(const uint16_t *from, index_t count) {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes(count), from));
+}
+INLINE void store_float16(uint16_t *to, floats x, index_t count) {
+  _mm256_mask_storeu_epi16(to, lanes(count), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+}
 INLINE floats load_half(const uint8_t *from) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)from)); }
 
 #ifdef __AVX512BF16__

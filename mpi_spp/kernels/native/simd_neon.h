@@ -159,6 +159,20 @@ INLINE floats load_half(const uint8_t *from) {
   return (floats){from_half(from), from_half(from + 8), from_half(from + 16), from_half(from + 24)};
 }
 
+INLINE floats load_float16(const uint16_t *from, index_t count) {
+  if (count >= 16) return load_half((const uint8_t *)from);
+  uint16_t some[16] = {0};
+  COPY_SOME(some, from, 2 * count);
+  return load_half((const uint8_t *)some);
+}
+INLINE void store_float16(uint16_t *to, floats x, index_t count) {
+  uint16_t some[16], *halves = count >= 16 ? to : some;
+  float16x8_t low = vcvt_high_f16_f32(vcvt_f16_f32(x.a), x.b), high = vcvt_high_f16_f32(vcvt_f16_f32(x.c), x.d);
+  vst1q_u16(halves, vreinterpretq_u16_f16(low));
+  vst1q_u16(halves + 8, vreinterpretq_u16_f16(high));
+  if (count < 16) COPY_SOME(to, some, 2 * count);
+}
+
 /* Two times 16 numbers as 32 in bfloat16. */
 INLINE words to_bfloat16(floats low, floats high) {
   return (words){narrow_8(low.a, low.b), narrow_8(low.c, low.d), narrow_8(high.a, high.b), narrow_8(high.c, high.d)};

@@ -4,7 +4,11 @@
 #pragma once
 #include <stdint.h>
 
-void GOMP_parallel(void (*task)(void *), void *data, unsigned threads, unsigned flags);
+typedef void Task(void *data);
+
+void GOMP_parallel(Task *task, void *data, unsigned threads, unsigned flags);
+void GOMP_barrier(void);
+int omp_get_level(void);
 int omp_get_thread_num(void);
 int omp_get_num_threads(void);
 int omp_get_max_threads(void);
@@ -26,13 +30,24 @@ static void work_on_share(void *of) {
   shared->work(shared->job, first, first + each + (thread < rest));
 }
 
-/* Does work on all items [0, count), on all threads if it is worth waking them up, and returns when all is done. */
+/* Has each thread do the whole task, which shares work out: waking threads up once for many steps takes half the time. */
+static inline void in_team(Task *task, void *data) { GOMP_parallel(task, data, 0, 0); }
+
+static inline int is_in_team(void) { return omp_get_level() > 0; }
+
+/* Does work on all items [0, count) and returns when all is done: on all threads if it is worth waking them up. In a team
+ * every thread calls this alike. There work that is not worth it is done by each for itself, and so must have room for its
+ * results of its own. */
 static inline void share_out(Work *work, void *job, int64_t count, int wake) {
   Shared shared = {work, job, count};
-  if (wake)
-    GOMP_parallel(work_on_share, &shared, 0, 0);
-  else
+  if (!wake) {
     work(job, 0, count);
+  } else if (!is_in_team()) {
+    GOMP_parallel(work_on_share, &shared, 0, 0);
+  } else {
+    work_on_share(&shared);
+    if (omp_get_num_threads() > 1) GOMP_barrier();
+  }
 }
 
 /* For work of items that take unequally long, which threads take one by one: the next of them. */

@@ -9,6 +9,15 @@ enum { TILE_ROWS = MOST_REGISTER_ROWS, ROW_BLOCK = 8 * TILE_ROWS, PAIR_BLOCK = 1
 INLINE void begin_tiles(void) {}
 INLINE void end_tiles(void) {}
 
+/* Weights of a pair of inputs at `from`, of half a panel: those of the first input, and of the second. */
+#if defined(FLOAT32_ELEMENTS) || defined(FLOAT16_ELEMENTS)
+INLINE floats firsts_at(const element *from, int half) { return load_16(from + 16 * half); }
+INLINE floats seconds_at(const element *from, int half) { return load_16(from + PANEL + 16 * half); }
+#else
+INLINE floats firsts_at(const element *from, int half) { return evens_at(from + PANEL * half); }
+INLINE floats seconds_at(const element *from, int half) { return odds_at(from + PANEL * half); }
+#endif
+
 /* The compiler forgets what it knows of places. Else it would keep one for each of 12 rows, half of them in memory, where
  * four and a stride lead to all. */
 #define FORGET(one, other) __asm__("" : "+r"(one), "+r"(other))
@@ -27,8 +36,8 @@ INLINE void end_tiles(void) {}
     }                                                       \
   } while (0)
 
-/* Weights are bfloat16 in pairs, or where there are `singles` those, [2 * pairs, PANEL]. */
-INLINE void tile_of(int rows, const float *a, index_t stride, const bfloat16 *b, const float *singles, index_t pairs,
+/* Weights are elements, or where there are `singles` those, [2 * pairs, PANEL]. */
+INLINE void tile_of(int rows, const float *a, index_t stride, const element *b, const float *singles, index_t pairs,
                     float *c, index_t c_stride, int first) {
   floats sums[MOST_REGISTER_ROWS][2];
   const float *x0 = a, *x3 = a + 3 * stride, *x6 = a + 6 * stride, *x9 = a + 9 * stride;
@@ -43,11 +52,10 @@ INLINE void tile_of(int rows, const float *a, index_t stride, const bfloat16 *b,
       ADD_INPUT(0, load(from), load(from + 16));
       ADD_INPUT(1, load(from + PANEL), load(from + PANEL + 16));
     } else {
-      const bfloat16 *from = b + 64 * k;
-      if (rows < 4) fetch_ahead(from);
-      if (rows < 4) fetch_ahead(from + 32);
-      ADD_INPUT(0, evens_at(from), evens_at(from + 32));
-      ADD_INPUT(1, odds_at(from), odds_at(from + 32));
+      const element *from = b + 2 * PANEL * k;
+      if (rows < 4) fetch_pair(from);
+      ADD_INPUT(0, firsts_at(from, 0), firsts_at(from, 1));
+      ADD_INPUT(1, seconds_at(from, 0), seconds_at(from, 1));
     }
   }
 #pragma GCC unroll 12
@@ -56,7 +64,7 @@ INLINE void tile_of(int rows, const float *a, index_t stride, const bfloat16 *b,
 }
 
 /* Not inlined: a caller's constants would take registers that the sums need. */
-static __attribute__((noinline)) void tile(index_t rows, const float *a, index_t stride, const bfloat16 *b,
+static __attribute__((noinline)) void tile(index_t rows, const float *a, index_t stride, const element *b,
                                            index_t pairs, float *c, index_t c_stride, int first) {
 #define CALL(R) tile_of(R, a, stride, b, NULL, pairs, c, c_stride, first)
   WITH_ROWS(rows, CALL)
@@ -70,14 +78,14 @@ static __attribute__((noinline)) void tile_of_singles(const float *a, index_t st
 
 /* So many rows that a panel is worth widening once for all of them; returns how many it has done. The units that shift
  * are those that multiply. */
-static index_t widened_tiles(index_t rows, const float *a, index_t stride, const bfloat16 *b, index_t pairs, float *c,
+static index_t widened_tiles(index_t rows, const float *a, index_t stride, const element *b, index_t pairs, float *c,
                              int first) {
   float singles[2 * PAIR_BLOCK * PANEL] __attribute__((aligned(64)));
   for (index_t k = 0; k < pairs; k++)
     for (int half = 0; half < 2; half++) {
-      const bfloat16 *from = b + 64 * k + 32 * half;
-      store(singles + 2 * k * PANEL + 16 * half, evens_at(from));
-      store(singles + (2 * k + 1) * PANEL + 16 * half, odds_at(from));
+      const element *from = b + 2 * PANEL * k;
+      store(singles + 2 * k * PANEL + 16 * half, firsts_at(from, half));
+      store(singles + (2 * k + 1) * PANEL + 16 * half, seconds_at(from, half));
     }
   index_t done = 0;
   for (; done + TILE_ROWS <= rows; done += TILE_ROWS)
@@ -85,10 +93,10 @@ static index_t widened_tiles(index_t rows, const float *a, index_t stride, const
   return done;
 }
 
-INLINE void tiles(index_t rows, const float *a, index_t stride, const bfloat16 *b, index_t pairs, float *c, int first,
+INLINE void tiles(index_t rows, const float *a, index_t stride, const element *b, index_t pairs, float *c, int first,
                   int from_memory) {
   (void)from_memory;
-  index_t row = rows >= 3 * TILE_ROWS ? widened_tiles(rows, a, stride, b, pairs, c, first) : 0;
+  index_t row = !IS_FLOAT32 && rows >= 3 * TILE_ROWS ? widened_tiles(rows, a, stride, b, pairs, c, first) : 0;
   for (; row < rows; row += TILE_ROWS)
     tile(smaller(TILE_ROWS, rows - row), a + row * stride, stride, b, pairs, c + row * PANEL, PANEL, first);
 }

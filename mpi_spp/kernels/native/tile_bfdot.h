@@ -46,11 +46,74 @@ INLINE void tile_of(int rows, int quads, const bfloat16 *a, index_t stride, cons
 }
 
 /* Each sum adds up the same in the same order, whatever the tile. */
+/* Two rows r and r + 1 of sums of 4 outputs, as products of matrices have them, and back: two outputs of both. */
+#define SWAP(sums, r, q)                                                                                    \
+  do {                                                                                                      \
+    float64x2_t upper = vreinterpretq_f64_f32(sums[r][q]), lower = vreinterpretq_f64_f32(sums[r + 1][q]);   \
+    sums[r][q] = vreinterpretq_f32_f64(vtrn1q_f64(upper, lower));                                           \
+    sums[r + 1][q] = vreinterpretq_f32_f64(vtrn2q_f64(upper, lower));                                       \
+  } while (0)
+
+/* Four inputs of two outputs, of their pairs. */
+INLINE bfloat16x8_t fours_of(int which, bfloat16x8_t pairs, bfloat16x8_t next) {
+  uint32x4_t one = vreinterpretq_u32_bf16(pairs), other = vreinterpretq_u32_bf16(next);
+  return vreinterpretq_bf16_u32(which ? vzip2q_u32(one, other) : vzip1q_u32(one, other));
+}
+
+INLINE bfloat16x8_t inputs_of_two(const bfloat16 *a, index_t stride) {
+  return vreinterpretq_bf16_u16(vcombine_u16(vld1_u16(a), vld1_u16(a + stride)));
+}
+
+/* The same for 2, 4 or 6 rows and an even number of pairs by products of two rows with two outputs: two dot products each,
+ * one after the other, so the bits are theirs. */
+INLINE void tile_of_twos(int rows, int quads, const bfloat16 *a, index_t stride, const bfloat16 *b, index_t pairs, float *c,
+                         index_t c_stride, int first) {
+  float32x4_t sums[HIGH_ROWS][PANEL / 4];
+#pragma GCC unroll 6
+  for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < quads; q++) sums[r][q] = first ? vdupq_n_f32(0) : vld1q_f32(c + r * c_stride + 4 * q);
+#pragma GCC unroll 3
+  for (int r = 0; r < rows; r += 2)
+#pragma GCC unroll 8
+    for (int q = 0; q < quads; q++) SWAP(sums, r, q);
+#pragma GCC unroll 1
+  for (const bfloat16 *end = b + 64 * pairs; b < end; b += 128, a += 4) {
+    bfloat16x8_t inputs[HIGH_ROWS / 2];
+#pragma GCC unroll 3
+    for (int r = 0; r < rows; r += 2) inputs[r / 2] = inputs_of_two(a + r * stride, stride);
+#pragma GCC unroll 8
+    for (int q = 0; q < quads; q++) {
+      bfloat16x8_t pairs_here = pairs_at(b + 8 * q), next = pairs_at(b + 64 + 8 * q);
+#pragma GCC unroll 2
+      for (int which = 0; which < 2; which++) {
+        bfloat16x8_t weights = fours_of(which, pairs_here, next);
+#pragma GCC unroll 3
+        for (int r = 0; r < rows; r += 2)
+          sums[r + which][q] = vbfmmlaq_f32(sums[r + which][q], inputs[r / 2], weights);
+      }
+    }
+  }
+#pragma GCC unroll 3
+  for (int r = 0; r < rows; r += 2)
+#pragma GCC unroll 8
+    for (int q = 0; q < quads; q++) SWAP(sums, r, q);
+#pragma GCC unroll 6
+  for (int r = 0; r < rows; r++)
+#pragma GCC unroll 8
+    for (int q = 0; q < quads; q++) vst1q_f32(c + r * c_stride + 4 * q, sums[r][q]);
+}
+
 #define TILE(ROWS, QUADS)                                                                                                \
   static __attribute__((noinline)) void tile_##ROWS##x##QUADS(const bfloat16 *a, index_t stride, const bfloat16 *b,      \
                                                               index_t pairs, float *c, index_t c_stride, int first) {    \
-    for (int q = 0; q < PANEL / 4; q += QUADS)                                                                           \
-      tile_of(ROWS, QUADS, a, stride, b + 8 * q, pairs, c + 4 * q, c_stride, first);                                     \
+    index_t twos = ROWS % 2 ? 0 : pairs / 2 * 2;                                                                         \
+    for (int q = 0; q < PANEL / 4; q += QUADS) {                                                                         \
+      if (twos) tile_of_twos(ROWS, QUADS, a, stride, b + 8 * q, twos, c + 4 * q, c_stride, first);                       \
+      if (twos < pairs)                                                                                                  \
+        tile_of(ROWS, QUADS, a + 2 * twos, stride, b + 64 * twos + 8 * q, pairs - twos, c + 4 * q, c_stride,             \
+                first && !twos);                                                                                         \
+    }                                                                                                                    \
   }
 TILE(1, 8)
 TILE(2, 8)

@@ -12,6 +12,20 @@ INLINE void end_tiles(void) {}
 static const uint32_t UPPER[8] __attribute__((aligned(32))) = {0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000,
                                                                0xffff0000, 0xffff0000, 0xffff0000, 0xffff0000};
 
+/* Weights of a pair of inputs at `from`, of half a panel: those of the first input, and of the second. */
+#if defined(FLOAT32_ELEMENTS) || defined(FLOAT16_ELEMENTS)
+INLINE floats firsts_at(const element *from, int half) { return load_16(from + 16 * half); }
+INLINE floats seconds_at(const element *from, int half, const uint32_t *upper) {
+  (void)upper;
+  return load_16(from + PANEL + 16 * half);
+}
+#else
+INLINE floats firsts_at(const element *from, int half) { return evens_at(from + PANEL * half); }
+INLINE floats seconds_at(const element *from, int half, const uint32_t *upper) {
+  return odds_at(from + PANEL * half, upper);
+}
+#endif
+
 /* The compiler forgets what it knows of two pointers. Else it would keep a mask and what is loaded for the even inputs in
  * registers until the odd ones, and sums in memory for want of registers: five times slower. */
 #define FORGET(one, other) __asm__ volatile("" : "+r"(one), "+r"(other)::"memory")
@@ -19,7 +33,7 @@ static const uint32_t UPPER[8] __attribute__((aligned(32))) = {0xffff0000, 0xfff
 #define ROW(r) ((r) < 3 ? above + (r) * stride : below + ((r) - 3) * stride)
 
 /* Some rows with `halves` halves of a panel: 6 rows with one or 3 with both fill 12 registers with their sums. */
-INLINE void tile_of(int rows, int halves, const float *a, index_t stride, const bfloat16 *b, index_t pairs, float *c,
+INLINE void tile_of(int rows, int halves, const float *a, index_t stride, const element *b, index_t pairs, float *c,
                     index_t c_stride, int first) {
   floats sums[HALF_ROWS][2];
   const uint32_t *upper = UPPER;
@@ -29,16 +43,16 @@ INLINE void tile_of(int rows, int halves, const float *a, index_t stride, const 
 #pragma GCC unroll 2
     for (int half = 0; half < halves; half++)
       sums[r][half] = first ? zeros() : load(c + r * c_stride + 16 * half);
-  for (const bfloat16 *end = b + 64 * pairs; b < end; b += 64, above += 2, below += 2) {
+  for (const element *end = b + 2 * PANEL * pairs; b < end; b += 2 * PANEL, above += 2, below += 2) {
+    if (halves == 2) fetch_pair(b);
 #pragma GCC unroll 2
     for (int half = 0; half < halves; half++) {
-      if (halves == 2) fetch_ahead(b + 32 * half);
-      floats even = evens_at(b + 32 * half);
+      floats even = firsts_at(b, half);
 #pragma GCC unroll 6
       for (int r = 0; r < rows; r++) sums[r][half] = multiply_add(all(*ROW(r)), even, sums[r][half]);
       FORGET(b, upper);
       FORGET(above, below);
-      floats odd = odds_at(b + 32 * half, upper);
+      floats odd = seconds_at(b, half, upper);
 #pragma GCC unroll 6
       for (int r = 0; r < rows; r++) sums[r][half] = multiply_add(all(ROW(r)[1]), odd, sums[r][half]);
       FORGET(b, upper);
@@ -52,7 +66,7 @@ INLINE void tile_of(int rows, int halves, const float *a, index_t stride, const 
 }
 
 #define TILE(ROWS, HALVES)                                                                                             \
-  static __attribute__((noinline)) void tile_##ROWS##x##HALVES(const float *a, index_t stride, const bfloat16 *b,      \
+  static __attribute__((noinline)) void tile_##ROWS##x##HALVES(const float *a, index_t stride, const element *b,       \
                                                                index_t pairs, float *c, index_t c_stride, int first) { \
     tile_of(ROWS, HALVES, a, stride, b, pairs, c, c_stride, first);                                                    \
   }
@@ -64,7 +78,7 @@ TILE(5, 1)
 TILE(6, 1)
 #undef TILE
 
-static void tile_of_half(index_t rows, const float *a, index_t stride, const bfloat16 *b, index_t pairs, float *c,
+static void tile_of_half(index_t rows, const float *a, index_t stride, const element *b, index_t pairs, float *c,
                          index_t c_stride, int first) {
   if (rows == 4)
     tile_4x1(a, stride, b, pairs, c, c_stride, first);
@@ -74,7 +88,7 @@ static void tile_of_half(index_t rows, const float *a, index_t stride, const bfl
     tile_6x1(a, stride, b, pairs, c, c_stride, first);
 }
 
-static void tile(index_t rows, const float *a, index_t stride, const bfloat16 *b, index_t pairs, float *c,
+static void tile(index_t rows, const float *a, index_t stride, const element *b, index_t pairs, float *c,
                  index_t c_stride, int first) {
   for (; rows > 0; rows -= HALF_ROWS, a += HALF_ROWS * stride, c += HALF_ROWS * c_stride) {
     if (rows == 1) {
@@ -85,18 +99,18 @@ static void tile(index_t rows, const float *a, index_t stride, const bfloat16 *b
       tile_3x2(a, stride, b, pairs, c, c_stride, first);
     } else {
       tile_of_half(rows, a, stride, b, pairs, c, c_stride, first);
-      tile_of_half(rows, a, stride, b + 32, pairs, c + 16, c_stride, first);
+      tile_of_half(rows, a, stride, b + 16 * PAIR, pairs, c + 16, c_stride, first);
     }
   }
 }
 
-/* HALF_ROWS rows with half a panel in float32, [count, 16]. */
-static __attribute__((noinline)) void tile_of_singles(const float *a, index_t stride, const float *b, index_t count,
-                                                      float *c, int first) {
+/* HALF_ROWS rows with half a panel in float32, of `count` inputs `step` apart. */
+static __attribute__((noinline)) void tile_of_singles(const float *a, index_t stride, const float *b, index_t step,
+                                                      index_t count, float *c, int first) {
   floats sums[HALF_ROWS];
 #pragma GCC unroll 6
   for (int r = 0; r < HALF_ROWS; r++) sums[r] = first ? zeros() : load(c + r * PANEL);
-  for (index_t k = 0; k < count; k++, b += 16) {
+  for (index_t k = 0; k < count; k++, b += step) {
     floats weights = load(b);
 #pragma GCC unroll 6
     for (int r = 0; r < HALF_ROWS; r++) sums[r] = multiply_add(all(a[r * stride + k]), weights, sums[r]);
@@ -105,25 +119,25 @@ static __attribute__((noinline)) void tile_of_singles(const float *a, index_t st
   for (int r = 0; r < HALF_ROWS; r++) store(c + r * PANEL, sums[r]);
 }
 
-/* So many rows that half a panel is worth widening once for all of them; returns how many it has done. Intel's processors
+/* So many rows that half a panel is worth widening once for all of them, if it is not in float32; returns how many it has done. Intel's processors
  * shift in the units that multiply: 10% faster. */
-static index_t widened_tiles(index_t rows, const float *a, index_t stride, const bfloat16 *b, index_t pairs, float *c,
+static index_t widened_tiles(index_t rows, const float *a, index_t stride, const element *b, index_t pairs, float *c,
                              int first) {
   float singles[2 * PAIR_BLOCK * 16] __attribute__((aligned(64)));
-  index_t done = 0;
+  index_t done = 0, step = IS_FLOAT32 ? PANEL : 16;
   for (int half = 0; half < 2; half++) {
-    for (index_t k = 0; k < pairs; k++) {
-      const bfloat16 *from = b + 64 * k + 32 * half;
-      store(singles + 32 * k, evens_at(from));
-      store(singles + 32 * k + 16, odds_at(from, UPPER));
+    const float *weights = IS_FLOAT32 ? (const float *)b + 16 * half : singles;
+    for (index_t k = 0; k < pairs && !IS_FLOAT32; k++) {
+      store(singles + 32 * k, firsts_at(b + 2 * PANEL * k, half));
+      store(singles + 32 * k + 16, seconds_at(b + 2 * PANEL * k, half, UPPER));
     }
     for (done = 0; done + HALF_ROWS <= rows; done += HALF_ROWS)
-      tile_of_singles(a + done * stride, stride, singles, 2 * pairs, c + done * PANEL + 16 * half, first);
+      tile_of_singles(a + done * stride, stride, weights, step, 2 * pairs, c + done * PANEL + 16 * half, first);
   }
   return done;
 }
 
-INLINE void tiles(index_t rows, const float *a, index_t stride, const bfloat16 *b, index_t pairs, float *c, int first,
+INLINE void tiles(index_t rows, const float *a, index_t stride, const element *b, index_t pairs, float *c, int first,
                   int from_memory) {
   (void)from_memory;
   index_t done = rows >= 4 * HALF_ROWS ? widened_tiles(rows, a, stride, b, pairs, c, first) : 0;

@@ -15,7 +15,15 @@ from mpi_spp.kernels.layer import HeadsPart, Layer, MLPPart
 from mpi_spp.kernels.linear import Linear
 from mpi_spp.kernels.norm import QKVNorm, RMSNorm
 from mpi_spp.kernels.plain import Plain, Weight
-from mpi_spp.kernels.quantized import PANEL, QuantizedWeight, SlicedLinear, alternating, alternating_part_of, part_of
+from mpi_spp.kernels.quantized import (
+    PANEL,
+    QuantizedWeight,
+    SlicedLinear,
+    alternating,
+    alternating_part_of,
+    joined,
+    part_of,
+)
 from mpi_spp.model import products
 from mpi_spp.model.config import ModelConfig
 from mpi_spp.model.decoder import ACTIVATIONS, Stage, StageWeights
@@ -116,6 +124,7 @@ class _Maker:
             heads=self._heads(path + "self_attn.", share, weights, biases) if share.query_heads else None,
             mlp_norm=self.norm(path + "post_attention_layernorm.weight"),
             mlp=None,
+            window=self._config.sliding_windows[number],
         )
         if self._config.has_experts(number):
             layer.router, layer.experts = self._router(path), self._experts(path, share, weights)
@@ -286,4 +295,4 @@ def _let_go(checkpoint: Checkpoint) -> None:
 
 
 def _joined(parts: list[torch.Tensor]) -> torch.Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    return parts[0] if len(parts) == 1 else joined(parts)

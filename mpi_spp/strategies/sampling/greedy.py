@@ -9,6 +9,8 @@ from mpi_spp.strategies.sampling.head import Head
 from mpi_spp.strategies.sampling.penalties import Adjust
 from mpi_spp.strategies.sampling.shard import NO_TOKEN, marked
 
+_ROWS = 32  # of which scores are in memory at once; for them the slice's weights are read once
+
 
 class Greedy:
     """The likeliest token, whatever the sequence and the step: see `select`."""
@@ -36,19 +38,26 @@ def select(head: Head, hidden: torch.Tensor, comm: Communicator, adjusts: Sequen
     if not len(head.vocabulary):
         rows = len(hidden)
         return comm.largest(torch.full((rows,), float("-inf")), torch.full((rows,), NO_TOKEN))
-    pairs = zip(hidden.split(1), adjusts or [None] * len(hidden), strict=True)
-    values, ids = zip(*(best_of_slice(head, row, adjust) for row, adjust in pairs), strict=True)
+    logits = (row for some in hidden.split(_ROWS) for row in head.logits(some).split(1))
+    given = zip(hidden.split(1), logits, adjusts or [None] * len(hidden), strict=True)
+    values, ids = zip(*(_best(head, *row) for row in given), strict=True)
     return comm.largest(*marked(torch.stack(values), torch.stack(ids)))
 
 
-def best_of_slice(head: Head, hidden: torch.Tensor, adjust: Adjust | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    """The largest float32 logit of this rank's slice for one hidden state [1, hidden_size], and its global token id.
+def best_of_slice(head: Head, hidden: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The largest float32 logit of this rank's slice for one hidden state [1, hidden_size], and its global token id."""
+    return _best(head, hidden, head.logits(hidden), None)
+
+
+def _best(
+    head: Head, hidden: torch.Tensor, logits: torch.Tensor, adjust: Adjust | None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same of logits [1, len(vocabulary)].
 
     Logits of 16 bits tie often (at 25 their steps are 1/8 in bfloat16), and then the lowest id would win. So whatever
     comes within the rounding of the best is computed again in float32; the best too, since other ranks compare with it.
     A NaN is the largest of all.
     """
-    logits = head.logits(hidden)
     rounding, logits = head.rounding(logits), logits[0]
     if adjust is not None:
         rounding, logits = rounding * adjust.stretch, adjust(logits.float())

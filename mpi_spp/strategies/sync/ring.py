@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.requests import Request
 from mpi_spp.kv.exchange import Shared
 from mpi_spp.parallel.layout import WHOLE, KVLayout
 
 MOVES = Shared
-NEIGHBOURS_ONLY = True  # so what a rank sends is all but what the next one has made
 
 
 def joins(source: KVLayout, target: KVLayout) -> bool:
@@ -25,3 +26,10 @@ def exchange(comm: Communicator, shared: Shared) -> Iterator[Request]:
         departures.append(comm.isend(part, comm.next, shared.tag))
         yield arrival
     yield from departures
+
+
+def traffic(made: np.ndarray, hosts: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Every rank hands on all but what the next one has made; see forecast/routes.py."""
+    sent = made.sum(axis=1, keepdims=True) - np.roll(made, -1, axis=1)
+    inside = sent * (hosts == np.roll(hosts, -1))
+    return sent, np.roll(sent, 1, axis=1), inside, np.roll(inside, 1, axis=1)
