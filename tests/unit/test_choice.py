@@ -37,7 +37,7 @@ def test_a_choice_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_differs_from_time_to_time_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a busy machine: the native one is taken, and measured again in the next run."""
-    monkeypatch.setattr(choice, "make", lambda name, directory, activations: Packed())
+    monkeypatch.setattr(choice, "make", lambda *_: Packed())
     times = iter([[1.0], [2.0], [2.0], [1.0]] * 2)
     monkeypatch.setattr(choice, "_times", lambda backend, products: next(times))
     for _ in range(2):
@@ -77,7 +77,15 @@ def test_where_there_is_one_backend_nothing_is_measured(tmp_path: Path) -> None:
     assert not (tmp_path / "choices.json").exists()
 
 
-def test_quantised_weights_are_measured_as_such(tmp_path: Path) -> None:
+def test_quantised_weights_are_measured_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, order = choice._times, ("Widened", "Blockwise")
+
+    def times(backend: Plain, products: Products) -> list[float]:
+        assert min(real(backend, products)) > 0
+        return [float(order.index(type(backend).__name__))]
+
+    monkeypatch.setattr(choice, "_least_regret", lambda times: min(times, key=times.__getitem__))
+    monkeypatch.setattr(choice, "_times", times)
     assert fastest(Products((64, 96), torch.float32, CPU, 4, 32), tmp_path, ["widened", "blockwise"]) == "widened"
     (key,) = json.loads((tmp_path / "choices.json").read_text())
     assert "4 bits by 32" in key
