@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mpi_spp.cli._options import (
+    TOKENS,
     chat_options,
     json_option,
     model_options,
@@ -76,7 +77,13 @@ class Serving:
 )
 @chat_options
 @run_option("--system", "The system message of chats that bring none.")
-@run_option("--max-new-tokens", "The longest answer, in tokens, where a request does not say.", type=int)
+@click.option(
+    "--max-new-tokens",
+    default=1024,
+    show_default=True,
+    type=TOKENS,
+    help="The longest answer, where none is asked for.",
+)
 @sampling_options
 @penalty_options
 @schedule_options()
