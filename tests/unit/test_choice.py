@@ -222,7 +222,7 @@ def test_widened_weights_that_do_not_fit_are_not_chosen(tmp_path: Path, monkeypa
 
 
 def test_a_native_variant_that_fails_is_told_with_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpi_spp.kernels.native.library.runnable", lambda: ["avx512bf16"])
+    monkeypatch.setattr("mpi_spp.kernels.native.library.runnable", lambda dtype: ["avx512bf16"])
     fake_trials(monkeypatch, native="no C compiler (gcc or cc) on the PATH")
     monkeypatch.setattr(choice, "_times", lambda backend, products: [1.0])
     chosen = arithmetic.choose("auto", BFLOAT16, ENOUGH, tmp_path)
@@ -230,7 +230,7 @@ def test_a_native_variant_that_fails_is_told_with_its_reason(tmp_path: Path, mon
 
 
 def test_activations_are_what_the_kernels_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mpi_spp.kernels.native.library.runnable", lambda: ["avx512bf16"])
+    monkeypatch.setattr("mpi_spp.kernels.native.library.runnable", lambda dtype: ["avx512bf16"])
     wanted = dataclasses.replace(BFLOAT16, bits=4, activations="int8")
     fake_trials(monkeypatch)
     for kernels in ("auto", "native"):

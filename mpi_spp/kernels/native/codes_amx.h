@@ -1,5 +1,5 @@
-/* Products of some rows with quantised weights by AMX's tiles of bytes. The integers that codes_int16.h and codes_int8.h add
- * up are added up by 16 rows and 16 outputs at once, those of 16 bits as 256 times a signed byte and an unsigned one; then
+/* Products of some rows with quantised weights by AMX's tiles of bytes. The integers that codes_int16.h and codes_int8.h
+ * add up are added up by 16 rows and 16 outputs at once, those of 16 bits as 256 times a signed byte and an unsigned one; then
  * scales follow in the same order, so the bits are theirs. */
 #pragma once
 #include "codes_int16.h"
@@ -22,8 +22,8 @@ INLINE int takes_tiles(const Matrix *w, index_t rows) {
 INLINE index_t whole_tiles(index_t rows) { return parts_of(rows, TILED_ROWS) * TILED_ROWS; }
 INLINE index_t parts_of_input(const Matrix *w) { return takes_int8(w) ? 1 : 2; }
 
-/* Bytes [sums, tiles of a sum, parts, rows in whole tiles, inputs of a tile]; of each sum scales [rows], and of each group what
- * inputs add up to. */
+/* Bytes [sums, tiles of a sum, parts, rows in whole tiles, inputs of a tile]; of each sum scales [rows], and of each group
+ * what inputs add up to. */
 INLINE size_t tiled_bytes(const Matrix *w, index_t rows) {
   index_t inputs = groups_of(w) * w->group, sums = inputs / inputs_of_sum(w);
   return whole_tiles(rows) * (inputs * parts_of_input(w) + (sums + groups_of(w)) * sizeof(float));

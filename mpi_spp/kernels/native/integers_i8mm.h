@@ -1,6 +1,6 @@
 /* integers_neon.h by products of two rows with two outputs, eight integers of 8 bits each. Such sums lie two by two until
- * settle_rows() lays them out by rows; a row without another one goes by dot products, with the same sums. Inputs of 16 bits
- * are 256 times a signed integer and an unsigned one. */
+ * settle_rows() lays them out by rows; a row without another one goes by dot products, with the same sums. Inputs of 16
+ * bits are 256 times a signed integer and an unsigned one. */
 #pragma once
 
 typedef struct {

@@ -28,8 +28,8 @@ INLINE words pair_of_codes(int bits, const uint8_t *from, int pair) {
   return bits == 4 ? nibbles_of_integers(from, 4 * pair) : pairs_of_codes(from + 32 * pair);
 }
 
-/* Four bytes of each of up to 12 rows, `width` bytes apart. The compiler forgets what it knows of four of them. Else it would
- * keep a place for each row, some of them in memory, where these and the width lead to all. */
+/* Four bytes of each of up to 12 rows, `width` bytes apart. The compiler forgets what it knows of four of them. Else it
+ * would keep a place for each row, some of them in memory, where these and the width lead to all. */
 typedef struct {
   const char *first, *fourth, *seventh, *tenth;
 } Places;

@@ -119,8 +119,8 @@ static __attribute__((noinline)) void tile_of_singles(const float *a, index_t st
   for (int r = 0; r < HALF_ROWS; r++) store(c + r * PANEL, sums[r]);
 }
 
-/* So many rows that half a panel is worth widening once for all of them, if it is not in float32; returns how many it has done. Intel's processors
- * shift in the units that multiply: 10% faster. */
+/* So many rows that half a panel is worth widening once for all of them, if it is not in float32; returns how many it has
+ * done. Intel's processors shift in the units that multiply: 10% faster. */
 static index_t widened_tiles(index_t rows, const float *a, index_t stride, const element *b, index_t pairs, float *c,
                              int first) {
   float singles[2 * PAIR_BLOCK * 16] __attribute__((aligned(64)));

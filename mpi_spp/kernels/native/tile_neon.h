@@ -134,7 +134,8 @@ static __attribute__((noinline)) void tile_of_singles(const float *a, index_t st
     for (int q = 0; q < 2; q++) vst1q_f32(c + r * PANEL + 4 * q, sums[r][q]);
 }
 
-/* So many rows that half a panel is worth widening once for all of them, if it is not in float32; returns how many it has done. */
+/* So many rows that half a panel is worth widening once for all of them, if it is not in float32; returns how many it has
+ * done. */
 static index_t widened_tiles(index_t rows, const float *a, index_t stride, const element *b, index_t pairs, float *c,
                              int first) {
   float singles[2 * PAIR_BLOCK * 16] __attribute__((aligned(64)));
