@@ -68,7 +68,7 @@ def make(**options: Any) -> RunConfig:
         ({"guidance_scale": 2.0, "decode": "auto"}, "--decode: auto is not predicted for --guidance-scale"),
         ({"guidance_scale": 2.0, "prefill": "auto"}, "--prefill: auto is not predicted for --guidance-scale"),
         ({"guidance_scale": 2.0, "max_memory": 10}, "--max-memory: is not planned for --guidance-scale"),
-        ({"trace": "-"}, "--trace: - is no file of its own"),
+        ({"trace": "-"}, "--trace: - is standard output"),
         ({"trace": "out", "json": "out"}, "--trace: out is no file of its own"),
     ],
 )
