@@ -1,6 +1,7 @@
 """Engines of the reference models, and what they answer on all ranks of a job."""
 
 import copy
+import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,13 +10,13 @@ import torch
 from mpi4py import MPI
 
 from mpi_spp.comm.deferred_free import Leases
-from mpi_spp.comm.world import World
+from mpi_spp.comm.world import World, the_world
 from mpi_spp.config import RunConfig
 from mpi_spp.engine.engine import Engine
 from mpi_spp.kernels.backends import is_native
 from mpi_spp.kernels.choice import backends
 from mpi_spp.kernels.plain import Plain
-from mpi_spp.model.config import read_config
+from mpi_spp.model.config import ModelConfig, read_config
 from mpi_spp.model.loading.hub import cache_directory
 from mpi_spp.request import Request
 from mpi_spp.system.timings import Clock
@@ -31,6 +32,12 @@ def engine_of(config: RunConfig, world: World, alone: bool = False) -> Engine:
     """Of a model that all ranks can read."""
     directory = Path(config.model)
     return Engine(config, world.on_rank_0(lambda: read_config(directory)), directory, world, Clock(), alone=alone)
+
+
+@functools.cache
+def config_here(directory: Path) -> ModelConfig:
+    """What rank 0 has read: transformers takes a second to load. Collective, when it is asked for the first time."""
+    return the_world().on_rank_0(lambda: read_config(directory))
 
 
 def answers(engine: Engine, prompts: Sequence[list[int]], new_tokens: int, most: int | None = None) -> list[list[int]]:

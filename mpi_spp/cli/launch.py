@@ -39,7 +39,7 @@ _RANKS_HELP = (
     "Ranks to start.  [default: all slots of the hostfile; else one for each GPU id; else one for each core,"
     f" at most {DEFAULT_RANKS_LIMIT}]"
 )
-_OF_ONE_RUN = ("ask", "batch", "generate")  # whose options are those of one RunConfig
+_OF_ONE_RUN = ("ask", "batch", "generate", "serve")  # whose options are those of one RunConfig
 _EXAMPLE = "mpi-spp launch -np 3 -- generate --model NAME --prompt TEXT"
 
 
@@ -110,7 +110,7 @@ def command(
     elif dry_run:
         _print(request, json)
     else:
-        _start(request, only_here)
+        _start(request, only_here, is_server=inner[0] == "serve")
 
 
 def _complete(inner: tuple[str, ...], shared: dict[str, str]) -> tuple[tuple[str, ...], dict[str, Any]]:
@@ -176,7 +176,7 @@ def _print(request: LaunchRequest, json: str | None) -> None:
         print(*(f"{name}={shlex.quote(value)}" for name, value in environment.items()), shlex.join(argv))
 
 
-def _start(request: LaunchRequest, only_here: Mapping[str, str]) -> NoReturn:
+def _start(request: LaunchRequest, only_here: Mapping[str, str], is_server: bool) -> NoReturn:
     """Run mpirun and stay beside it."""
     launcher = find_launcher()
     require_same_mpi(launcher)
@@ -191,7 +191,8 @@ def _start(request: LaunchRequest, only_here: Mapping[str, str]) -> NoReturn:
     argv, environment = mpirun_line(replace(request, command=command, exports={**request.exports, **signs}), launcher)
     sys.stdout.flush()
     try:
-        sys.exit(run_guarded(argv, {**os.environ, **environment}, signs[sign.VARIABLE], may_lose_host))
+        told = {**os.environ, **environment}
+        sys.exit(run_guarded(argv, told, signs[sign.VARIABLE], may_lose_host, is_server=is_server))
     except OSError as error:
         raise UserError(
             f"{argv[0]}: cannot be started ({error.strerror}); name a working mpirun in MPI_SPP_MPIRUN"

@@ -76,12 +76,17 @@ class _Arrival:
 
 
 def share(comm: Communicator, value: Any) -> Any:
-    """The (pickled) value of rank 0, on all ranks. Collective; those who wait leave a shared core to others."""
+    """The (pickled) value of rank 0, on all ranks. Collective; those who wait leave a shared core to others.
+
+    None is the shortest message, for what is shared often and seldom tells anything.
+    """
     if comm.size == 1:
         return value
-    content = _pickled(value)
+    content = torch.empty(0, dtype=torch.uint8) if value is None else _pickled(value)
     length = torch.tensor([len(content)])
     comm.broadcast(length, root=0)
+    if not length:
+        return None
     if not comm.is_first:
         content = torch.empty(int(length), dtype=torch.uint8)
     comm.broadcast(content, root=0)

@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 
 from mpi_spp.comm.library import MPI
 
+AT_REST = "rest"  # the kind of a wait that lasts until somebody outside wants something
+
 
 class Operation(NamedTuple):
     """A message or a collective call. Ranks are those of the job.

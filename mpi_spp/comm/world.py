@@ -33,13 +33,14 @@ from mpi_spp.comm.components import choose_components  # noqa: E402
 from mpi_spp.comm.deferred_free import Leases  # noqa: E402
 from mpi_spp.comm.liveness.heartbeat import Life, lives, works  # noqa: E402
 from mpi_spp.comm.liveness.watchdog import Watchdog, guarded  # noqa: E402
-from mpi_spp.comm.operation import Operation, waiting  # noqa: E402
+from mpi_spp.comm.operation import AT_REST, Operation, waiting  # noqa: E402
 from mpi_spp.comm.requests import Idle, Transfer  # noqa: E402
 
 T = TypeVar("T")
 
 # Libraries that abort under Open MPI's mpirun, with a message that no user understands.
 _FOREIGN_TO_OPEN_MPI = ("MPICH", "Intel(R) MPI", "MVAPICH")
+_REST_SECONDS = 3e-3  # where there is no work: a rank wakes up within 5 ms, and takes less than 1% of a core
 _LONG_NAP_SECONDS = 1e-3  # while another rank reads files, waiting ranks should leave it the core
 _SECONDS_BETWEEN_SIGNS = 0.2
 _AGREE = "agree"
@@ -186,6 +187,11 @@ class World:
             _raise_first([error if of_kind == _AGREE else None for _, of_kind, error in told])
             raise UserError(_apart([doing for doing, _, _ in told]), agreed=True)
         return [value for _, _, value in told]
+
+    def rest(self) -> None:
+        """Return when rank 0 has come here, who waits for work; the others sleep, however long that is. Collective."""
+        idle = Idle(shares_core=True, nap_seconds=_REST_SECONDS)
+        idle.wait(Transfer(lambda: self.mpi_comm.Ibarrier(), self._operation(AT_REST), None))
 
     def meet(self, kind: str) -> None:
         """Return when all ranks are here; who is early sleeps, and hears of those who work. Collective."""

@@ -1,6 +1,5 @@
 """Load, prefill, sync, decode: prompts in, a stream of tokens out, the same on every rank of a replica."""
 
-import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -17,21 +16,23 @@ from mpi_spp.engine.caches import Caches
 from mpi_spp.engine.communicators import Communicators
 from mpi_spp.engine.diagnosis import Diagnosis, Fail
 from mpi_spp.engine.loading import Loader
+from mpi_spp.engine.loop import Loop
 from mpi_spp.engine.measuring import Measuring
 from mpi_spp.engine.prefilling import Prefilled, Prefilling
 from mpi_spp.engine.scheduler import Scheduler
+from mpi_spp.engine.source import InOrder
 from mpi_spp.engine.teams import teams_of
 from mpi_spp.errors import UserError
 from mpi_spp.kv.cache import KVCache
 from mpi_spp.model.batch import one_span
 from mpi_spp.model.config import ModelConfig
-from mpi_spp.parallel.chunks import cut
+from mpi_spp.parallel.chunks import cut as cut_prompt
 from mpi_spp.parallel.mesh import Mesh
 from mpi_spp.parallel.partition import split_chunks
 from mpi_spp.parallel.phase import needed
 from mpi_spp.request import NO_PENALTIES, Penalties, Request
 from mpi_spp.strategies.assignment import Strategies, load_strategies, plan_phases
-from mpi_spp.strategies.decode._job import DecodeJob, Decoding, Selected, SequenceState, no_tokens
+from mpi_spp.strategies.decode._job import DecodeJob, Decoding, Selected, SequenceState
 from mpi_spp.strategies.prefill._job import PrefillJob
 from mpi_spp.strategies.sampling.penalties import seen_of
 from mpi_spp.strategies.sampling.selection import select_by_draws, with_seed
@@ -123,7 +124,7 @@ class Engine:
 
     def new_cache(self, capacity: int, prompt_tokens: int | None = None) -> KVCache:
         """An empty cache for `capacity` positions of what this rank needs in the decode; None: all of the prompt."""
-        return self._caches.target(capacity, self._cut(prompt_tokens or capacity))
+        return self._caches.target(capacity, self.cut(prompt_tokens or capacity))
 
     def generate(
         self, prompt_ids: list[int], stop_ids: frozenset[int], max_new_tokens: int, penalties: Penalties = NO_PENALTIES
@@ -138,32 +139,9 @@ class Engine:
         between: Callable[[], object] = lambda: None,
         fail: Fail | None = None,
         most: int | None = None,
-        ticks: int | None = None,
     ) -> Iterator[tuple[int, int]]:
-        """Yield a request's number with its next token, on every rank.
-
-        Requests are taken, by all ranks alike, when there is room for them among the `most` that are under way (None:
-        all at once): their prompts follow one another through the stages, and they join the others between two of
-        their tokens. `ticks`: see `Scheduler`. `between` is called after each prefill: whoever waits for this rank
-        should not wait for all of them. `fail`: see `decode`.
-        """
-        scheduler, numbered = Scheduler(most, ticks), enumerate(requests)
-        prefilling, decoding = self._prefilling(), self._strategies.decode.decode(self._decode_job())
-        running: Sequence[SequenceState] = []
-        while True:
-            decoding.drop_finished()  # before others take the room of their caches
-            under_way = len(prefilling) + len(running)
-            if not under_way:
-                self._links.shared.free()  # it gives back all or nothing
-            for one in itertools.islice(numbered, scheduler.room(under_way, self._strategies.shares_memory)):
-                self._begin(prefilling, *one)
-            joins = scheduler.prefills_next(len(prefilling), len(running))
-            given = self._join(prefilling.advance(ticks), decoding, between) if joins else decoding.step()
-            if not given[0] and not prefilling:
-                break
-            yield from self._taken(given, fail)
-            running = [one for one in (*running, *(given[0] if joins else ())) if not one.finished]
-            del given  # and with it the caches of those that are finished
+        """Yield a request's number with its next token, on every rank: see `Loop`. `most` at once; None: all."""
+        return Loop(self, InOrder(requests), Scheduler(most, together=self.config.is_guided), between, fail).tokens()
 
     def decode(
         self,
@@ -177,38 +155,34 @@ class Engine:
         `fail` is told, on every rank, of a request whose scores are no numbers though all weights are: it ends there,
         and the others go on. Without it that ends the run, as weights that are no numbers always do.
         """
-        decoding = self._strategies.decode.decode(self._decode_job())
-        states = [self._state(*one) for one in zip(range(len(requests)), requests, caches, strict=True)]
+        decoding = self.new_decoding()
+        states = [self.state_of(*one) for one in zip(range(len(requests)), requests, caches, strict=True)]
         given = decoding.admit(states, hidden)
         while given[0]:
-            yield from self._taken(given, fail)
+            yield from self.taken(given, fail)
             given = decoding.step()
 
-    def _begin(self, prefilling: Prefilling, number: int, request: Request) -> None:
-        """Let a request's prompt follow those that are prefilled."""
-        length = len(request.prompt_ids)
-        cache = self.new_cache(length + request.max_new_tokens, length)
-        prefilling.add((number, request), request.prompt_ids, self._cut(length), cache)
+    def new_decoding(self) -> Decoding:
+        """The sequences of a call that are decoded, of which there are none yet."""
+        decoding: Decoding = self._strategies.decode.decode(self._decode_job())
+        return decoding
 
-    def _join(self, done: Sequence[Prefilled], decoding: Decoding, between: Callable[[], object]) -> Selected:
-        """Let requests whose prefill is done join those that are decoded."""
-        for one in done:
-            self._note(one)
-            between()
-        if not done:
-            return [], no_tokens()
-        owned = [(*one.owner, one.cache) for one in done]
-        states = [self._state(number, request, cache) for number, request, cache in owned]
-        return decoding.admit(states, torch.cat([one.hidden for one in done]))
+    @property
+    def shares_memory(self) -> bool:
+        """Whether the ranks of a host keep one cache, whose memory is given back when all sequences are done."""
+        return self._strategies.shares_memory
 
-    def _state(self, number: int, request: Request, cache: KVCache) -> SequenceState:
+    def free_shared(self) -> None:
+        """Give memory back that ranks have shared. Collective."""
+        self._links.shared.free()
+
+    def state_of(self, number: int, request: Request, cache: KVCache) -> SequenceState:
+        """A request under way, after its prefill."""
         return SequenceState(number, request, cache, seen_of(request, self.stage.vocabulary, self.stage.device))
 
-    def _taken(self, given: Selected, fail: Fail | None) -> Iterator[tuple[int, int]]:
+    def taken(self, given: Selected, fail: Fail | None) -> Iterator[tuple[int, int]]:
         """The requests' numbers with their tokens, which count from here on."""
         sequences, tokens = given
-        if not sequences:
-            return
         self.clock.mark("decode_end" if sequences[0].taken else "first_token")
         self._diagnosis.end_without_token(sequences, tokens, fail)
         for sequence, token in zip(sequences, tokens.tolist(), strict=True):
@@ -218,13 +192,13 @@ class Engine:
 
     def prefill(self, prompt_ids: list[int], cache: KVCache) -> torch.Tensor:
         """Fill this rank's part of the cache; returns the last token's hidden state [1, hidden_size], on every rank."""
-        prefilling = self._prefilling()
-        prefilling.add(None, prompt_ids, self._cut(len(prompt_ids)), cache)
+        prefilling = self.new_prefilling()
+        prefilling.add(None, prompt_ids, self.cut(len(prompt_ids)), cache)
         (done,) = prefilling.advance()
-        self._note(done)
+        self.note(done)
         return done.hidden
 
-    def _prefilling(self) -> Prefilling:
+    def new_prefilling(self) -> Prefilling:
         """The prompts of a call, of which there are none yet."""
         phase, rank, shard = self._prefill_phase, self.comm.rank, self._prefill_shard
         place, layers, exchange = phase.places[rank], phase.spans[rank], self._caches.new_exchange()
@@ -232,7 +206,7 @@ class Engine:
         compute, shows = self._strategies.prefill.prefill, self.world.rank == 0
         return Prefilling(job, compute, self._caches, self._plan, self.clock, shows)
 
-    def _note(self, done: Prefilled) -> None:
+    def note(self, done: Prefilled) -> None:
         """Keep of the last prefill what reports tell."""
         self.chunks = done.prompt.chunks
         experts = self.model.experts
@@ -278,9 +252,10 @@ class Engine:
             "choice": self.choice,
         }
 
-    def _cut(self, num_tokens: int) -> list[range]:
+    def cut(self, num_tokens: int) -> list[range]:
+        """The chunks of a prompt of so many tokens."""
         costs = self._measuring.costs if self.config.chunk_size == "auto" else []
-        return cut(num_tokens, self.config.chunk_size, self._prefill_phase, costs)
+        return cut_prompt(num_tokens, self.config.chunk_size, self._prefill_phase, costs)
 
     def _decode_job(self) -> DecodeJob:
         phase, rank = self._decode_phase, self.comm.rank

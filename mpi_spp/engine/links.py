@@ -4,15 +4,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.link import measure_link, measure_sums
-from mpi_spp.comm.world import World
 from mpi_spp.kernels.memory import recall, remember
 from mpi_spp.parallel.links import ASSUMED_BETWEEN, ASSUMED_INSIDE, Group, Link, Links, Sums
 
+if TYPE_CHECKING:
+    from mpi_spp.comm.world import World  # forecasts load no MPI library
 
-def links_of_job(comm: Communicator, world: World, hidden_size: int, directory: Path) -> Links:
+
+def links_of_job(comm: Communicator, world: "World", hidden_size: int, directory: Path) -> Links:
     """The links of these ranks, the same on all. Collective.
 
     They are measured every time, in a tenth of a second: who else is on the way changes. What is kept is for plans.

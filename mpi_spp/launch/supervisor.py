@@ -49,14 +49,16 @@ def run_guarded(
     sign: str,
     may_lose_host: bool,
     patience: float = _PATIENCE_SECONDS,
+    is_server: bool = False,
 ) -> int:
     """Run the launcher and return its status, or in place of 0 the one that rank 0 told (completion_marker.py).
 
     Where a host may be lost it is 1 when rank 0 told none.
 
     It is ended when it awaits a host for `patience` seconds in vain: its ranks on this host have come and gone, and an
-    ssh of its own to another host has not. Signals to this process are passed on. Raises OSError when the launcher
-    cannot be started.
+    ssh of its own to another host has not. Signals to this process are passed on; but the first that would end a
+    server's ranks asks them to finish what they are at (SIGUSR1), since launchers give ranks a second to end. Raises
+    OSError when the launcher cannot be started.
     """
     ignored = {number for number in _PASSED_ON if signal.getsignal(number) == signal.SIG_IGN}  # by nohup, for one
     awaited = {signal.SIGCHLD} | _PASSED_ON - ignored
@@ -81,7 +83,7 @@ def run_guarded(
     assert launcher.stderr is not None
     reader = threading.Thread(target=_hand_on, args=(launcher.stderr, sieve), daemon=True)
     reader.start()
-    _attend(launcher, awaited, patience, leftovers)
+    _attend(launcher, awaited, patience, leftovers, is_server)
     reader.join(_SECONDS_TO_READ)
     if launcher.returncode == 0 and sieve.status is None and may_lose_host:
         _say(_NO_SIGN)
@@ -117,13 +119,21 @@ def _say(line: str, sort: str = "error: ") -> None:
 
 
 def _attend(
-    launcher: "subprocess.Popen[bytes]", awaited: set[signal.Signals], patience: float, leftovers: Leftovers
+    launcher: "subprocess.Popen[bytes]",
+    awaited: set[signal.Signals],
+    patience: float,
+    leftovers: Leftovers,
+    may_finish: bool,
 ) -> None:
     """Return when the launcher has ended, and after one that was killed what belongs to it."""
     ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # its ranks are this process's when it is gone
     had_ranks, looks, told_stopped = False, 0, False
     while launcher.poll() is None:
         received = signal.sigtimedwait(awaited, patience / _LOOKS)
+        if received is not None and may_finish and received.si_signo in (signal.SIGTERM, signal.SIGINT):
+            may_finish = False
+            _send(signal.SIGUSR1, [process for process in _descendants(os.getpid()) if _is_rank(process)])
+            continue
         if received is not None:
             _pass_on(received.si_signo, launcher)
             continue

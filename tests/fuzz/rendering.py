@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ class Renderer:
         self.end()
         self._process = self._shared._started()
         self._process.poll = partial(_status, self._process.pid)
-        self._process.wait = lambda timeout=None: self._process.poll()
+        self._process.wait = partial(_ended, self._process.pid)
 
     @staticmethod
     def lend() -> None:
@@ -41,6 +42,14 @@ class Renderer:
             self._process.stdin.close()
             self._process.stdout.close()
         self._process = self._shared._process = None
+
+
+def _ended(process: int, seconds: float) -> int | None:
+    """As `Popen.wait`: one that has closed its output may take a moment more on a busy machine."""
+    until = time.monotonic() + seconds
+    while (status := _status(process)) is None and time.monotonic() < until:
+        time.sleep(0.01)
+    return status
 
 
 def _status(process: int) -> int | None:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import engines
 import pytest
 import reference_models
 import torch
@@ -11,7 +12,6 @@ from mpi_spp.comm.dispatch import Dispatch, DispatchOfParts
 from mpi_spp.comm.world import World
 from mpi_spp.kernels.plain import Plain
 from mpi_spp.model.batch import one_span
-from mpi_spp.model.config import read_config
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.loading.checkpoint import Checkpoint
 from mpi_spp.model.loading.weights import load_stage
@@ -75,7 +75,7 @@ def test_rows_that_all_have_come_back_to_all(ranks: Communicator) -> None:
 
 def open_stage(directory: Path, num_shares: int) -> Stage:
     """All shares of all layers, the experts of each in one of them."""
-    config = read_config(directory)
+    config = engines.config_here(directory)
     shares, layers = split_layer(config, num_shares, num_shares), range(config.num_hidden_layers)
     held = {layer: list(range(num_shares)) for layer in layers}
     vocabulary, cpu = range(config.vocab_size), torch.device("cpu")

@@ -173,7 +173,7 @@ BACKENDS = engines.of_all_kinds(torch.bfloat16)
 def test_rounded_scores_select_as_on_one_rank(backend: Plain, selection: Any, models: Path, world: World) -> None:
     """A large scale makes the roundings large; the exact scores decide."""
     directory = models / "qwen3_bfloat16_shards"
-    config, generator = read_config(directory), torch.Generator().manual_seed(1)
+    config, generator = engines.config_here(directory), torch.Generator().manual_seed(1)
     pairs = torch.randn(300, 2, config.hidden_size, generator=generator)
     pairs[:, 1] = pairs[:, 0] + 0.2 * pairs[:, 1]  # as two sequences with the same answer
     first, _ = split_evenly(SIZE, 2)

@@ -15,7 +15,6 @@ from mpi4py import MPI
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.kernels.plain import Plain
-from mpi_spp.model.config import read_config
 from mpi_spp.model.loading.checkpoint import Checkpoint
 from mpi_spp.model.loading.weights import load_stage
 from mpi_spp.parallel.partition import split_evenly
@@ -146,7 +145,7 @@ def test_a_bfloat16_model_draws_as_on_one_rank(
     ranks: Communicator, alone: Communicator, directory: Path, backend: Plain, way: str
 ) -> None:
     """The rounding of products is in play too, so that logits of other slices may be rounded otherwise."""
-    config, checkpoint = read_config(directory), Checkpoint(directory)
+    config, checkpoint = engines.config_here(directory), Checkpoint(directory)
     hidden = torch.randn(100, config.hidden_size, generator=torch.Generator().manual_seed(1))
     sampler, tokens = Sampler(*SAMPLERS[way], seed=11), []
     for comm in (ranks, alone):

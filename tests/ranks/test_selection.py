@@ -15,7 +15,6 @@ from mpi4py import MPI
 from mpi_spp.comm.communicator import Communicator
 from mpi_spp.comm.world import the_world
 from mpi_spp.kernels.plain import Plain
-from mpi_spp.model.config import read_config
 from mpi_spp.model.decoder import Stage
 from mpi_spp.model.loading.checkpoint import Checkpoint
 from mpi_spp.model.loading.weights import load_stage
@@ -82,14 +81,14 @@ BACKENDS = engines.of_all_kinds(torch.bfloat16)
 
 def head_only(directory: Path, vocabulary: range, backend: Plain) -> Stage:
     """A stage without layers."""
-    config, device = read_config(directory), torch.device("cpu")
+    config, device = engines.config_here(directory), torch.device("cpu")
     return load_stage(Checkpoint(directory), config, {}, vocabulary, torch.bfloat16, device, backend)
 
 
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 def test_a_bfloat16_model_selects_as_on_one_rank(ranks: Communicator, directory: Path, backend: Plain) -> None:
     """The rounding of products is in play too, so that the exact order may differ from the rounded one."""
-    size = read_config(directory).vocab_size
+    size = engines.config_here(directory).vocab_size
     hidden = torch.randn(1000, 72, generator=torch.Generator().manual_seed(1))
     together = select(head_only(directory, split_evenly(size, ranks.size)[ranks.rank], backend), hidden, ranks)
     alone = select(head_only(directory, range(size), backend), hidden, Communicator(MPI.COMM_SELF))

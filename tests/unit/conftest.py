@@ -1,6 +1,7 @@
 """A model that is nothing but its shape, as forecasts need it; the native kernels in all their forms."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from native_layers import FORMS, made
@@ -9,6 +10,9 @@ from mpi_spp.kernels.native import library
 from mpi_spp.kernels.native.backend import Native
 from mpi_spp.kernels.trial import dtype_name_of
 from mpi_spp.model.config import ModelConfig
+
+if TYPE_CHECKING:
+    from mpi_spp.comm.communicator import Communicator
 from mpi_spp.system import cpu
 
 
@@ -38,3 +42,12 @@ def native(request: pytest.FixtureRequest) -> Native:
     if missing := set(library.VARIANTS[name]) - cpu.features():
         pytest.skip(f"needs a CPU with {', '.join(sorted(missing))}")
     return made(name, dtype)
+
+
+@pytest.fixture(scope="session")
+def alone() -> "Communicator":
+    """This process as the only rank."""
+    from mpi_spp.comm.communicator import Communicator
+    from mpi_spp.comm.world import the_world
+
+    return Communicator(the_world().mpi_comm.Dup())

@@ -12,7 +12,7 @@ from mpi_spp.errors import UserError
 from mpi_spp.kernels import choice, trial
 from mpi_spp.kernels.backends import names_for
 from mpi_spp.kernels.choice import Products, fastest, for_auto
-from mpi_spp.kernels.memory import recall, remember
+from mpi_spp.kernels.memory import forget, recall, remember
 from mpi_spp.kernels.plain import Packed, Plain
 from mpi_spp.model import arithmetic
 from mpi_spp.model.arithmetic import Room
@@ -37,7 +37,7 @@ def test_a_choice_is_measured_once_and_kept(tmp_path: Path, monkeypatch: pytest.
 
 def test_what_differs_from_time_to_time_is_not_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a busy machine: the native one is taken, and measured again in the next run."""
-    monkeypatch.setattr(choice, "make", lambda name, directory, activations: Packed())
+    monkeypatch.setattr(choice, "make", lambda *_: Packed())
     times = iter([[1.0], [2.0], [2.0], [1.0]] * 2)
     monkeypatch.setattr(choice, "_times", lambda backend, products: next(times))
     for _ in range(2):
@@ -77,7 +77,15 @@ def test_where_there_is_one_backend_nothing_is_measured(tmp_path: Path) -> None:
     assert not (tmp_path / "choices.json").exists()
 
 
-def test_quantised_weights_are_measured_as_such(tmp_path: Path) -> None:
+def test_quantised_weights_are_measured_as_such(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = ("Widened", "Blockwise")
+
+    def times(backend: Plain, products: Products) -> list[float]:
+        weight, *_ = choice._weights(products)
+        assert backend.linear(weight, None)(torch.ones(1, 96)).shape == (1, 64)
+        return [1.0 + order.index(type(backend).__name__)]
+
+    monkeypatch.setattr(choice, "_times", times)
     assert fastest(Products((64, 96), torch.float32, CPU, 4, 32), tmp_path, ["widened", "blockwise"]) == "widened"
     (key,) = json.loads((tmp_path / "choices.json").read_text())
     assert "4 bits by 32" in key
@@ -246,3 +254,15 @@ def test_a_gpu_has_the_plain_one_only(tmp_path: Path) -> None:
     chosen = arithmetic.choose("auto", gpu, ENOUGH, tmp_path)
     assert (chosen.name, chosen.warning) == ("plain", "")
     assert isinstance(choice.backends(torch.bfloat16, gpu.device, tmp_path)["plain"], Plain)
+
+
+def test_what_was_measured_can_be_forgotten(tmp_path: Path) -> None:
+    """And what was compiled stays."""
+    for name in ("choices.json", "costs.json"):
+        remember(tmp_path / name, {"x": 1})
+    (tmp_path / "native-1.so").touch()
+    assert forget(tmp_path) == ["choices.json", "costs.json"] and forget(tmp_path) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["native-1.so"] and forget(tmp_path / "none") == []
+    (tmp_path / "directory.json").mkdir()
+    with pytest.raises(UserError, match="cannot be deleted"):
+        forget(tmp_path)

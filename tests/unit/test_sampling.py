@@ -26,11 +26,6 @@ DRAWS = 4000
 LOGITS = torch.tensor([0.3, 2.0, -1.0, 1.5, 0.0, 1.2, -4.0, 1.9, 0.7, -0.2])
 
 
-@pytest.fixture(scope="module")
-def alone() -> Communicator:
-    return Communicator(the_world().mpi_comm.Dup())
-
-
 def draws(
     alone: Communicator, sampler: Sampler, logits: torch.Tensor, count: int, sequence_index: int = 0
 ) -> list[int]:

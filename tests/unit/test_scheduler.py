@@ -34,6 +34,11 @@ def test_no_more_come_than_there_is_room_for(most: int, under_way: int) -> None:
     assert Scheduler(most).room(under_way, has_to_wait=True) == (0 if under_way else most)
 
 
+def test_who_comes_together_may_have_to_be_decoded_together() -> None:
+    assert Scheduler().join_now(1) and Scheduler(together=True).join_now(0)
+    assert not Scheduler(together=True).join_now(1)
+
+
 @pytest.mark.parametrize("given_wrong", [{"most": 0}, {"ticks": 0}])
 def test_none_of_either_is_refused(given_wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="must be at least 1, got 0"):

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from typing import NamedTuple, NoReturn
 
 from mpi_spp.comm.liveness.heartbeat import Life
-from mpi_spp.comm.operation import Operation
+from mpi_spp.comm.operation import AT_REST, Operation
 
 _TICKS, _LONGEST_TICK_SECONDS = 8, 1.0  # in a time limit
 _BYTES_PER_SECOND = 10_000_000  # a message may take so long on top: what a shared 100 Mbit/s gives
@@ -85,7 +85,7 @@ class Watchdog:
         if self._still >= limit:
             return Finding(f"mpi-spp: error: {self._describe(operation)}; {self._news()}{_WAY_OUT}", True)
         ends_soon = self._still == self._waited and limit - self._still < self._timeout
-        if ends_soon or self._waited < (self._told + 1) * self._timeout:
+        if operation.kind == AT_REST or ends_soon or self._waited < (self._told + 1) * self._timeout:
             return None
         self._told += 1
         if self._another_speaks():

@@ -105,7 +105,7 @@ def tracing(world: World, file: Path | None, prints_messages: bool) -> Iterator[
             looking_on.enter_context(record.open())
         yield
     if prints_messages and (left := sum(world.gather(shown.left))) and world.rank == 0:
-        _print(f"mpi-spp: {counted(left, 'further message')} of these kinds; --trace FILE or --log-dir DIR has all")
+        _print(f"mpi-spp: {counted(left, 'more such message')}; --trace FILE or --log-dir DIR has all")
     if file is not None:
         timelines = collect(comm, _timeline(record, world, first, compare_clocks(comm)))
         world.together(lambda: _write(file, timelines) if world.rank == 0 else None)

@@ -24,7 +24,7 @@ _CHANGING = (
     "--prompt", "--chat", "--no-chat", "--system", "--max-new-tokens", "--ignore-eos", "--temperature", "--model",
     "--repetition-penalty", "--presence-penalty", "--frequency-penalty", "--generation-config", "--guidance-scale",
     "--num-return-sequences", "--kv-cache-dtype", "--quantize", "--activations", "--dtype", "--json",
-    "--negative-prompt", "--input", "--output",
+    "--negative-prompt", "--input", "--output", "--help", "-h",
 )
 _VALUES = (
     "hi", "x", "1", "0", "-1", "2", "16", "pp=1", "tp=1", "auto", "localhost:2", "a:1,b:2", "8GiB", "1,2",
