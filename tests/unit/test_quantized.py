@@ -62,7 +62,7 @@ def test_product(shape: tuple[int, int, int], bits: int, dtype: torch.dtype, nam
     weight = quantize(torch.randn(out_features, in_features), bits, group)
     bias = torch.randn(out_features).to(dtype) if has_bias else None
     linear = backends(dtype, CPU, KERNELS)[name].linear(weight, bias)
-    exact = 2e-4 if is_native(name) else 1e-5  # inputs become integers of 16 bits: the largest of many errors is 4 sigma
+    exact = 2e-4 if is_native(name) else 1e-5  # inputs become integers of 16 bits; the largest of many errors
     precision = in_features**0.5 * (exact if dtype == torch.float32 else 0.02)
     for rows in (1, 5, 12, 13, 130):
         x = torch.randn(rows, in_features).to(dtype)
