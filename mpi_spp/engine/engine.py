@@ -1,6 +1,5 @@
 """Load, prefill, sync, decode: prompts in, a stream of tokens out, the same on every rank of a replica."""
 
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -40,8 +39,6 @@ from mpi_spp.system.limits import require_threads
 from mpi_spp.system.memory import resident_bytes
 from mpi_spp.system.timed import timed
 from mpi_spp.system.timings import Clock
-
-log = logging.getLogger(__name__)
 
 # A configuration for a mesh, measured figures of its ranks, the prompts' tokens and the program's bytes -> one without
 # "auto", and what was chosen and why.
@@ -211,9 +208,7 @@ class Engine:
         self.chunks = done.prompt.chunks
         experts = self.model.experts
         self._experts = None if experts is None else self.stage.load.by_expert(experts.count)
-        for name, seconds in done.moments.items():
-            self.clock.moments[name] = seconds
-            log.info("%s at %.3f s", name, seconds)
+        self.clock.moments |= done.moments
 
     def prefill_alone(self, prompt_ids: list[int], known: int, cache: KVCache) -> torch.Tensor:
         """As `prefill`, behind `known` positions of a whole cache, at least one token, and without other ranks."""

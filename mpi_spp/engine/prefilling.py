@@ -1,5 +1,6 @@
 """Prompts on their way from token ids to a cache that the decode can use: chunks, the sync, the last hidden state."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,6 +16,8 @@ from mpi_spp.strategies.prefill._job import Compute, PrefillJob, Prompt
 from mpi_spp.system.progress import Progress
 from mpi_spp.system.timed import timed
 from mpi_spp.system.timings import Clock
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -82,11 +85,12 @@ class Prefilling:
     def _tick(self) -> None:
         for one in self._computing:
             if one.prompt.first_tick == self._ticks.number:
-                one.moments["prefill_start"] = self._now()
+                self._mark(one, "prefill_start")
         left = self._ticks.run()
         if left is not None:
             one = self._computing.pop(0)
-            one.hidden, one.moments["prefill_end"] = left, self._now()
+            one.hidden = left
+            self._mark(one, "prefill_end")
             self._syncing.append(one)
 
     def _finish(self, one: Prefilled) -> None:
@@ -95,12 +99,13 @@ class Prefilling:
         with timed("sync"):
             one.sync.finish()
             comm.barrier()
-            one.moments["sync_end"] = self._now()
+            self._mark(one, "sync_end")
         if phase.places[0].num_stages > 1:
             comm.broadcast(one.hidden, root=phase.last)
 
-    def _now(self) -> float:
-        """Seconds on the run's clock when all that was started on the device is done."""
+    def _mark(self, one: Prefilled, name: str) -> None:
+        """Note a moment of a prompt, when all that was started on the device is done."""
         if self._job.stage.device.type == "cuda":
             torch.cuda.synchronize(self._job.stage.device)
-        return self._clock.now()
+        one.moments[name] = self._clock.now()
+        log.info("%s at %.3f s", name, one.moments[name])

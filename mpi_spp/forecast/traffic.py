@@ -39,11 +39,13 @@ def prefill_traffic(scenario: Scenario, layout: Layout, rank: int) -> Traffic:
     made = [sum(map(len, within(layout.made[rank], [chunk]))) for chunk in layout.chunks]
     total = sum((moved(scenario, phase, rank, tokens) for tokens in made), Traffic())
     has_last = bool(layout.made[rank]) and layout.made[rank][-1].stop == scenario.prompt_tokens
-    if phase.heads and has_last:
+    is_last = phase.places[rank].stage + 1 == phase.places[rank].num_stages
+    if phase.heads and has_last and is_last:
         total += _to_its_stage(phase, rank, made[-1], row)
     total += sum((_dispatched(scenario, layout, rank, tokens) for tokens in made), Traffic())
     if phase.num_parts > 1:
-        total += sum(_round_the_ring(scenario, layout, rank), _given(phase.num_parts, has_last, row))
+        given = _given(phase.num_parts, has_last, row) if is_last else Traffic()
+        total += sum(_round_the_ring(scenario, layout, rank), given)
     return total + _from_last(phase, rank, row)
 
 
@@ -134,7 +136,7 @@ def _dispatched(scenario: Scenario, layout: Layout, rank: int, tokens: int) -> T
 
 
 def _to_its_stage(phase: Phase, rank: int, num_tokens: int, nbytes: int) -> Traffic:
-    """The rank that has the last of a chunk's tokens gives its hidden state to the others of its stage."""
+    """The rank that has the last of a chunk's tokens gives its hidden state to the others of the last stage."""
     place = phase.places[rank]
     return _given(place.num_shards, place.shard == min(num_tokens, place.num_shards) - 1, nbytes)
 

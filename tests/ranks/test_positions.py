@@ -28,6 +28,7 @@ LARGEST_DISTANCE = {"auto": 0.03, "int8": 0.06}  # measured: below 0.03, and 0.0
 def engine_of(models: Path, world: World, name: str = NAME, **options: object) -> Engine:
     directory, fixed = models / name, {"dtype": "float32", "threads": 1, "device": "cpu", "chunk_size": 128}
     fixed |= {"decode": "context", "layer_split": "even"}  # not by what each rank gets of a busy machine
+    fixed |= {"kernels": "plain"}  # whose caches are as long as they must be
     config = RunConfig(model=str(directory), **(fixed | options))
     return Engine(config, world.on_rank_0(lambda: read_config(directory)), directory, world, Clock())
 

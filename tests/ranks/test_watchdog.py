@@ -112,7 +112,7 @@ WORDS = {
     "agree": "agree (job)",
     "gather": "gather (job)",
     "mailbox": "receive (mailbox, tag 0)",
-    "end": "end (job)",
+    "end": "its end (job)",
 }
 
 
