@@ -6,5 +6,5 @@ from mpi_spp.cli import main
 from mpi_spp.launch.supervisor import run_guarded
 
 if __name__ == "__main__":
-    run_guarded.__defaults__ = (float(sys.argv.pop(1)),)
+    run_guarded.__defaults__ = (float(sys.argv.pop(1)), *(run_guarded.__defaults__ or ())[1:])
     main()
