@@ -89,7 +89,9 @@ def test_ranks_that_work_are_waited_for(ended: Mapping[str, Future[Ended]]) -> N
     found = ended["work"].result()
     assert found.status == 0
     for line in found.error_lines:
-        assert re.fullmatch(r"mpi-spp: rank 0 has waited \d s, .* in its end \(job\); rank 1 at work; still waiting", line)
+        assert re.fullmatch(
+            r"mpi-spp: rank 0 has waited \d s, .* in its end \(job\); rank 1 at work; still waiting", line
+        )
     assert len(found.error_lines) == 2
 
 
