@@ -26,7 +26,10 @@ def answered_as_on(level: str) -> tuple[dict[str, Any], str]:
 
 
 def test_it_answers_without_kernels_of_its_own_and_says_by_what() -> None:
-    """Weights of 16 bits are computed with in float32, though this CPU may do better."""
+    """Weights of 16 bits are computed with in float32, though this CPU may do better.
+
+    Takes long: nothing is remembered of such a CPU, so two back ends are tried and measured.
+    """
     told, errors = answered_as_on("sse2")
     for rank in told["ranks"]:
         assert (rank["believed_cpu"], rank["compiler"]) == ("sse2", None)

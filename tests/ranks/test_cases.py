@@ -29,8 +29,9 @@ from mpi_spp.system.timings import Clock
 
 NEW_TOKENS = 7  # caches grow on every rank
 # By how much a token's logit may be behind the best of one rank, whose logits spread by 1.5. In bfloat16 some logit of
-# any back end is up to 0.35 from float32's, and two of them are compared; measured: up to 0.64.
-LARGEST_LOSS = 0.8
+# any back end is up to 0.35 from float32's, and two of them are compared; measured: up to 0.64, and with a cache of
+# codes, where a rounding may take the next code, up to 0.82. A wrong answer's tokens are behind by several times that.
+LARGEST_LOSS = {"auto": 0.8, "int8": 1.2}
 SHARE_WITH_EXPERTS = 0.5  # of the tokens: where rounding lets a router take another expert, anything may follow
 SLOW, FAST = Cost(512, 0.0, 0.0, 1.0, 1e-2), Cost(512, 1.0, 0.0, 1e-6, 0.0)
 
@@ -78,7 +79,7 @@ def test_a_run(case: Case, models: Path, world: World) -> None:
     else:
         assert [len(one) for one in tokens] == [NEW_TOKENS - number for number in range(len(prompts))]
         losses = world.on_rank_0(lambda: losses_of_one_rank(case, models / case.model, world, prompts, tokens))
-        small = sum(loss < LARGEST_LOSS for loss in losses) / len(losses)
+        small = sum(loss < LARGEST_LOSS[case.kv_cache] for loss in losses) / len(losses)
         assert small >= (SHARE_WITH_EXPERTS if case.model in cases.WITH_EXPERTS else 1.0), losses
     assert sum(engine.schedule()["chunks"]) == case.lengths[-1]
 
