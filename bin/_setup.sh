@@ -107,6 +107,12 @@ start_two_ranks() {
     grep -m 1 -i error <<<"$output" || head -n 1 <<<"$output"
     return 1
   fi
+  # That of another environment, which happens to be on PATH, finds its library for its ranks alone.
+  if ! timeout 60 "$venv/bin/python" -c 'import mpi4py; mpi4py.rc.initialize = False; from mpi4py import MPI' \
+    >/dev/null 2>&1 </dev/null; then
+    echo "a process that it has not started finds no MPI library"
+    return 1
+  fi
 }
 
 # install_all EXTRAS MPI
