@@ -148,10 +148,7 @@ class RunConfig:
         self._check_guidance()
         if self.gpu_ids and self.device == "cpu":
             raise UserError("--gpu-ids: has no meaning with --device cpu; leave one of them out")
-        if self.trace is not None and self.trace == self.json:
-            raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
-        for name in ("trace", "log_dir"):
-            require_name(option_name(name), getattr(self, name))
+        self._check_outputs()
         if self.chat_template_kwargs is not None:
             check_template_variables("--chat-template-kwargs", self.chat_template_kwargs)
         for name in ("chat", "system", "chat_template_kwargs"):
@@ -172,6 +169,12 @@ class RunConfig:
     def draws(self) -> Draws:
         """How tokens are drawn where a request says nothing of it; the seed must be there where it is needed."""
         return Draws(*(getattr(self, name) for name in DRAWS))
+
+    def _check_outputs(self) -> None:
+        if self.trace is not None and self.trace == self.json:
+            raise UserError(f"--trace: {self.trace} is no file of its own; give another one")
+        for name in ("trace", "log_dir"):
+            require_name(option_name(name), getattr(self, name))
 
     def _check_activations(self) -> None:
         if self.activations == "exact":

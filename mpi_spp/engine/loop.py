@@ -48,14 +48,16 @@ class Loop:
         while self._take():
             if (given := self._step())[0]:
                 yield from self._engine.taken(given, self._fail)
-            self._running = {one.number: one for one in self._running.values() if not one.finished}
-            self._alive -= {one.number for one in given[0] if one.finished}
+            self._alive -= {number for number, one in self._running.items() if one.finished}
+            self._running = {number: one for number, one in self._running.items() if not one.finished}
             del given  # and with it the caches of those that are finished
 
     def _take(self) -> bool:
         """Let go of those that are finished, and take more; whether there is or may be anything to do."""
         self._decoding.drop_finished()  # before others take the room of their caches
         if not self._alive:
+            while self._decoding.step()[0]:  # who was dropped may be between two stages, and its messages on their way
+                pass
             self._engine.free_shared()  # it gives back all or nothing
         room = self._scheduler.room(len(self._alive), self._engine.shares_memory)
         arrived = self._source.take(room, not self._alive)

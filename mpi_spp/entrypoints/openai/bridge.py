@@ -81,9 +81,11 @@ class Bridge:
         self._news.set()
 
     def close(self, seconds: float) -> None:
-        """Refuse what waits and what comes, and finish what runs, within so many seconds. May be called by a signal."""
+        """Refuse what waits and what comes, and finish what runs, within so many seconds.
+
+        A signal may call it, while its thread holds any lock: so it takes none, and who rests sees it at the next sign.
+        """
         self._is_closing, self._ends_at = True, time.monotonic() + seconds
-        self._news.set()
 
     def take(self, room: int | None, is_idle: bool) -> Arrived | None:
         """See Source."""
@@ -130,7 +132,10 @@ class Bridge:
                     return "end"
                 if time.monotonic() > self._ends_at:
                     self._dropped += self._taken
-            new = [self._waiting.popleft() for _ in range(min(len(self._waiting), room or 0))]
+            new = [
+                self._waiting.popleft()
+                for _ in range(len(self._waiting) if room is None else min(len(self._waiting), room))
+            ]
             for ticket in new:
                 ticket.number = self._count
                 self._taken[self._count] = ticket
